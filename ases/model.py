@@ -1,0 +1,302 @@
+"""The encoder-decoder transformer, of the T5 family: written to be read, and configured to be T5 v1.0, T5 v1.1,
+Flan-T5 or mT5 when asked to.
+
+What sets the family apart from the transformer of the textbooks: no biases in any layer, RMSNorm before each
+sub-layer, a learned relative position bias in self-attention instead of position embeddings (held by the stack,
+shared by its layers), no 1/√K in the scores, and, from v1.1 on, a gated GELU feed-forward and an untied head.
+
+Shapes: B batch, S source, T target, H heads, D model width, K width of a head, F feed-forward width,
+V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ases.attention import attention
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a model, in the field's own names; ``SIZES`` has ready-made ones.
+
+    ``feed_forward`` is "gated-gelu" (v1.1, Flan, mT5) or "relu" (v1.0). ``tie_word_embeddings`` uses the embedding
+    as output head; ``scale_decoder_outputs`` multiplies the decoder's output by D^−0.5 before the head, as v1.0
+    does. They are two settings: a checkpoint may store one tensor twice and still not be scaled.
+    """
+
+    vocab_size: int
+    d_model: int = 128
+    d_kv: int = 32
+    d_ff: int = 256
+    num_layers: int = 3
+    num_decoder_layers: int = 3
+    num_heads: int = 4
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    feed_forward: str = "gated-gelu"
+    layer_norm_epsilon: float = 1e-6
+    dropout_rate: float = 0.1
+    tie_word_embeddings: bool = False
+    scale_decoder_outputs: bool = False
+    pad_token_id: int = 0
+    decoder_start_token_id: int = 0
+    eos_token_id: int = 1
+
+    def __post_init__(self):
+        if self.feed_forward not in ("gated-gelu", "relu"):
+            raise ValueError(f"feed_forward is {self.feed_forward!r}; expected 'gated-gelu' or 'relu'")
+        counts = "vocab_size d_model d_kv d_ff num_layers num_decoder_layers num_heads relative_attention_max_distance".split()
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if self.relative_attention_num_buckets < 4 or self.relative_attention_num_buckets % 4:
+            raise ValueError(f"relative_attention_num_buckets is {self.relative_attention_num_buckets}; expected a multiple of 4")
+        if not 0 <= self.dropout_rate < 1:
+            raise ValueError(f"dropout_rate is {self.dropout_rate}; expected 0 or more and below 1")
+
+
+#: Sizes by name. "small" and "base" have the shapes of T5 v1.1 small and base; the others are for teaching.
+SIZES = {
+    "micro": dict(d_model=64, d_kv=16, d_ff=128, num_layers=2, num_decoder_layers=2, num_heads=4),
+    "tiny": dict(d_model=128, d_kv=32, d_ff=256, num_layers=3, num_decoder_layers=3, num_heads=4),
+    "mini": dict(d_model=256, d_kv=32, d_ff=512, num_layers=4, num_decoder_layers=4, num_heads=8),
+    "small": dict(d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_decoder_layers=8, num_heads=6),
+    "base": dict(d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_decoder_layers=12, num_heads=12),
+}
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · weight: no mean is subtracted, nothing is added. The mean square is taken in float32 at least."""
+
+    def __init__(self, width: int, epsilon: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x if x.dtype == torch.float64 else x.float()
+        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)).to(x.dtype)
+
+
+def relative_position_bucket(relative_position: Tensor, bidirectional: bool, num_buckets: int, max_distance: int) -> Tensor:
+    """T5's bucket of each difference j − i: near ones have their own, far ones share in logarithmic steps.
+
+    Half of the buckets are exact; the rest grow with the logarithm of the distance up to ``max_distance``, and
+    everything farther falls into the last. Bidirectional attention spends half of all buckets on keys to the
+    right; causal attention puts those into bucket 0.
+
+    Args:
+        relative_position: integers, any shape.
+    Returns:
+        integers from 0 to num_buckets − 1, of the same shape.
+    """
+    if bidirectional:
+        num_buckets //= 2
+        offset = (relative_position > 0).long() * num_buckets
+        distance = relative_position.abs()
+    else:
+        offset = torch.zeros_like(relative_position)
+        distance = (-relative_position).clamp(min=0)
+    exact = num_buckets // 2
+    steps = torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (num_buckets - exact)
+    far = (exact + steps.long()).clamp(max=num_buckets - 1)
+    return offset + torch.where(distance < exact, distance, far)
+
+
+class RelativeBias(nn.Module):
+    """The learned bias of one stack, shared by its layers: a table (buckets, H), read as a vector per head."""
+
+    def __init__(self, config: ModelConfig, bidirectional: bool):
+        super().__init__()
+        self.table = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
+        self.bidirectional = bidirectional
+        self.max_distance = config.relative_attention_max_distance
+
+    def forward(self, n_queries: int, n_keys: int, query_offset: int = 0) -> Tensor:
+        """(H, S + T − 1), entry j − i + S − 1 for query i, standing at i + query_offset, and key j."""
+        first = -(n_queries - 1) - query_offset
+        difference = torch.arange(first, first + n_queries + n_keys - 1, device=self.table.weight.device)
+        bucket = relative_position_bucket(difference, self.bidirectional, self.table.num_embeddings, self.max_distance)
+        return self.table(bucket).T.contiguous()
+
+
+class Attention(nn.Module):
+    """Multi-head attention: queries from x, keys and values from the same x or from the encoder."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        inner = config.num_heads * config.d_kv  # need not be D
+        self.heads, self.width = config.num_heads, config.d_kv
+        self.q = nn.Linear(config.d_model, inner, bias=False)
+        self.k = nn.Linear(config.d_model, inner, bias=False)
+        self.v = nn.Linear(config.d_model, inner, bias=False)
+        self.o = nn.Linear(inner, config.d_model, bias=False)
+
+    def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._split(self.k(x)), self._split(self.v(x))
+
+    def forward(self, x: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, **kind) -> Tensor:
+        """x (B, S, D) and k, v (B, H, T, K) → (B, S, D); ``kind`` is handed to ``attention`` as it is."""
+        out = attention(self._split(self.q(x)), k, v, rel_bias, **kind)
+        return self.o(out.transpose(1, 2).flatten(2))  # (B, H, S, K) → (B, S, H, K) → (B, S, H·K)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, self.width)).transpose(1, 2)  # (B, S, H·K) → (B, H, S, K)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias=False) if config.feed_forward == "gated-gelu" else None
+        self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            hidden = F.relu(self.up(x))
+        else:
+            hidden = F.gelu(self.gate(x), approximate="tanh") * self.up(x)  # the family's "gelu" is the tanh one
+        return self.down(self.dropout(hidden))
+
+
+class EncoderBlock(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.norm_self = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.self_attention = Attention(config)
+        self.norm_ff = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def forward(self, x: Tensor, lengths: Tensor, rel_bias: Tensor) -> Tensor:
+        normed = self.norm_self(x)
+        x = x + self.dropout(self.self_attention(normed, *self.self_attention.keys_and_values(normed), rel_bias, key_lengths=lengths))
+        return x + self.dropout(self.feed_forward(self.norm_ff(x)))
+
+
+class DecoderBlock(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.norm_self = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.self_attention = Attention(config)
+        self.norm_cross = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.cross_attention = Attention(config)
+        self.norm_ff = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def forward(self, x: Tensor, cross: tuple[Tensor, Tensor], lengths: Tensor, rel_bias: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        normed = self.norm_self(x)
+        k, v = self.self_attention.keys_and_values(normed)
+        n_past = 0
+        if past is not None:
+            n_past = past[0].shape[2]
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        x = x + self.dropout(self.self_attention(normed, k, v, rel_bias, causal=True, query_offset=n_past))
+        x = x + self.dropout(self.cross_attention(self.norm_cross(x), *cross, None, key_lengths=lengths))
+        return x + self.dropout(self.feed_forward(self.norm_ff(x))), (k, v)
+
+
+class DecoderCache:
+    """What decoding keeps of a batch: the encoder's keys and values, and the decoder's own so far, per layer."""
+
+    def __init__(self, cross: list[tuple[Tensor, Tensor]], lengths: Tensor):
+        self.cross = cross  # per layer, (B, H, S, K) twice
+        self.lengths = lengths  # (B,) source lengths
+        self.past: list[tuple[Tensor, Tensor] | None] = [None] * len(cross)  # per layer, (B, H, steps, K) twice
+
+    @property
+    def steps(self) -> int:
+        return 0 if self.past[0] is None else self.past[0][0].shape[2]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the batch rows ``rows`` (indices, in the order wanted, repeats allowed)."""
+        self.cross = [(k[rows], v[rows]) for k, v in self.cross]
+        self.past = [None if p is None else (p[0][rows], p[1][rows]) for p in self.past]
+        self.lengths = self.lengths[rows]
+
+
+class EncoderDecoder(nn.Module):
+    """The whole model. ``forward`` is for training; ``encode``, ``start`` and ``decode`` are its parts, for decoding."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.encoder_bias = RelativeBias(config, bidirectional=True)
+        self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.num_layers))
+        self.encoder_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.decoder_bias = RelativeBias(config, bidirectional=False)
+        self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.num_decoder_layers))
+        self.decoder_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.head = None if config.tie_word_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.dropout = nn.Dropout(config.dropout_rate)
+        self._initialise()
+
+    def forward(self, input_ids: Tensor, decoder_input_ids: Tensor, input_lengths: Tensor) -> Tensor:
+        """Logits of every next token.
+
+        Args:
+            input_ids: (B, S) source; row b counts up to input_lengths[b], the rest may hold any id.
+            decoder_input_ids: (B, T) target shifted right.
+            input_lengths: (B,) from 1 to S.
+        Returns:
+            (B, T, V).
+        """
+        cache = self.start(self.encode(input_ids, input_lengths), input_lengths)
+        return self.decode(decoder_input_ids, cache)
+
+    def encode(self, input_ids: Tensor, input_lengths: Tensor) -> Tensor:
+        """(B, S) ids → (B, S, D) states."""
+        x = self.dropout(self.embedding(input_ids))
+        rel_bias = self.encoder_bias(input_ids.shape[1], input_ids.shape[1])
+        for block in self.encoder:
+            x = block(x, input_lengths, rel_bias)
+        return self.dropout(self.encoder_norm(x))
+
+    def start(self, states: Tensor, input_lengths: Tensor) -> DecoderCache:
+        """A fresh cache over the encoder's states (B, S, D)."""
+        return DecoderCache([block.cross_attention.keys_and_values(states) for block in self.decoder], input_lengths)
+
+    def decode(self, decoder_input_ids: Tensor, cache: DecoderCache) -> Tensor:
+        """Logits (B, T, V) for the next T decoder inputs (B, T); their keys and values are added to the cache."""
+        past, new = cache.steps, decoder_input_ids.shape[1]
+        x = self.dropout(self.embedding(decoder_input_ids))
+        rel_bias = self.decoder_bias(new, past + new, query_offset=past)
+        for i, block in enumerate(self.decoder):
+            x, cache.past[i] = block(x, cache.cross[i], cache.lengths, rel_bias, cache.past[i])
+        x = self.dropout(self.decoder_norm(x))
+        if self.config.scale_decoder_outputs:
+            x = x * self.config.d_model**-0.5
+        return F.linear(x, self.embedding.weight if self.head is None else self.head.weight)
+
+    def shift_right(self, target: Tensor) -> Tensor:
+        """(B, T) labels → (B, T) decoder inputs: start token first, padding labels (negative) as pad."""
+        start = torch.full_like(target[:, :1], self.config.decoder_start_token_id)
+        shifted = torch.cat([start, target[:, :-1]], dim=1)
+        return shifted.masked_fill(shifted < 0, self.config.pad_token_id)
+
+    def loss_sum(self, source: Tensor, source_lengths: Tensor, target: Tensor) -> Tensor:
+        """−Σ log p over the target tokens, in float32, padding labels (−100) left out (METHOD 3). Scalar."""
+        logits = self(source, self.shift_right(target), source_lengths)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100, reduction="sum")
+
+    def _initialise(self) -> None:
+        """T5's own scheme (Mesh TensorFlow): each matrix keeps the variance of what it is fed.
+
+        It also stands in for the missing 1/√K: queries start that much smaller.
+        """
+        c = self.config
+        inner = c.num_heads * c.d_kv
+        spread = {"q.weight": (c.d_model * c.d_kv) ** -0.5, "k.weight": c.d_model**-0.5, "v.weight": c.d_model**-0.5, "o.weight": inner**-0.5,
+                  "gate.weight": c.d_model**-0.5, "up.weight": c.d_model**-0.5, "down.weight": c.d_ff**-0.5, "table.weight": c.d_model**-0.5,
+                  "embedding.weight": 1.0, "head.weight": c.d_model**-0.5}
+        for name, parameter in self.named_parameters():
+            if "norm" not in name:
+                nn.init.normal_(parameter, std=next(std for end, std in spread.items() if name.endswith(end)))
