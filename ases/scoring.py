@@ -1,0 +1,51 @@
+"""Token entropies of a chain under a direct model: what labels by entropy are made from (METHOD 2.2)."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ases.model import EncoderDecoder
+from ases.pairs import CHAIN, Pair, collate, join_context, make_batches
+from ases.segmentation import token_entropies
+from ases.tokenizer import Tokenizer
+
+CONTEXTS = ("prefix", "question")
+
+
+@torch.no_grad()
+def chain_entropies(
+    model: EncoderDecoder,
+    tokenizer: Tokenizer,
+    questions: Sequence[str],
+    pieces: Sequence[Sequence[str]],
+    context: str = "prefix",
+    max_source: int = 1024,
+    batch_tokens: int = 16384,
+) -> list[list[list[float]]]:
+    """Entropy in nats of every token of every piece, by teacher forcing: [example][piece][token].
+
+    Args:
+        model: a direct model, question → chain.
+        pieces: the pieces of each example's chain.
+        context: "prefix" scores each piece given the question and all pieces before it, in one pass [ours];
+            "question" scores each piece as if it were the whole chain, as the released code does.
+    """
+    encoded = [tokenizer.encode_pieces(list(p)) for p in pieces]
+    pairs, owners = [], []  # owners[i]: the (example, piece) whose tokens make up the target of pair i, in order
+    for e, (question, ids) in enumerate(zip(questions, encoded, strict=True)):
+        source, _ = join_context(tokenizer.encode(question), [], tokenizer, max_source)
+        groups = [range(len(ids))] if context == "prefix" else [[p] for p in range(len(ids))]
+        for group in groups:
+            pairs.append(Pair(CHAIN, source, [i for p in group for i in ids[p]]))
+            owners.append([(e, p) for p in group])
+    model.eval()
+    device = model.embedding.weight.device
+    result: list[list[list[float]]] = [[[] for _ in ids] for ids in encoded]
+    for indices in make_batches(pairs, batch_tokens, seed=0, epoch=0):
+        batch = collate([pairs[i] for i in indices], tokenizer.pad_id).to(device)
+        logits = model(batch.source, model.shift_right(batch.target), batch.source_lengths)
+        for i, row in zip(indices, token_entropies(logits).tolist()):
+            values = iter(row)
+            for e, p in owners[i]:
+                result[e][p] = [next(values) for _ in encoded[e][p]]
+    return result

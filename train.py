@@ -1,0 +1,134 @@
+"""From data to a scored test set: `python train.py --task mwp --mode usm`.
+
+The order below is the method's: split the data, fit the tokenizer, cut and label the chains, make pairs, train the
+sub-models, write chains for the test questions, score them.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ases import cli, runs
+from ases.data import InputError
+from ases.model import SIZES, EncoderDecoder, ModelConfig
+from ases.runs import MODES, RunConfig
+from ases.tokenizer import Tokenizer
+from ases.training import TrainingOptions, fit
+
+SHAPE_FLAGS = {"d_model": "model width", "d_kv": "width of a head", "d_ff": "feed-forward width", "num_layers": "encoder layers",
+               "num_decoder_layers": "decoder layers", "num_heads": "attention heads"}
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser("Train direct, dual-path (dsm) or unified-path (usm) models on chains of thought, and score them.")
+    cli.add_data_flags(parser)
+    parser.add_argument("--mode", type=cli.one_of(*MODES), default="usm", help="direct: question → chain; dsm: one model for each role; usm: one model for both")
+    cli.add_segmentation_flags(parser)
+    group = parser.add_argument_group("model")
+    group.add_argument("--size", type=cli.one_of(*SIZES), default="tiny", help=f"one of {', '.join(SIZES)}; single flags below override it")
+    for name, what in SHAPE_FLAGS.items():
+        group.add_argument(f"--{name.replace('_', '-')}", type=cli.number(int, 1), default=None, help=f"{what}; None means the size's")
+    group.add_argument("--dropout", type=cli.number(float, 0, 0.9), default=0.0, help="share of activations dropped in training")
+    group.add_argument("--vocab-size", type=cli.number(int, 260), default=4096, help="most ids that the tokenizer may have")
+    group.add_argument("--max-source", type=cli.number(int, 16), default=1024, help="most ids of a context; longer ones lose the middle of the question")
+    group = parser.add_argument_group("training")
+    group.add_argument("--max-steps", type=cli.number(int, 1), default=None, help="updates, shared equally by the sub-models; None means 4000, or no limit with --max-minutes")
+    group.add_argument("--max-minutes", type=cli.number(float, 0, above=True), default=None, help="training time, shared equally by the sub-models")
+    group.add_argument("--batch-tokens", type=cli.number(int, 16), default=2048, help="most padded tokens of a batch, source and target together")
+    group.add_argument("--accumulate", type=cli.number(int, 1), default=1, help="batches in an update")
+    group.add_argument("--learning-rate", type=cli.number(float, 0, above=True), default=2e-3, help="its peak, after warm-up")
+    group.add_argument("--weight-decay", type=cli.number(float, 0), default=0.01, help="of AdamW, on matrices")
+    group.add_argument("--validations", type=cli.number(int, 1), default=10, help="how often each sub-model is validated and saved")
+    group.add_argument("--dtype", type=cli.one_of("float32", "bfloat16"), default="float32", help="bfloat16 is for GPUs")
+    group.add_argument("--device", default="auto", help="cpu, cuda, or auto: cuda where there is one")
+    group = parser.add_argument_group("run")
+    group.add_argument("--beams", type=cli.number(int, 1), default=1, help="1 decodes greedily")
+    group.add_argument("--out-dir", type=Path, default=None, help="folder of the run; None means runs/<task>-<mode>-…")
+    group.add_argument("--overwrite", action="store_true", help="replace the run that --out-dir holds")
+    group.add_argument("--resume", type=Path, default=None, metavar="RUN", help="continue a stopped run with the settings of its config.json")
+    return parser
+
+
+def check(args) -> list[str]:
+    complaints = cli.check_data_flags(args) + cli.check_segmentation_flags(args) + cli.check_device(args.device)
+    if args.mode == "direct" and args.segmentation == "entropy":
+        complaints.append("--segmentation is 'entropy' with --mode direct; expected it only with dsm or usm")
+    if args.resume:
+        given = [name for name, value in vars(args).items() if name not in ("resume", "beams", "device") and value != vars(make_parser().parse_args([]))[name]]
+        complaints += [f"--{name.replace('_', '-')} with --resume; expected no other setting, for they are in the run's config.json" for name in given]
+    return complaints
+
+
+def make_config(args) -> tuple[RunConfig, Path]:
+    parts = [args.task, args.mode] + ([] if args.mode == "direct" else [args.segmentation]) + ([Path(args.data).stem] if args.data else [])
+    data = runs.DataOptions(args.task, args.data, args.seed, args.train_problems, args.test_problems, args.max_number)
+    segmentation = runs.SegmentationOptions(args.segmentation, args.beta, args.gamma, args.entropy_context, not args.no_merge)
+    steps = args.max_steps or (None if args.max_minutes else 4000)
+    training = TrainingOptions(max_steps=steps, max_minutes=args.max_minutes, batch_tokens=args.batch_tokens, accumulate=args.accumulate, learning_rate=args.learning_rate,
+                               weight_decay=args.weight_decay, validations=args.validations, seed=args.seed, dtype=args.dtype)
+    shape = SIZES[args.size] | {name: getattr(args, name) for name in SHAPE_FLAGS if getattr(args, name) is not None} | {"dropout_rate": args.dropout}
+    return RunConfig(args.mode, data, segmentation, training, shape, args.vocab_size, args.max_source, scorer=args.scorer), args.out_dir or Path("runs") / "-".join(parts)
+
+
+def train_models(names: list[str], pairs: dict, validation: dict, config: RunConfig, tokenizer: Tokenizer, folder: Path, device: str, resume: bool) -> tuple[dict, dict]:
+    """Train each of ``names`` on its own pairs with an equal share of the budget; returns the models and what ``fit`` says of them."""
+    budget = config.training
+    share = replace(budget, max_steps=budget.max_steps and -(-budget.max_steps // len(names)), max_minutes=budget.max_minutes and budget.max_minutes / len(names), device=device)
+    models, reports = {}, {}
+    for name in names:
+        torch.manual_seed(budget.seed)
+        models[name] = EncoderDecoder(ModelConfig(vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id, decoder_start_token_id=tokenizer.pad_id, eos_token_id=tokenizer.eos_id, **config.model))
+        cut = sum(pair.cut > 0 for pair in pairs[name])
+        print(f"{name}: {sum(p.numel() for p in models[name].parameters()):,} parameters, {len(pairs[name]):,} pairs" + (f", {cut} contexts cut to {config.max_source} ids" if cut else ""))
+        reports[name] = fit(models[name], name, pairs[name], validation[name], share, folder, resume)
+    return models, reports
+
+
+def main() -> None:
+    args = make_parser().parse(check=check)
+    config, folder = (RunConfig.load(args.resume), args.resume) if args.resume else make_config(args)
+    device = cli.choose_device(args.device)
+
+    splits, description = runs.load_splits(config.data)
+    print(description)
+    if args.resume and runs.digest(splits) != config.data_digest:
+        raise InputError(f"{config.data.data}: not the data that {folder} was trained on; expected the same file")
+    scorer = runs.load_scorer(config.scorer, device) if config.scorer else None
+    if not args.resume:
+        runs.prepare_folder(folder, args.overwrite)
+        tokenizer = Tokenizer.train([text for e in splits["train"] for text in (e.question, e.answer)], config.vocab_size)
+        tokenizer.save(folder / "tokenizer.json")
+        config = replace(config, data_digest=runs.digest(splits))
+        config.save(folder)
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+
+    def fit_models(names: list[str], pairs: dict, validation: dict) -> tuple[dict, dict]:
+        return train_models(names, pairs, validation, config, tokenizer, folder, device, bool(args.resume))
+
+    reports = {}
+    if config.segmentation.segmentation == "entropy" and scorer is None:  # the scorer is what --mode direct trains
+        whole = [runs.segment_examples(splits[name], runs.SegmentationOptions()) for name in ("train", "validation")]
+        models, reports = fit_models(["scorer"], *({"scorer": runs.pairs_by_model("direct", w, tokenizer, config.max_source)["direct"]} for w in whole))
+        scorer = models["scorer"], tokenizer
+    segmented = [runs.segment_examples(splits[name], config.segmentation, scorer, config.max_source) for name in ("train", "validation")]
+    pairs, validation = (runs.pairs_by_model(config.mode, s, tokenizer, config.max_source) for s in segmented)
+    config = runs.with_decoding_limits(config, pairs, segmented[0])
+    config.save(folder)
+    models, own_reports = fit_models(list(MODES[config.mode]), pairs, validation)
+    reports |= own_reports
+
+    run = runs.Run(config, tokenizer, models)
+    rows = {}
+    for split in [name for name in ("test", "longer") if name in splits]:
+        print(f"writing {len(splits[split])} chains for {split} …", flush=True)
+        results, predictions = runs.evaluate(run, splits[split], args.beams)
+        results |= {"train_seconds": round(sum(r["seconds"] for r in own_reports.values()), 1), "training": reports}
+        runs.write_evaluation(folder, results, predictions, "" if split == "test" else f"-{split}")
+        rows[split] = results
+    print(runs.table(rows))
+    print(f"run folder: {folder}")
+
+
+if __name__ == "__main__":
+    cli.run_command(main)
