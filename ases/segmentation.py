@@ -39,16 +39,17 @@ _CLOSERS = "\"')]}”’）】」』》"
 # What ends a piece: full-width marks and ! ? ; always; an ASCII comma unless it stands between digits; an ASCII
 # full stop unless a letter, digit or comma follows ("3.5", "U.S.", ".5"). Further marks, closing quotes and
 # brackets belong to the same end, and so do newlines with the blanks before them.
-_STOP = r"[。，；！？…!?;\n]|(?<!\d),|,(?!\d)|\.(?![0-9A-Za-z,])"
+_STOP = r"[。，；！？…!?;\n]|(?<!\d),|,(?!\d)|\.(?![\dA-Za-z,])"
 _CUT = re.compile(rf"(?:{_STOP})(?:{_STOP}|[{re.escape(_CLOSERS)}])*(?:\s*\n)?")
 _ITEM_NUMBER = re.compile(r"\s*\d+\.")
-_TITLE = re.compile(r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|St|vs)\.$")
+_ABBREVIATION = re.compile(r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|St|vs|(?:[A-Za-z]\.)+[A-Za-z])\.$")
 
 
 def split_pieces(chain: str) -> list[str]:
     """Cut a chain into sentences and clauses; the pieces joined are the chain, byte for byte [ours].
 
-    Never inside a number, never after an item number ("2." at the start of a piece) or a title ("Mrs."). A piece
+    Never inside a number, never after an item number ("2." at the start of a piece) or an abbreviation ("Mrs.",
+    "i.e."). A piece
     begins with the blanks before it, as the words of a byte-level vocabulary do, and holds a letter or a digit:
     marks that stand alone go with the piece before them.
 
@@ -58,7 +59,7 @@ def split_pieces(chain: str) -> list[str]:
     pieces, start = [], 0
     for match in _CUT.finditer(chain):
         piece = chain[start : match.end()]
-        if match.group() == "." and match.end() < len(chain) and (_ITEM_NUMBER.fullmatch(piece) or _TITLE.search(piece)):
+        if match.group() == "." and match.end() < len(chain) and (_ITEM_NUMBER.fullmatch(piece) or _ABBREVIATION.search(piece)):
             continue
         pieces.append(piece)
         start = match.end()

@@ -33,12 +33,13 @@ def make_splits(task: str, n_train: int, n_validation: int, n_test: int, seed: i
     for name, size in sizes.items():
         rng = random.Random(f"{task}-{name}-{seed}")  # its own stream: a split does not depend on the others' sizes
         splits[name] = examples = []
-        attempts = 0
+        repeats = 0
         while len(examples) < size:
-            if (attempts := attempts + 1) > 50 * size + 1000:
+            if repeats > 1000:
                 raise ValueError(f"only {len(examples)} different {name} questions found with numbers up to {max_number}; expected {size}")
             question, pieces = _pet(rng) if task == "pet" else _word_problem(rng, rng.choice((5, 6) if name == "longer" else (1, 2, 2, 3, 3, 4)), max_number)
-            if question not in seen:
+            repeats = repeats + 1 if question in seen else 0
+            if not repeats:
                 seen.add(question)
                 answer = "".join(text for _, text in pieces)
                 examples.append(Example(f"{name}-{len(examples)}", question, answer, tuple(pieces)))

@@ -1,7 +1,7 @@
 """Text to token ids and back: a byte-level BPE that is exact for any string.
 
-The tokenizer is trained on the training split only. Digits stay one token each (models this small do not learn
-arithmetic on "128" as one symbol). Pieces are encoded one by one, so no token ever straddles two pieces: every
+The tokenizer is trained on the training split only. Each digit is a token of its own, a blank before a number going
+with its first digit (models this small do not learn arithmetic on "128" as one symbol). Pieces are encoded one by one, so no token ever straddles two pieces: every
 token of a chain belongs to exactly one piece, which is what the entropy of a piece needs.
 """
 
@@ -33,7 +33,7 @@ class Tokenizer:
     def train(cls, texts: list[str], vocab_size: int) -> "Tokenizer":
         """Learn the merges from ``texts``; the vocabulary has at most ``vocab_size`` ids, 260 at the least."""
         backend = tokenizers.Tokenizer(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(tokenizers.Regex(r" ?\p{N}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)])
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[PAD, EOS, END, SEP], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
         backend.train_from_iterator(texts, trainer)

@@ -1,0 +1,26 @@
+"""What several tests share: the toy problem of the docs, a tokenizer and a small model."""
+
+import pytest
+import torch
+
+from ases.data import Example
+from ases.model import EncoderDecoder, ModelConfig
+from ases.tokenizer import Tokenizer
+
+TOY = Example(
+    "toy",
+    "Tom has 3 boxes of 4 apples. He eats 2. How many apples are left?",
+    "Tom has 3 boxes of 4 apples, so he has 3 * 4 = 12 apples. He eats 2, so 12 - 2 = 10 are left. The answer is 10.",
+)
+TOY_PIECES = ["Tom has 3 boxes of 4 apples,", " so he has 3 * 4 = 12 apples.", " He eats 2,", " so 12 - 2 = 10 are left.", " The answer is 10."]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train([TOY.question, TOY.answer] * 3, 320)
+
+
+@pytest.fixture
+def model(tokenizer) -> EncoderDecoder:
+    torch.manual_seed(1)
+    return EncoderDecoder(ModelConfig(vocab_size=tokenizer.vocab_size, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=3)).eval()
