@@ -56,6 +56,11 @@ def _gsm8k(text: str) -> str | None:
     return None if found is None else found.replace(",", "")
 
 
+def _lm_eval_strict(text: str) -> str | None:
+    found = _gsm8k(text)
+    return None if found is None else found.removesuffix(".")
+
+
 def _lm_eval_flexible(text: str) -> str | None:
     found = [a or b for a, b in re.findall(r"(-?[$0-9.,]{2,})|(-?[0-9]+)", text)]
     return re.sub(r"\.$", "", re.sub(r"[,$]", "", found[-1])) if found else None
@@ -77,10 +82,11 @@ def _released(text: str) -> str | None:
     return found[-1] if found else None
 
 
-#: How others read an answer out of a text; each returns a string (to be compared as one) or None. "gsm8k" is the
-#: rule of the strict accuracy, once "The answer is N." has been turned back into "#### N".
+#: How others read an answer out of a text; each returns a string (to be compared as one) or None. "lm-eval-strict",
+#: GSM8K's own rule less a final full stop, is what the strict accuracy uses.
 CONVENTIONS: dict[str, Callable[[str], str | None]] = {
     "gsm8k": _gsm8k,
+    "lm-eval-strict": _lm_eval_strict,
     "lm-eval-flexible": _lm_eval_flexible,
     "lm-eval-cot": _lm_eval_cot,
     "reasoning-teacher": _reasoning_teacher,
@@ -98,8 +104,7 @@ def accuracy_strict(predictions: Sequence[str], references: Sequence[str]) -> fl
     """GSM8K's own rule, on "The answer is N." for its "#### N": equal strings once commas are dropped."""
 
     def extract(text: str) -> str | None:
-        found = _gsm8k(re.sub(r"The answer is ", "#### ", text))
-        return None if found is None else found.removesuffix(".")  # our sentence ends with a full stop, theirs does not
+        return _lm_eval_strict(text.replace("The answer is ", "#### "))  # our sentence ends with a full stop, theirs does not
 
     hits = [(p := extract(prediction)) is not None and p == extract(reference) for prediction, reference in zip(predictions, references, strict=True)]
     return sum(hits) / len(hits)

@@ -1,0 +1,159 @@
+"""The loop: loss reduction, schedule, and resuming bit for bit."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import ases.training as training
+from ases.data import InputError
+from ases.model import EncoderDecoder, ModelConfig
+from ases.pairs import Pair
+from ases.segmentation import ES
+from ases.training import TrainingOptions, fit, learning_rate_at, load_checkpoint, load_model, save_checkpoint, validation_loss
+
+CONFIG = ModelConfig(vocab_size=30, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2, dropout_rate=0.1)
+OPTIONS = TrainingOptions(max_steps=24, batch_tokens=60, validations=4, log_every=5, learning_rate=1e-2)
+# Copying the first token: something a small model learns in a few steps.
+PAIRS = [Pair(ES, [4 + i % 20, *[5 + (i * j) % 9 for j in range(1 + i % 5)], 1], [4 + i % 20, 1]) for i in range(60)]
+
+
+def new_model(seed=0) -> EncoderDecoder:
+    torch.manual_seed(seed)
+    return EncoderDecoder(CONFIG)
+
+
+def losses(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(r["model"], r["step"], r.get("loss"), r.get("validation_loss")) for r in rows]
+
+
+def test_schedule_by_hand():
+    assert learning_rate_at(0.0, 2.0, 0.1) == 0.0 and learning_rate_at(0.05, 2.0, 0.1) == 1.0 and learning_rate_at(0.1, 2.0, 0.1) == 2.0
+    assert learning_rate_at(0.55, 2.0, 0.1) == pytest.approx(1.0) and learning_rate_at(1.0, 2.0, 0.1) == pytest.approx(0.0)
+
+
+def test_training_learns_and_leaves_its_records(tmp_path):
+    before = validation_loss(new_model(), PAIRS, OPTIONS)
+    report = fit(model := new_model(), "usm", PAIRS, PAIRS, replace(OPTIONS, max_steps=120), tmp_path, quiet=True)
+    assert report["validation_loss"] < before / 2 and report["steps"] == 120
+    assert report["validation_loss"] == pytest.approx(validation_loss(model, PAIRS, OPTIONS))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "usm.best.pt", "usm.last.pt"]
+    loaded = load_model(tmp_path / "usm.best.pt")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values()))
+
+
+def test_same_seed_same_losses_and_weights(tmp_path):
+    results = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        fit(model := new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path / name, quiet=True)
+        results.append((losses(tmp_path / name), [p.clone() for p in model.parameters()]))
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1]))
+
+
+@pytest.mark.parametrize("stop_at, accumulate", [(1, 1), (7, 1), (13, 3), (23, 1)])
+def test_a_stopped_run_resumes_bit_for_bit(tmp_path, monkeypatch, stop_at, accumulate):
+    options = replace(OPTIONS, accumulate=accumulate)
+    for name in ("whole", "halves"):
+        (tmp_path / name).mkdir()
+    fit(whole := new_model(), "usm", PAIRS, PAIRS, options, tmp_path / "whole", quiet=True)
+
+    calls = 0
+
+    def stop(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls > stop_at:
+            raise KeyboardInterrupt
+        return learning_rate_at(*arguments)
+
+    monkeypatch.setattr(training, "learning_rate_at", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fit(new_model(), "usm", PAIRS, PAIRS, options, tmp_path / "halves", quiet=True)
+    monkeypatch.undo()
+    torch.rand(5)  # the world moves on in between
+    fit(resumed := new_model(seed=9 if stop_at > 6 else 0), "usm", PAIRS, PAIRS, options, tmp_path / "halves", resume=True, quiet=True)
+    assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters()))
+
+
+def test_a_finished_run_resumes_to_itself(tmp_path):
+    first = fit(model := new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, quiet=True)
+    log = (tmp_path / "metrics.jsonl").read_bytes()
+    assert fit(again := new_model(3), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, resume=True, quiet=True) == first
+    assert (tmp_path / "metrics.jsonl").read_bytes() == log
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters()))
+
+
+def test_accumulation_weighs_tokens_not_batches(tmp_path):
+    """Two uneven batches in one update give the update of one batch that holds both."""
+    pairs = [Pair(ES, [5, 6, 1], [7, 1]), Pair(ES, [5, 6, 7, 8, 9, 10, 11, 12, 1], [7, 8, 9, 10, 11, 1])]
+    weights = []
+    for name, tokens, accumulate in (("two", 15, 2), ("one", 30, 1)):
+        (tmp_path / name).mkdir()
+        model = EncoderDecoder(replace(CONFIG, dropout_rate=0.0)).double()
+        model.load_state_dict(new_model().state_dict())
+        fit(model, "usm", pairs, pairs, replace(OPTIONS, max_steps=1, batch_tokens=tokens, accumulate=accumulate, warmup=0.0), tmp_path / name, quiet=True)
+        weights.append([p.clone() for p in model.parameters()])
+        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        weights[-1].append(torch.tensor(rows[0]["loss"], dtype=torch.float64))
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*weights))
+
+
+def test_minutes_are_a_budget_too(tmp_path):
+    report = fit(new_model(), "usm", PAIRS, PAIRS, replace(OPTIONS, max_steps=None, max_minutes=0.02), tmp_path, quiet=True)
+    assert 1.0 <= report["seconds"] < 20 and report["steps"] > 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    model = new_model()
+    torch.nn.init.constant_(model.head.weight, math.nan)
+    with pytest.raises(InputError, match="usm: the loss is nan at step 1"):
+        fit(model, "usm", PAIRS, PAIRS, OPTIONS, tmp_path, quiet=True)
+
+
+def test_no_pairs(tmp_path):
+    with pytest.raises(InputError, match="asm: 0 training and 60 validation pairs"):
+        fit(new_model(), "asm", [], PAIRS, OPTIONS, tmp_path, quiet=True)
+
+
+def test_checkpoints_hold_tensors_and_plain_values_only(tmp_path):
+    fit(new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, quiet=True)
+    for name in ("usm.best.pt", "usm.last.pt"):
+        content = torch.load(tmp_path / name, weights_only=True)
+        assert content["config"]["d_model"] == 16 and content["name"] == "usm"
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text", "foreign", "misfit"])
+def test_bad_checkpoints_are_told_in_one_line(tmp_path, damage):
+    path = tmp_path / "usm.best.pt"
+    whole = {"name": "usm", "config": {**CONFIG.__dict__}, "model": new_model().state_dict()}
+    save_checkpoint(path, {"foreign": {"weights": 1}, "misfit": whole | {"config": whole["config"] | {"d_model": 18}}}.get(damage, whole))
+    if damage == "missing":
+        path.unlink()
+    elif damage in ("empty", "truncated", "text"):
+        path.write_bytes({"empty": b"", "truncated": path.read_bytes()[:500], "text": b"weights"}[damage])
+    with pytest.raises(InputError, match="usm.best.pt: ") as error:
+        load_model(path)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    torch.save({"name": "usm", "config": {}, "model": Attack()}, tmp_path / "usm.best.pt")
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        load_checkpoint(tmp_path / "usm.best.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_resuming_with_another_shape_is_refused(tmp_path):
+    fit(new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, quiet=True)
+    with pytest.raises(InputError, match="cannot be resumed"):
+        fit(EncoderDecoder(replace(CONFIG, d_ff=20)), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, resume=True, quiet=True)
