@@ -25,6 +25,7 @@ def attention(
     query_offset: int = 0,
     scale: float = 1.0,
     backend: str = "auto",
+    bias_span: int | None = None,
 ) -> Tensor:
     """softmax(scale · q kᵀ + bias) v, over the keys that a query may see.
 
@@ -38,19 +39,24 @@ def attention(
         scale: factor of the scores; T5 has none (1.0).
         backend: ``reference`` is the definition, in any dtype; ``sdpa`` is PyTorch's; ``triton`` is the fused
             kernel, which never builds a matrix of scores; ``auto`` is triton on CUDA where it applies, else sdpa.
+        bias_span: a promise that all keys this far from a query or farther (|j − i − query_offset| ≥ bias_span)
+            share one bias on each side, as T5's do from its maximum distance on. It lets triton do less; the
+            gradient of rel_bias beyond the span is then right in sum on each side, not entry by entry.
     Returns:
         (B, H, S, K), of q's dtype.
     Raises:
         ValueError: an argument of a wrong shape, dtype, device or range, named with what was expected.
         RuntimeError: ``triton`` asked for where it is not installed or cannot run, with what to do.
     """
-    _check(q, k, v, rel_bias, causal, key_lengths, query_offset, backend)
+    _check(q, k, v, rel_bias, causal, key_lengths, query_offset, backend, bias_span)
     if backend == "auto":
         backend = "triton" if _triton_applies(q) else "sdpa"
     if backend == "triton":
-        from ases.triton_attention import triton_attention  # imported here: Triton is not installed everywhere
-
-        return triton_attention(q, k, v, rel_bias, causal, key_lengths, query_offset, scale)
+        try:
+            from ases.triton_attention import triton_attention  # imported here: Triton is not installed everywhere
+        except ImportError:
+            raise RuntimeError("backend='triton' needs the package triton: pip install triton") from None
+        return triton_attention(q, k, v, rel_bias, causal, key_lengths, query_offset, scale, bias_span)
     bias = _score_bias(q, k, rel_bias, causal, key_lengths, query_offset)
     if backend == "sdpa":
         return scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
@@ -89,7 +95,9 @@ def _score_bias(q: Tensor, k: Tensor, rel_bias: Tensor | None, causal: bool, key
     return bias.masked_fill(hidden, lowest)
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, causal: bool, key_lengths: Tensor | None, query_offset: int, backend: str) -> None:
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, causal: bool, key_lengths: Tensor | None, query_offset: int, backend: str, bias_span: int | None
+) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
     if q.dim() != 4 or not q.is_floating_point() or 0 in q.shape:
@@ -111,8 +119,11 @@ def _check(q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, causal: boo
             raise ValueError(f"{name} is {tensor.dtype}; expected q's dtype {q.dtype}")
     if query_offset < 0:
         raise ValueError(f"query_offset is {query_offset}; expected 0 or more")
-    if key_lengths is not None and key_lengths.device.type == "cpu" and not bool(((key_lengths >= 1) & (key_lengths <= T)).all()):
-        raise ValueError(f"key_lengths runs from {int(key_lengths.min())} to {int(key_lengths.max())}; expected 1 to {T}")  # on a GPU looking would wait for it
+    if bias_span is not None and bias_span < 1:
+        raise ValueError(f"bias_span is {bias_span}; expected 1 or more, or None")
+    looking_is_free = key_lengths is not None and key_lengths.device.type == "cpu" and not torch.compiler.is_compiling()  # a GPU would be waited for
+    if looking_is_free and not bool(((key_lengths >= 1) & (key_lengths <= T)).all()):
+        raise ValueError(f"key_lengths runs from {int(key_lengths.min())} to {int(key_lengths.max())}; expected 1 to {T}")
 
 
 def _triton_applies(q: Tensor) -> bool:

@@ -3,7 +3,7 @@ Flan-T5 or mT5 when asked to.
 
 What sets the family apart from the transformer of the textbooks: no biases in any layer, RMSNorm before each
 sub-layer, a learned relative position bias in self-attention instead of position embeddings (held by the stack,
-shared by its layers), no 1/√K in the scores, and, from v1.1 on, a gated GELU feed-forward and an untied head.
+shared by its layers), no 1/√K in the scores (a setting here), and, from v1.1 on, a gated GELU feed-forward and an untied head.
 
 Shapes: B batch, S source, T target, H heads, D model width, K width of a head, F feed-forward width,
 V vocabulary.
@@ -26,6 +26,10 @@ class ModelConfig:
     ``feed_forward`` is "gated-gelu" (v1.1, Flan, mT5) or "relu" (v1.0). ``tie_word_embeddings`` uses the embedding
     as output head; ``scale_decoder_outputs`` multiplies the decoder's output by D^−0.5 before the head, as v1.0
     does. They are two settings: a checkpoint may store one tensor twice and still not be scaled.
+
+    ``scale_scores`` gives the scores their 1/√K back, which T5 leaves to the queries' weights. A model can say the
+    same either way, but Adam moves all weights by steps of one size: queries that have to be √K times smaller than
+    all other weights make it unstable at the rates the rest could take [ours; off for T5's checkpoints].
     """
 
     vocab_size: int
@@ -42,6 +46,7 @@ class ModelConfig:
     dropout_rate: float = 0.1
     tie_word_embeddings: bool = False
     scale_decoder_outputs: bool = False
+    scale_scores: bool = True
     pad_token_id: int = 0
     decoder_start_token_id: int = 0
     eos_token_id: int = 1
@@ -61,9 +66,9 @@ class ModelConfig:
 
 #: Sizes by name. "small" and "base" have the shapes of T5 v1.1 small and base; the others are for teaching.
 SIZES = {
-    "micro": dict(d_model=64, d_kv=16, d_ff=128, num_layers=2, num_decoder_layers=2, num_heads=4),
-    "tiny": dict(d_model=128, d_kv=32, d_ff=256, num_layers=3, num_decoder_layers=3, num_heads=4),
-    "mini": dict(d_model=256, d_kv=32, d_ff=512, num_layers=4, num_decoder_layers=4, num_heads=8),
+    "micro": dict(d_model=32, d_kv=16, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2),
+    "tiny": dict(d_model=64, d_kv=32, d_ff=128, num_layers=2, num_decoder_layers=2, num_heads=2),
+    "mini": dict(d_model=128, d_kv=32, d_ff=256, num_layers=3, num_decoder_layers=3, num_heads=4),
     "small": dict(d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_decoder_layers=8, num_heads=6),
     "base": dict(d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_decoder_layers=12, num_heads=12),
 }
@@ -131,6 +136,8 @@ class Attention(nn.Module):
         super().__init__()
         inner = config.num_heads * config.d_kv  # need not be D
         self.heads, self.width = config.num_heads, config.d_kv
+        self.scale = config.d_kv**-0.5 if config.scale_scores else 1.0
+        self.bias_span = config.relative_attention_max_distance  # from there on all differences share a bucket
         self.q = nn.Linear(config.d_model, inner, bias=False)
         self.k = nn.Linear(config.d_model, inner, bias=False)
         self.v = nn.Linear(config.d_model, inner, bias=False)
@@ -141,7 +148,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, **kind) -> Tensor:
         """x (B, S, D) and k, v (B, H, T, K) → (B, S, D); ``kind`` is handed to ``attention`` as it is."""
-        out = attention(self._split(self.q(x)), k, v, rel_bias, **kind)
+        out = attention(self._split(self.q(x)), k, v, rel_bias, scale=self.scale, bias_span=self.bias_span, **kind)
         return self.o(out.transpose(1, 2).flatten(2))  # (B, H, S, K) → (B, S, H, K) → (B, S, H·K)
 
     def _split(self, x: Tensor) -> Tensor:
@@ -290,11 +297,11 @@ class EncoderDecoder(nn.Module):
     def _initialise(self) -> None:
         """T5's own scheme (Mesh TensorFlow): each matrix keeps the variance of what it is fed.
 
-        It also stands in for the missing 1/√K: queries start that much smaller.
+        Where the scores have no 1/√K, the queries start that much smaller.
         """
         c = self.config
         inner = c.num_heads * c.d_kv
-        spread = {"q.weight": (c.d_model * c.d_kv) ** -0.5, "k.weight": c.d_model**-0.5, "v.weight": c.d_model**-0.5, "o.weight": inner**-0.5,
+        spread = {"q.weight": c.d_model**-0.5 if c.scale_scores else (c.d_model * c.d_kv) ** -0.5, "k.weight": c.d_model**-0.5, "v.weight": c.d_model**-0.5, "o.weight": inner**-0.5,
                   "gate.weight": c.d_model**-0.5, "up.weight": c.d_model**-0.5, "down.weight": c.d_ff**-0.5, "table.weight": c.d_model**-0.5,
                   "embedding.weight": 1.0, "head.weight": c.d_model**-0.5}
         for name, parameter in self.named_parameters():

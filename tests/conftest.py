@@ -1,7 +1,12 @@
 """What several tests share: the toy problem of the docs, a tokenizer and a small model."""
 
+import os
+
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: its kernels then run on the CPU
 
 from ases.data import Example
 from ases.model import EncoderDecoder, ModelConfig
