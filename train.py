@@ -4,7 +4,7 @@ The order below is the method's: split the data, fit the tokenizer, cut and labe
 sub-models, write chains for the test questions, score them.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -12,8 +12,9 @@ import torch
 from ases import cli, runs
 from ases.data import InputError
 from ases.model import SIZES, EncoderDecoder, ModelConfig
+from ases.pretrained import load_t5
 from ases.runs import MODES, RunConfig
-from ases.tokenizer import Tokenizer
+from ases.tokenizer import Tokenizer, lost_characters
 from ases.training import TrainingOptions, fit
 
 SHAPE_FLAGS = {"d_model": "model width", "d_kv": "width of a head", "d_ff": "feed-forward width", "num_layers": "encoder layers",
@@ -26,18 +27,20 @@ def make_parser() -> cli.Parser:
     parser.add_argument("--mode", type=cli.one_of(*MODES), default="usm", help="direct: question → chain; dsm: one model for each role; usm: one model for both")
     cli.add_segmentation_flags(parser)
     group = parser.add_argument_group("model")
-    group.add_argument("--size", type=cli.one_of(*SIZES), default="tiny", help=f"one of {', '.join(SIZES)}; single flags below override it")
+    group.add_argument("--size", type=cli.one_of(*SIZES), default=None, help=f"one of {', '.join(SIZES)}; None means tiny; single flags below override it")
     for name, what in SHAPE_FLAGS.items():
         group.add_argument(f"--{name.replace('_', '-')}", type=cli.number(int, 1), default=None, help=f"{what}; None means the size's")
-    group.add_argument("--dropout", type=cli.number(float, 0, 0.9), default=0.0, help="share of activations dropped in training")
-    group.add_argument("--vocab-size", type=cli.number(int, 260), default=4096, help="most ids that the tokenizer may have")
+    group.add_argument("--init", default=None, metavar="DIR", help="start from a T5-family checkpoint (config.json, weights, tokenizer.json) instead of random weights")
+    group.add_argument("--tokenizer", default=None, metavar="PATH", help="tokenizer.json to use with --init; None means the one in its folder")
+    group.add_argument("--dropout", type=cli.number(float, 0, 0.9), default=None, help="share of activations dropped in training; None means 0, or the checkpoint's with --init")
+    group.add_argument("--vocab-size", type=cli.number(int, 260), default=None, help="most ids that the tokenizer may have; None means 4096")
     group.add_argument("--max-source", type=cli.number(int, 16), default=1024, help="most ids of a context; longer ones lose the middle of the question")
     group = parser.add_argument_group("training")
-    group.add_argument("--max-steps", type=cli.number(int, 1), default=None, help="updates, shared equally by the sub-models; None means 4000, or no limit with --max-minutes")
+    group.add_argument("--max-steps", type=cli.number(int, 1), default=None, help="updates, shared equally by the sub-models; None means 10000, or no limit with --max-minutes")
     group.add_argument("--max-minutes", type=cli.number(float, 0, above=True), default=None, help="training time, shared equally by the sub-models")
     group.add_argument("--batch-tokens", type=cli.number(int, 16), default=2048, help="most padded tokens of a batch, source and target together")
     group.add_argument("--accumulate", type=cli.number(int, 1), default=1, help="batches in an update")
-    group.add_argument("--learning-rate", type=cli.number(float, 0, above=True), default=2e-3, help="its peak, after warm-up")
+    group.add_argument("--learning-rate", type=cli.number(float, 0, above=True), default=3e-3, help="its peak, after warm-up")
     group.add_argument("--weight-decay", type=cli.number(float, 0), default=0.01, help="of AdamW, on matrices")
     group.add_argument("--validations", type=cli.number(int, 1), default=10, help="how often each sub-model is validated and saved")
     group.add_argument("--dtype", type=cli.one_of("float32", "bfloat16"), default="float32", help="bfloat16 is for GPUs")
@@ -54,6 +57,11 @@ def check(args) -> list[str]:
     complaints = cli.check_data_flags(args) + cli.check_segmentation_flags(args) + cli.check_device(args.device)
     if args.mode == "direct" and args.segmentation == "entropy":
         complaints.append("--segmentation is 'entropy' with --mode direct; expected it only with dsm or usm")
+    if args.init:
+        given = [name for name in ("size", "vocab_size", *SHAPE_FLAGS) if getattr(args, name) is not None]
+        complaints += [f"--{name.replace('_', '-')} with --init; expected no shape, for the checkpoint has one" for name in given]
+    elif args.tokenizer:
+        complaints.append("--tokenizer without --init; expected it only with a checkpoint")
     if args.resume:
         given = [name for name, value in vars(args).items() if name not in ("resume", "beams", "device") and value != vars(make_parser().parse_args([]))[name]]
         complaints += [f"--{name.replace('_', '-')} with --resume; expected no other setting, for they are in the run's config.json" for name in given]
@@ -64,11 +72,17 @@ def make_config(args) -> tuple[RunConfig, Path]:
     parts = [args.task, args.mode] + ([] if args.mode == "direct" else [args.segmentation]) + ([Path(args.data).stem] if args.data else [])
     data = runs.DataOptions(args.task, args.data, args.seed, args.train_problems, args.test_problems, args.max_number)
     segmentation = runs.SegmentationOptions(args.segmentation, args.beta, args.gamma, args.entropy_context, not args.no_merge)
-    steps = args.max_steps or (None if args.max_minutes else 4000)
+    steps = args.max_steps or (None if args.max_minutes else 10000)
     training = TrainingOptions(max_steps=steps, max_minutes=args.max_minutes, batch_tokens=args.batch_tokens, accumulate=args.accumulate, learning_rate=args.learning_rate,
                                weight_decay=args.weight_decay, validations=args.validations, seed=args.seed, dtype=args.dtype)
-    shape = SIZES[args.size] | {name: getattr(args, name) for name in SHAPE_FLAGS if getattr(args, name) is not None} | {"dropout_rate": args.dropout}
-    return RunConfig(args.mode, data, segmentation, training, shape, args.vocab_size, args.max_source, scorer=args.scorer), args.out_dir or Path("runs") / "-".join(parts)
+    if args.init:
+        shape = asdict(load_t5(args.init).config)
+    else:
+        shape = SIZES[args.size or "tiny"] | {name: getattr(args, name) for name in SHAPE_FLAGS if getattr(args, name) is not None} | {"dropout_rate": 0.0}
+    if args.dropout is not None:
+        shape["dropout_rate"] = args.dropout
+    config = RunConfig(args.mode, data, segmentation, training, shape, args.vocab_size or 4096, args.max_source, scorer=args.scorer, init=args.init)
+    return config, args.out_dir or Path("runs") / "-".join(parts)
 
 
 def train_models(names: list[str], pairs: dict, validation: dict, config: RunConfig, tokenizer: Tokenizer, folder: Path, device: str, resume: bool) -> tuple[dict, dict]:
@@ -78,7 +92,9 @@ def train_models(names: list[str], pairs: dict, validation: dict, config: RunCon
     models, reports = {}, {}
     for name in names:
         torch.manual_seed(budget.seed)
-        models[name] = EncoderDecoder(ModelConfig(vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id, decoder_start_token_id=tokenizer.pad_id, eos_token_id=tokenizer.eos_id, **config.model))
+        models[name] = EncoderDecoder(ModelConfig(**{"vocab_size": tokenizer.vocab_size} | config.model))
+        if config.init:
+            models[name].load_state_dict(load_t5(config.init).state_dict())
         cut = sum(pair.cut > 0 for pair in pairs[name])
         print(f"{name}: {sum(p.numel() for p in models[name].parameters()):,} parameters, {len(pairs[name]):,} pairs" + (f", {cut} contexts cut to {config.max_source} ids" if cut else ""))
         reports[name] = fit(models[name], name, pairs[name], validation[name], share, folder, resume)
@@ -96,8 +112,16 @@ def main() -> None:
         raise InputError(f"{config.data.data}: not the data that {folder} was trained on; expected the same file")
     scorer = runs.load_scorer(config.scorer, device) if config.scorer else None
     if not args.resume:
+        texts = [text for e in splits["train"] for text in (e.question, e.answer)]
+        if config.init:
+            path = Path(args.tokenizer or Path(config.init) / "tokenizer.json")
+            tokenizer = Tokenizer.load(path)
+            runs.check_vocabulary(Path(config.init), config.model["vocab_size"], path, tokenizer)
+            share, lost = lost_characters(tokenizer, texts)
+            print(f"{path}: {share:.2%} of the training characters cannot be written" + (f": {' '.join(map(repr, lost[:20]))}" if lost else ""))
+        else:
+            tokenizer = Tokenizer.train(texts, config.vocab_size)
         runs.prepare_folder(folder, args.overwrite)
-        tokenizer = Tokenizer.train([text for e in splits["train"] for text in (e.question, e.answer)], config.vocab_size)
         tokenizer.save(folder / "tokenizer.json")
         config = replace(config, data_digest=runs.digest(splits))
         config.save(folder)

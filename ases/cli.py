@@ -73,7 +73,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=number(int, 0), default=0, help="of the data, the split, the weights and the order of training")
     group.add_argument("--train-problems", type=number(int, 1), default=None, metavar="N", help="training examples: a file's first N of its training split (None: all); generated, None means 4000")
     group.add_argument("--test-problems", type=number(int, 1), default=None, metavar="N", help="test examples, likewise; generated, None means 500")
-    group.add_argument("--max-number", type=number(int, 10, 100_000), default=None, help="largest number in generated word problems; None means 50")
+    group.add_argument("--max-number", type=number(int, 10, 100_000), default=None, help="largest number in generated word problems; None means 20")
 
 
 def add_segmentation_flags(parser: argparse.ArgumentParser) -> None:

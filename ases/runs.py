@@ -26,7 +26,7 @@ from ases.model import EncoderDecoder
 from ases.pairs import CHAIN, Pair, make_direct_pair, make_pairs
 from ases.scoring import chain_entropies
 from ases.segmentation import AS, ES, Segment, entropy_labels, interleaved_labels, make_segments, piece_entropies, role_agreement, split_pieces
-from ases.tokenizer import Tokenizer
+from ases.tokenizer import SentinelTokenizer, Tokenizer
 from ases.training import TrainingOptions, load_model
 
 #: The sub-models of each mode and the roles each of them plays: the whole difference between the modes.
@@ -70,6 +70,7 @@ class RunConfig:
     max_tokens: int | None = None  # ids of a written segment; None: set from the training targets
     max_rounds: int | None = None  # segments of a chain; None: set from the training chains
     scorer: str | None = None  # run folder of the scorer, if it was not trained here
+    init: str | None = None  # folder of a T5-family checkpoint to start from
     data_digest: str = ""
 
     def save(self, folder: Path) -> None:
@@ -103,7 +104,7 @@ def load_splits(options: DataOptions) -> tuple[dict[str, list[Example]], str]:
     """The splits of a run, read or generated, and a line that says what they are."""
     if options.data is None:
         try:
-            splits = synthetic.make_splits(options.task, options.train_problems or 4000, 300, options.test_problems or 500, options.seed, options.max_number or 50)
+            splits = synthetic.make_splits(options.task, options.train_problems or 4000, 300, options.test_problems or 500, options.seed, options.max_number or 20)
         except ValueError as error:
             raise InputError(f"--max-number or --train-problems: {error}") from None
         origin = f"generated {options.task} problems, seed {options.seed}"
@@ -219,9 +220,19 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
     for name in MODES[run.config.mode]:
         path = folder / f"{name}.best.pt"
         model = run.models[name] = load_model(path, device)
-        if model.config.vocab_size != run.tokenizer.vocab_size:
-            raise InputError(f"{path}: a vocabulary of {model.config.vocab_size}; expected {run.tokenizer.vocab_size}, as in {folder / 'tokenizer.json'}")
+        check_vocabulary(path, model.config.vocab_size, folder / "tokenizer.json", run.tokenizer)
     return run
+
+
+def check_vocabulary(model_path: Path, embeddings: int, tokenizer_path: Path, tokenizer: Tokenizer) -> None:
+    """T5's embeddings are rounded up beyond the tokenizer's ids; ours are exactly as many.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    fits = tokenizer.vocab_size <= embeddings if isinstance(tokenizer, SentinelTokenizer) else tokenizer.vocab_size == embeddings
+    if not fits:
+        raise InputError(f"{model_path}: a vocabulary of {embeddings}; expected {tokenizer.vocab_size}, as in {tokenizer_path}")
 
 
 def load_scorer(folder: str | Path, device: str = "cpu") -> tuple[EncoderDecoder, Tokenizer]:

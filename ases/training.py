@@ -34,9 +34,9 @@ class TrainingOptions:
 
     max_steps: int | None = None
     max_minutes: float | None = None
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
     accumulate: int = 1
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     warmup: float = 0.05  # share of the budget
     weight_decay: float = 0.01
     clip: float = 1.0  # largest norm of all gradients together
