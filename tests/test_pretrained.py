@@ -137,11 +137,11 @@ def test_greedy_and_beam_search(variant, tmp_path):
     sources = [row[:n].tolist() for row, n in zip(source, lengths)]
     for beams in (1, 4):
         expected = theirs.generate(input_ids=source, attention_mask=mask, max_new_tokens=12, num_beams=beams, do_sample=False, early_stopping=False, length_penalty=1.0,
-                                   output_scores=True, return_dict_in_generate=True)
+                                   output_scores=True, return_dict_in_generate=True, use_cache=variant != "mt5")  # its cache wants equal depths
         found = greedy(ours, sources, Ids, 12) if beams == 1 else beam_search(ours, sources, Ids, 12, width=4)
         for b, (decoded, row) in enumerate(zip(found, expected.sequences)):
             ids = decoded.ids + ([1] if decoded.end == "segment" else [])
-            assert ids == row[1 : 1 + len(ids)].tolist() and not row[1 + len(ids) :].any(), (beams, b)
+            assert ids == row[1 : 1 + len(ids)].tolist() and set(row[1 + len(ids) :].tolist()) <= {0, 1}, (beams, b)  # then padding, which beam search takes from EOS
             if beams == 4:
                 assert decoded.score == pytest.approx(expected.sequences_scores[b].item(), abs=1e-5)
 
@@ -213,7 +213,7 @@ def test_tensors_that_do_not_fit_are_named(good):
     edit(good, num_layers=3)
     refused(good, "encoder.block.2.layer.0.SelfAttention.q.weight is missing", "and ")
     edit(good, num_layers=1)
-    refused(good, "encoder.block.1.layer.0.SelfAttention.q.weight is not expected")
+    refused(good, "block.1.layer.0.SelfAttention.k.weight is not expected", "more")
     edit(good, num_layers=2, d_ff=48)
     refused(good, "encoder.block.0.layer.1.DenseReluDense.wi_0.weight is (40, 32), expected (48, 32)")
     edit(good, d_ff=40)
@@ -283,7 +283,10 @@ def test_download_from_a_server(good, tmp_path, monkeypatch):
 
         def do_GET(self, send=True):
             name = self.path.split("?")[0].rsplit("/", 1)[-1]
-            if self.path.startswith("/api/models/some/model"):
+            if self.path.startswith("/api/models/some/model/tree/"):
+                tree = [{"type": "file", "path": f, "size": len(body), "oid": "0" * 40} for f, body in files.items()]
+                self.reply(json.dumps(tree).encode(), [("Content-Type", "application/json")], send)
+            elif self.path.startswith("/api/models/some/model"):
                 siblings = [{"rfilename": f} for f in files]
                 self.reply(json.dumps({"id": "some/model", "sha": "0" * 40, "siblings": siblings}).encode(), [("Content-Type", "application/json")], send)
             elif self.path.startswith("/some/model/resolve/") and name in files:

@@ -1,0 +1,112 @@
+"""Our own implementation against the golden files that others check theirs with."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from ases.decoding import Decoded, generate_chains
+from ases.metrics import CONVENTIONS, parse_answer, score
+from ases.pairs import make_direct_pair, make_pairs
+from ases.segmentation import AS, ES, entropy_labels, interleaved_labels, make_segments, piece_entropies, split_pieces, token_entropies
+from ases.tokenizer import Tokenizer
+
+GOLDEN = Path(__file__).parent / "golden"
+specification = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
+make = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(make)
+
+
+def read(name):
+    return json.loads((GOLDEN / name).read_text(encoding="utf-8"))
+
+
+PROBLEMS = {p["id"]: p for p in read("segmentation.json")}
+
+
+def as_texts(segments):
+    return [{"label": s.label, "text": s.text} for s in segments]
+
+
+def test_segmentation():
+    assert len(PROBLEMS) == 12
+    for p in PROBLEMS.values():
+        assert split_pieces(p["answer"]) == p["pieces"] and "".join(p["pieces"]) == p["answer"]
+        assert interleaved_labels(len(p["pieces"])) == p["interleaved"]
+        assert as_texts(make_segments(p["pieces"], p["interleaved"])) == p["segments"]
+
+
+def test_entropy():
+    for row in read("entropy.json"):
+        pieces = PROBLEMS[row["id"]]["pieces"]
+        values = token_entropies(torch.tensor(row["logits"]))
+        assert values.tolist() == pytest.approx(row["token_entropies"], abs=1e-6)
+        for logits, expected in zip(row["logits"], row["token_entropies"]):  # and by plain arithmetic
+            total = sum(math.exp(x) for x in logits)
+            assert -sum(math.exp(x) / total * math.log(math.exp(x) / total) for x in logits) == pytest.approx(expected, abs=1e-9)
+        per_piece = [part.tolist() for part in values.split(row["tokens_per_piece"])]
+        assert len(per_piece) == len(pieces) and len(row["scored"]) == (1 if row["context"] == "prefix" else len(pieces))
+        for gamma, expected in row["piece_entropies"].items():
+            assert piece_entropies(per_piece, float(gamma)) == pytest.approx(expected, abs=1e-5)
+        for key, labels in row["labels"].items():
+            gamma, beta = (part.split("=")[1] for part in key.split())
+            assert entropy_labels(row["piece_entropies"][gamma], float(beta)) == labels
+        labels = row["labels"]["gamma=1.0 beta=1.0"]
+        assert as_texts(make_segments(pieces, labels)) == row["segments"]
+        assert as_texts(make_segments(pieces, labels, merge=False)) == row["segments_unmerged"]
+
+
+def test_pairs():
+    tokenizer = Tokenizer.train([p["question"] + p["answer"] for p in PROBLEMS.values()], 500)
+    for row in read("pairs.json"):
+        p = PROBLEMS[row["id"]]
+        ours = make_pairs(p["question"], make_segments(p["pieces"], row["labels"]), tokenizer)
+        for name, found in (("usm", ours), ("esm", [x for x in ours if x.role == ES]), ("asm", [x for x in ours if x.role == AS]), ("direct", [make_direct_pair(p["question"], p["pieces"], tokenizer)])):
+            assert len(found) == len(row[name])
+            for pair, expected in zip(found, row[name]):
+                assert pair.role == expected["role"] and tokenizer.decode(pair.target) == expected["target"]
+                assert (tokenizer.end_id in pair.target) == expected["end"] and pair.target[-1] == pair.source[-1] == tokenizer.eos_id
+                parts, part = [], []
+                for i in pair.source[:-1]:
+                    if i == tokenizer.sep_id:
+                        parts, part = [*parts, part], []
+                    else:
+                        part.append(i)
+                assert [tokenizer.decode(x) for x in [*parts, part]] == expected["context"]
+        assert "".join(pair["target"] for pair in row["usm"]) == p["answer"]
+
+
+def test_decoding():
+    for row in read("decoding.json"):
+        shown, turns = [], iter(row["script"])
+
+        def decode(role, contexts):
+            shown.append((role, contexts[0]))
+            step = next(turns)
+            return [Decoded([ord(c) for c in step["segment"]], {"</s>": "segment", "<end>": "chain", "limit": "length"}[step["ended_by"]])]
+
+        [chain] = generate_chains(decode, [[ord(c) for c in row["question"]]], make.Letters, (ES, AS), row["max_rounds"], 1000)
+        spelled = [{"role": role, "context": "".join({make.Letters.sep_id: "<sep>", make.Letters.eos_id: "</s>"}.get(i) or chr(i) for i in ids)} for role, ids in shown]
+        assert spelled == row["read"] and chain.stop == row["stop"]
+        assert [{"label": role, "text": make.Letters.decode(ids)} for role, ids in chain.segments] == row["segments"]
+
+
+def test_scores():
+    content = read("scores.json")
+    for row in content["answers"]:
+        number = parse_answer(row["text"])
+        assert (None if number is None else str(number)) == row["number"]
+        assert {name: rule(row["text"]) for name, rule in CONVENTIONS.items()} == row["by_convention"]
+    for row in content["sets"]:
+        assert score(row["task"], row["predictions"], row["references"]) == pytest.approx(row["scores"], abs=1e-9)
+
+
+def test_the_files_are_what_make_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(make, "HERE", tmp_path)
+    make.main()
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (GOLDEN / path.name).read_bytes(), path.name
+    assert sum(p.stat().st_size for p in GOLDEN.glob("*.json")) < 400_000
