@@ -77,7 +77,7 @@ class Tokenizer:
 
     def decode(self, ids: list[int]) -> str:
         """Text of ``ids`` without the special ones; bytes that are no UTF-8 become U+FFFD."""
-        return self.backend.decode([i for i in ids if i not in self.special_ids], skip_special_tokens=False)
+        return self.backend.decode([i for i in ids if i not in self.special_ids], skip_special_tokens=True)
 
 
 class SentinelTokenizer(Tokenizer):
