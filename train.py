@@ -47,6 +47,8 @@ def make_parser() -> cli.Parser:
     group.add_argument("--device", default="auto", help="cpu, cuda, or auto: cuda where there is one")
     group = parser.add_argument_group("run")
     group.add_argument("--beams", type=cli.number(int, 1), default=1, help="1 decodes greedily")
+    group.add_argument("--max-rounds", type=cli.number(int, 1), default=None, help="most segments of a written chain; None means twice the most in training")
+    group.add_argument("--max-tokens", type=cli.number(int, 1), default=None, help="most ids of a written segment; None means twice the longest in training")
     group.add_argument("--out-dir", type=Path, default=None, help="folder of the run; None means runs/<task>-<mode>-…")
     group.add_argument("--overwrite", action="store_true", help="replace the run that --out-dir holds")
     group.add_argument("--resume", type=Path, default=None, metavar="RUN", help="continue a stopped run with the settings of its config.json")
@@ -62,6 +64,10 @@ def check(args) -> list[str]:
         complaints += [f"--{name.replace('_', '-')} with --init; expected no shape, for the checkpoint has one" for name in given]
     elif args.tokenizer:
         complaints.append("--tokenizer without --init; expected it only with a checkpoint")
+    if args.mode == "direct" and args.max_rounds:
+        complaints.append(f"--max-rounds is {args.max_rounds} with --mode direct; expected it only with dsm or usm")
+    if args.scorer and args.out_dir and Path(args.scorer).resolve() == args.out_dir.resolve():
+        complaints.append(f"--out-dir is {str(args.out_dir)!r}, the scorer's own run; expected another folder")
     if args.resume:
         given = [name for name, value in vars(args).items() if name not in ("resume", "beams", "device") and value != vars(make_parser().parse_args([]))[name]]
         complaints += [f"--{name.replace('_', '-')} with --resume; expected no other setting, for they are in the run's config.json" for name in given]
@@ -81,7 +87,7 @@ def make_config(args) -> tuple[RunConfig, Path]:
         shape = SIZES[args.size or "tiny"] | {name: getattr(args, name) for name in SHAPE_FLAGS if getattr(args, name) is not None} | {"dropout_rate": 0.0}
     if args.dropout is not None:
         shape["dropout_rate"] = args.dropout
-    config = RunConfig(args.mode, data, segmentation, training, shape, args.vocab_size or 4096, args.max_source, scorer=args.scorer, init=args.init)
+    config = RunConfig(args.mode, data, segmentation, training, shape, args.vocab_size or 4096, args.max_source, args.max_tokens, args.max_rounds, args.scorer, args.init)
     return config, args.out_dir or Path("runs") / "-".join(parts)
 
 

@@ -165,9 +165,10 @@ def pairs_by_model(mode: str, segmented: Sequence[Segmented], tokenizer: Tokeniz
 
 
 def with_decoding_limits(config: RunConfig, pairs: dict[str, list[Pair]], segmented: Sequence[Segmented]) -> RunConfig:
-    """Limits for decoding: twice the longest target and twice the longest chain of the training split [ours]."""
-    longest = max(len(p.target) for ps in pairs.values() for p in ps)
-    return replace(config, max_tokens=2 * longest, max_rounds=1 if config.mode == "direct" else 2 * max(len(s.segments) for s in segmented))
+    """Limits for decoding where none were given: twice the longest target and chain of the training split [ours]."""
+    longest_target = max(len(p.target) for ps in pairs.values() for p in ps)
+    longest_chain = max(len(s.segments) for s in segmented)
+    return replace(config, max_tokens=config.max_tokens or 2 * longest_target, max_rounds=1 if config.mode == "direct" else config.max_rounds or 2 * longest_chain)
 
 
 # --- folders -------------------------------------------------------------------------------------------------
