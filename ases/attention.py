@@ -34,11 +34,12 @@ def attention(
         k, v: (B, H, T, K), of q's dtype and device.
         rel_bias: (H, S + T − 1); entry j − i + S − 1 is added to the score of query i and key j. None: no bias.
         causal: query i sees the keys j ≤ i + query_offset.
-        key_lengths: (B,) integers from 1 to T; row b sees its first key_lengths[b] keys. None: all keys.
+        key_lengths: (B,) integers from 1 to T; row b sees its first key_lengths[b] keys. None: all keys. On a GPU they
+            are not looked at, which would wait for it, but brought into that range.
         query_offset: position of query 0 among the keys, for causality (the keys cached before it).
         scale: factor of the scores; T5 has none (1.0).
         backend: ``reference`` is the definition, in any dtype; ``sdpa`` is PyTorch's; ``triton`` is the fused
-            kernel, which never builds a matrix of scores; ``auto`` is triton on CUDA where it applies, else sdpa.
+            kernel, which never builds a matrix of scores; ``auto`` is triton for bfloat16 on CUDA, else sdpa.
         bias_span: a promise that all keys this far from a query or farther (|j − i − query_offset| ≥ bias_span)
             share one bias on each side, as T5's do from its maximum distance on. It lets triton do less; the
             gradient of rel_bias beyond the span is then right in sum on each side, not entry by entry.
@@ -49,6 +50,8 @@ def attention(
         RuntimeError: ``triton`` asked for where it is not installed or cannot run, with what to do.
     """
     _check(q, k, v, rel_bias, causal, key_lengths, query_offset, backend, bias_span)
+    if key_lengths is not None and key_lengths.device.type != "cpu":
+        key_lengths = key_lengths.clamp(1, k.shape[2])
     if backend == "auto":
         backend = "triton" if _triton_applies(q) else "sdpa"
     if backend == "triton":

@@ -60,6 +60,8 @@ class ModelConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
         if self.relative_attention_num_buckets < 4 or self.relative_attention_num_buckets % 4:
             raise ValueError(f"relative_attention_num_buckets is {self.relative_attention_num_buckets}; expected a multiple of 4")
+        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
+            raise ValueError(f"relative_attention_max_distance is {self.relative_attention_max_distance}; expected more than half of relative_attention_num_buckets, {self.relative_attention_num_buckets}")
         if not 0 <= self.dropout_rate < 1:
             raise ValueError(f"dropout_rate is {self.dropout_rate}; expected 0 or more and below 1")
 

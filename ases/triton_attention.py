@@ -27,11 +27,10 @@ Walking to the next block of keys moves by exactly BLOCK, so this tile's upper h
 it is carried, and each program writes each difference once. No atomics: the gradient is deterministic.
 
 **Beyond the band.** Where the caller says that all differences beyond ±span share one bias per side, as T5's do, a
-tile wholly beyond adds a scalar, and its part of the gradient is one sum. What remains to do per difference grows
-linearly with length. The sums are returned at the first and last entry of the bias gradient: see ``attention``.
+tile wholly beyond adds a scalar in the forward and the query pass, and its part of the gradient is one sum. What
+remains to do and to keep per difference then grows linearly with length; without the promise each block of queries
+keeps S + T − 1 sums. The sums beyond are returned at the first and last entry of the gradient: see ``attention``.
 """
-
-import os
 
 import torch
 import triton
@@ -41,7 +40,8 @@ from torch import Tensor
 UNBOUNDED = 1 << 29  # a span that no difference reaches
 
 
-_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))  # fixed for each kernel where it is defined
+_VARYING = ["S", "T", "offset", "span", "band_first", "band_width"]  # decoding changes them at every step: no new kernels for that
 
 
 # --- what all kernels share ----------------------------------------------------------------------------------
@@ -116,12 +116,12 @@ def _forward_blocks(a, l, m, q, i, first, last, k_ptr, v_ptr, stride_kt, stride_
     return a, l, m
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING)
 def _forward_kernel(q_ptr, k_ptr, v_ptr, bias_ptr, lengths_ptr, out_ptr, m_ptr, l_ptr, stride_qb, stride_qh, stride_qs, stride_qk, stride_kb, stride_kh, stride_kt, stride_kk,
                     stride_vb, stride_vh, stride_vt, stride_vk, stride_ob, stride_oh, stride_os, stride_ok, H, S, T, K, offset, span, scale,
                     CAUSAL: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_LENGTHS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):
-    m0 = tl.program_id(0) * BLOCK_M
-    b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
+    m0 = tl.program_id(1) * BLOCK_M
+    b, h = (tl.program_id(0) // H).to(tl.int64), (tl.program_id(0) % H).to(tl.int64)
     i, c = m0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_K)
     k_ptr += b * stride_kb + h * stride_kh
     v_ptr += b * stride_vb + h * stride_vh
@@ -161,10 +161,11 @@ def _diagonals(ds, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _query_blocks(dq, far_sum, q, do, m, l, delta, i, m0, first, last, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, far_bias, band_ptr, band_first, band_width, S, T, K, n_keys, offset, scale,
+def _query_blocks(dq, q, do, m, l, delta, i, m0, first, last, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, far_bias, band_ptr, band_first, band_width, S, T, K, n_keys, offset, scale,
                   CAUSAL: tl.constexpr, HAS_BIAS: tl.constexpr, FAR: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):
     c, e = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK)
     carry = tl.zeros([BLOCK], tl.float32)
+    far_sum = tl.zeros([], tl.float32)
     at = first - m0 + S - BLOCK - band_first + e  # where the lower half of the first tile's diagonals goes
     for n0 in range(first, last, BLOCK):
         j = n0 + tl.arange(0, BLOCK)
@@ -188,13 +189,13 @@ def _query_blocks(dq, far_sum, q, do, m, l, delta, i, m0, first, last, k_ptr, v_
     return dq, far_sum
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING)
 def _query_gradient_kernel(q_ptr, k_ptr, v_ptr, bias_ptr, lengths_ptr, do_ptr, out_ptr, m_ptr, l_ptr, delta_ptr, dq_ptr, band_ptr, far_ptr, stride_qb, stride_qh, stride_qs, stride_qk, stride_kb, stride_kh, stride_kt, stride_kk,
                            stride_vb, stride_vh, stride_vt, stride_vk, stride_ob, stride_oh, stride_os, stride_ok, stride_ub, stride_uh, stride_us, stride_uk, stride_db, stride_dh, stride_ds, stride_dk,
                            H, S, T, K, offset, span, scale, band_first, band_width,
                            CAUSAL: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_LENGTHS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):
-    m0 = tl.program_id(0) * BLOCK
-    b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
+    m0 = tl.program_id(1) * BLOCK
+    b, h = (tl.program_id(0) // H).to(tl.int64), (tl.program_id(0) % H).to(tl.int64)
     i, c = m0 + tl.arange(0, BLOCK), tl.arange(0, BLOCK_K)
     k_ptr += b * stride_kb + h * stride_kh
     v_ptr += b * stride_vb + h * stride_vh
@@ -217,33 +218,33 @@ def _query_gradient_kernel(q_ptr, k_ptr, v_ptr, bias_ptr, lengths_ptr, do_ptr, o
         out = _rows(out_ptr + b * stride_ub + h * stride_uh, i, S, stride_us, c, K, stride_uk)
         delta = tl.sum(do.to(tl.float32) * out.to(tl.float32), 1)
     tl.store(delta_ptr + (b * H + h) * S + i, delta, mask=i < S)  # for the kernel below
-    program = (b * H + h) * tl.num_programs(0) + tl.program_id(0)
+    program = (b * H + h) * tl.num_programs(1) + tl.program_id(1)
     band_ptr += program * band_width
 
     dq = tl.zeros([BLOCK, BLOCK_K], tl.float32)
     if HAS_BIAS:
         far = tl.load(bias).to(tl.float32)
-        dq, left_sum = _query_blocks(dq, 0.0, q, do, m, l, delta, i, m0, 0, left, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, far, band_ptr, band_first, band_width, S, T, K, n_keys, offset, scale, CAUSAL, True, True, BLOCK, BLOCK_K, PRECISION)
-        dq, _ = _query_blocks(dq, 0.0, q, do, m, l, delta, i, m0, left, band, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, 0.0, band_ptr, band_first, band_width, S, T, K, n_keys, offset, scale, CAUSAL, True, False, BLOCK, BLOCK_K, PRECISION)
+        dq, left_sum = _query_blocks(dq, q, do, m, l, delta, i, m0, 0, left, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, far, band_ptr, band_first, band_width, S, T, K, n_keys, offset, scale, CAUSAL, True, True, BLOCK, BLOCK_K, PRECISION)
+        dq, _ = _query_blocks(dq, q, do, m, l, delta, i, m0, left, band, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, 0.0, band_ptr, band_first, band_width, S, T, K, n_keys, offset, scale, CAUSAL, True, False, BLOCK, BLOCK_K, PRECISION)
         far = tl.load(bias + S + T - 2).to(tl.float32)
-        dq, right_sum = _query_blocks(dq, 0.0, q, do, m, l, delta, i, m0, band, end, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, far, band_ptr, band_first, band_width, S, T, K, n_keys, offset, scale, CAUSAL, True, True, BLOCK, BLOCK_K, PRECISION)
+        dq, right_sum = _query_blocks(dq, q, do, m, l, delta, i, m0, band, end, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, far, band_ptr, band_first, band_width, S, T, K, n_keys, offset, scale, CAUSAL, True, True, BLOCK, BLOCK_K, PRECISION)
         tl.store(far_ptr + 2 * program, left_sum)
         tl.store(far_ptr + 2 * program + 1, right_sum)
     else:
-        dq, _ = _query_blocks(dq, 0.0, q, do, m, l, delta, i, m0, 0, end, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, 0.0, band_ptr, band_first, band_width, S, T, K, n_keys, offset, scale, CAUSAL, False, False, BLOCK, BLOCK_K, PRECISION)
+        dq, _ = _query_blocks(dq, q, do, m, l, delta, i, m0, 0, end, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, 0.0, band_ptr, band_first, band_width, S, T, K, n_keys, offset, scale, CAUSAL, False, False, BLOCK, BLOCK_K, PRECISION)
     _store_rows(dq_ptr + b * stride_db + h * stride_dh, dq * scale, i, S, stride_ds, c, K, stride_dk)
 
 
 # --- backward: keys and values -------------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING)
 def _key_gradient_kernel(q_ptr, k_ptr, v_ptr, bias_ptr, lengths_ptr, do_ptr, m_ptr, l_ptr, delta_ptr, dk_ptr, dv_ptr, stride_qb, stride_qh, stride_qs, stride_qk, stride_kb, stride_kh, stride_kt, stride_kk,
                          stride_vb, stride_vh, stride_vt, stride_vk, stride_ob, stride_oh, stride_os, stride_ok, stride_db, stride_dh, stride_dt, stride_dd, stride_eb, stride_eh, stride_et, stride_ed,
-                         H, S, T, K, offset, span, scale,
+                         H, S, T, K, offset, scale,
                          CAUSAL: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_LENGTHS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):
-    n0 = tl.program_id(0) * BLOCK
-    b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
+    n0 = tl.program_id(1) * BLOCK
+    b, h = (tl.program_id(0) // H).to(tl.int64), (tl.program_id(0) % H).to(tl.int64)
     j, c = n0 + tl.arange(0, BLOCK), tl.arange(0, BLOCK_K)
     n_keys = tl.load(lengths_ptr + b).to(tl.int32) if HAS_LENGTHS else T
     bias = bias_ptr + h * (S + T - 1)
@@ -278,7 +279,8 @@ def _key_gradient_kernel(q_ptr, k_ptr, v_ptr, bias_ptr, lengths_ptr, do_ptr, m_p
 
 def _settings(q: Tensor, causal: bool, rel_bias: Tensor | None, lengths: Tensor | None) -> dict:
     return dict(CAUSAL=causal, HAS_BIAS=rel_bias is not None, HAS_LENGTHS=lengths is not None, BLOCK_K=max(16, triton.next_power_of_2(q.shape[-1])),
-                PRECISION="ieee" if q.dtype == torch.float32 else "tf32")  # tf32 has no meaning for 16-bit inputs
+                PRECISION="ieee" if q.dtype == torch.float32 else "tf32",  # tf32 has no meaning for 16-bit inputs
+                num_warps=8, num_stages=1 if q.dtype == torch.float32 else 2)  # what fits the registers and shared memory of most GPUs
 
 
 @torch.library.custom_op("ases::attention_forward", mutates_args=())
@@ -289,9 +291,10 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, lengths: 
     out, m, l = torch.empty_like(q), *(torch.empty(B, H, S, dtype=torch.float32, device=q.device) for _ in range(2))
     block_m, block_n = (32, 32) if q.dtype == torch.float32 else (128, 64) if K <= 64 else (64, 64)
     bias = q if rel_bias is None else rel_bias.contiguous()
-    _forward_kernel[(triton.cdiv(S, block_m), B * H)](
-        q, k, v, bias, q if lengths is None else lengths.contiguous(), out, m, l, *q.stride(), *k.stride(), *v.stride(), *out.stride(), H, S, T, K, offset, span, scale,
-        BLOCK_M=block_m, BLOCK_N=block_n, num_warps=4, **_settings(q, causal, rel_bias, lengths))
+    with torch.cuda.device_of(q):  # Triton launches on the current device
+        _forward_kernel[(B * H, triton.cdiv(S, block_m))](
+            q, k, v, bias, q if lengths is None else lengths.contiguous(), out, m, l, *q.stride(), *k.stride(), *v.stride(), *out.stride(), H, S, T, K, offset, span, scale,
+            BLOCK_M=block_m, BLOCK_N=block_n, **_settings(q, causal, rel_bias, lengths))
     return out, m, l
 
 
@@ -303,7 +306,7 @@ def _backward(do: Tensor, q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | No
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     delta = torch.empty_like(m)  # D, (B, H, S); the first kernel fills it for the second
     block = 32 if q.dtype == torch.float32 or K > 64 else 64
-    settings = _settings(q, causal, rel_bias, lengths) | dict(BLOCK=block, num_warps=4)
+    settings = _settings(q, causal, rel_bias, lengths) | dict(BLOCK=block)
     n_blocks = triton.cdiv(S, block)
     bias = q if rel_bias is None else rel_bias.contiguous()
     lengths_ = q if lengths is None else lengths.contiguous()
@@ -316,12 +319,16 @@ def _backward(do: Tensor, q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | No
     shape = (B, H, n_blocks) if rel_bias is not None else (1, 1, 1)
     band = torch.zeros(*shape, band_width if rel_bias is not None else 1, dtype=torch.float32, device=q.device)
     far = torch.zeros(*shape, 2, dtype=torch.float32, device=q.device)
-    _query_gradient_kernel[(n_blocks, B * H)](q, k, v, bias, lengths_, do, out, m, l, delta, dq, band, far, *strides, *out.stride(), *dq.stride(), H, S, T, K, offset, span, scale, band_first, band_width, **settings)
-    _key_gradient_kernel[(triton.cdiv(T, block), B * H)](q, k, v, bias, lengths_, do, m, l, delta, dk, dv, *strides, *dk.stride(), *dv.stride(), H, S, T, K, offset, span, scale, **settings)
+    with torch.cuda.device_of(q):
+        _query_gradient_kernel[(B * H, n_blocks)](
+            q, k, v, bias, lengths_, do, out, m, l, delta, dq, band, far, *strides, *out.stride(), *dq.stride(), H, S, T, K, offset, span, scale, band_first, band_width, **settings)
+        _key_gradient_kernel[(B * H, triton.cdiv(T, block))](
+            q, k, v, bias, lengths_, do, m, l, delta, dk, dv, *strides, *dk.stride(), *dv.stride(), H, S, T, K, offset, scale, **settings)
     if rel_bias is None:
         return dq, dk, dv, q.new_empty(0, dtype=torch.float32)
     d_bias = torch.zeros(H, S + T - 1, dtype=torch.float32, device=q.device)
-    low, high = max(band_first, 0), min(band_first + band_width, S + T - 1)
+    low = max(band_first, 0)
+    high = max(low, min(band_first + band_width, S + T - 1))
     d_bias[:, low:high] = band.sum((0, 2))[:, low - band_first : high - band_first]
     d_bias[:, 0] += far[..., 0].sum((0, 2))
     d_bias[:, -1] += far[..., 1].sum((0, 2))
@@ -364,11 +371,11 @@ def triton_attention(q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, c
         raise ValueError(f"q is {q.dtype}; expected float32 or bfloat16 for backend='triton'")
     if not 16 <= q.shape[-1] <= 128:
         raise ValueError(f"q has a head width of {q.shape[-1]}; expected 16 to 128 for backend='triton'")
-    if not q.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+    if not q.is_cuda and not _INTERPRETED.value:
         raise RuntimeError(f"backend='triton' needs a CUDA device, and q is on {q.device}; set TRITON_INTERPRET=1 before the first import to run the kernels on a CPU, slowly")
-    return _forward(q, k, v, rel_bias, key_lengths, causal, query_offset, UNBOUNDED if bias_span is None else bias_span, scale)[0]
+    return _forward(q, k, v, rel_bias, key_lengths, causal, query_offset, UNBOUNDED if bias_span is None else min(bias_span, UNBOUNDED), scale)[0]
 
 
 def supports(q: Tensor) -> bool:
-    """Whether ``auto`` may choose these kernels for q."""
-    return q.is_cuda and q.dtype in (torch.float32, torch.bfloat16) and 16 <= q.shape[-1] <= 128
+    """Whether ``auto`` chooses these kernels for q: in bfloat16, what they are built for; float32 is exact but slow."""
+    return q.is_cuda and q.dtype == torch.bfloat16 and 16 <= q.shape[-1] <= 128

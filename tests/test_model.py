@@ -73,6 +73,6 @@ def test_cache_rows_can_be_selected(model):
 
 def test_sizes_by_name_and_bad_shapes():
     assert SIZES["base"] == dict(d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_decoder_layers=12, num_heads=12)
-    for bad in (dict(feed_forward="swish"), dict(d_model=0), dict(relative_attention_num_buckets=6), dict(dropout_rate=1.0)):
+    for bad in (dict(feed_forward="swish"), dict(d_model=0), dict(relative_attention_num_buckets=6), dict(relative_attention_max_distance=16), dict(dropout_rate=1.0)):
         with pytest.raises(ValueError, match=next(iter(bad))):
             ModelConfig(vocab_size=10, **bad)
