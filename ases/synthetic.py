@@ -242,8 +242,8 @@ def _judgement(kind: str, uptake: str, size: int, change: str) -> str:
 
 
 def _pet(rng: random.Random) -> tuple[str, list[Piece]]:
-    findings, pieces = [f"Imaging began {rng.choice((50, 60, 70))} minutes after injection."], []
-    kinds = rng.sample(sorted(_SITES), rng.randint(1, 4))
+    findings, pieces = [], []
+    kinds = rng.sample(sorted(_SITES), rng.randint(1, 3))
     places = [(kind, rng.choice(_SITES[kind])) for kind in kinds]
     for number, (kind, site) in enumerate(places, 1):
         uptake, size = rng.choice(sorted(_UPTAKE)), rng.randint(4, 29)
@@ -251,7 +251,7 @@ def _pet(rng: random.Random) -> tuple[str, list[Piece]]:
         suv = rng.randint(*_UPTAKE[uptake])
         level = {"none": "no increased uptake", "mild": f"mildly increased uptake, SUVmax {suv / 10:.1f}", "marked": f"markedly increased uptake, SUVmax {suv / 10:.1f}"}[uptake]
         compared = f", {change} than before" if change else ""
-        opening = rng.choice([f"A {_SHAPE[kind]} of {size} mm is seen in {site}", f"In {site} there is a {_SHAPE[kind]} of {size} mm"])
+        opening = rng.choice([f"A {_SHAPE[kind]} of {size} mm in {site}", f"In {site} a {_SHAPE[kind]} of {size} mm"])
         findings.append(f"{opening} with {level}{compared}.")
         noun = _capital(_SHAPE[kind])
         word = {"none": "without uptake", "mild": "with mild uptake", "marked": "with marked uptake"}[uptake]
@@ -260,6 +260,6 @@ def _pet(rng: random.Random) -> tuple[str, list[Piece]]:
             pieces.append(("ES", f" {change} than before,"))
         pieces.append(("AS", f" {_judgement(kind, uptake, size, change)}."))
     pieces.append(("ES", " No other abnormal uptake is seen."))
-    for sentence in rng.sample(_NORMAL, rng.randint(2, 4)):
-        findings.insert(rng.randint(1, len(findings)), sentence)
+    for sentence in rng.sample(_NORMAL, rng.randint(1, 3)):
+        findings.insert(rng.randint(0, len(findings)), sentence)
     return " ".join(findings), pieces
