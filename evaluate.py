@@ -13,7 +13,7 @@ def make_parser() -> cli.Parser:
     parser.add_argument("--data", default=None, metavar="PATH", help="another file of questions and answers; None means the run's own data")
     parser.add_argument("--split", type=cli.one_of("test", "validation", "train", "longer", "all"), default="test", help="which part of the data, split with the run's seed")
     parser.add_argument("--question", default=None, help="answer this question instead, and print its chain with roles")
-    parser.add_argument("--beams", type=cli.number(int, 1), default=1, help="1 decodes greedily")
+    parser.add_argument("--beams", type=cli.number(int, 1, 64), default=1, help="1 decodes greedily")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: cuda where there is one")
     parser.add_argument("--out-dir", type=Path, default=None, metavar="DIR", help="where predictions.jsonl and results.json go; None means RUN/eval-<split>[-<data>]; with several runs, a folder each in it")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier evaluation there")
@@ -24,6 +24,8 @@ def check(args) -> list[str]:
     complaints = cli.check_device(args.device)
     if args.question is not None and not args.question.strip():
         complaints.append("--question is empty; expected a text")
+    if args.question is not None and any("\ud800" <= c <= "\udfff" for c in args.question):
+        complaints.append("--question is no valid Unicode; expected a text")
     if args.question is not None and (args.data or args.out_dir):
         complaints.append("--question with --data or --out-dir; expected it without them, for it writes no file")
     if len({p.resolve() for p in args.run}) < len(args.run):
@@ -54,10 +56,13 @@ def main() -> None:
         outputs[folder] = folder / name if args.out_dir is None else args.out_dir / folder.name if len(loaded) > 1 else args.out_dir
         if (outputs[folder] / "results.json").exists() and not args.overwrite:
             raise InputError(f"{outputs[folder]}: holds results already; expected another --out-dir, or --overwrite")
+        cli.make_parent(outputs[folder] / "results.json")
+    if len(set(outputs.values())) < len(outputs):
+        raise InputError(f"--run names two folders of one name, for which --out-dir {args.out_dir} has one place; expected no --out-dir, or one run at a time")
     rows = {}
     for folder, run in loaded.items():
         options = run.config.data if args.data is None else replace(run.config.data, data=args.data, train_problems=None, test_problems=None, max_number=None)
-        splits, description = runs.load_splits(options)
+        splits, description = runs.load_splits(options, whole=args.split == "all" and args.data is not None)
         if args.data is None and runs.digest(splits) != run.config.data_digest:
             raise InputError(f"{options.data}: not the data that {folder} was trained on; expected the same file")
         if args.split != "all" and args.split not in splits:
@@ -66,7 +71,6 @@ def main() -> None:
         print(f"{folder}: {description}; writing {len(examples)} chains …", flush=True)
         results, predictions = runs.evaluate(run, examples, args.beams)
         results["train_seconds"] = run.train_seconds
-        cli.make_parent(outputs[folder] / "results.json")
         runs.write_evaluation(outputs[folder], results, predictions)
         rows[str(folder)] = results
     print(runs.table(rows))

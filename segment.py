@@ -28,7 +28,9 @@ def check(args) -> list[str]:
     complaints = cli.check_data_flags(args) + cli.check_segmentation_flags(args) + cli.check_device(args.device)
     if args.segmentation == "entropy" and args.scorer is None:
         complaints.append("--segmentation is 'entropy' without --scorer; expected the run folder of a direct model (train.py --mode direct)")
-    if args.out is not None and args.out.exists() and not args.overwrite:
+    if args.out is not None and args.out.is_dir():
+        complaints.append(f"--out is {str(args.out)!r}, a folder; expected a file")
+    elif args.out is not None and args.out.exists() and not args.overwrite:
         complaints.append(f"--out is {str(args.out)!r}, which exists; expected a new file, or --overwrite")
     return complaints
 
@@ -50,20 +52,22 @@ def as_text(s: runs.Segmented, colour: bool) -> str:
 
 def main() -> None:
     args = make_parser().parse(check=check)
-    splits, description = runs.load_splits(runs.DataOptions(args.task, args.data, args.seed, args.train_problems, args.test_problems, args.max_number))
+    splits, description = runs.load_splits(runs.DataOptions(args.task, args.data, args.seed, args.train_problems, args.test_problems, args.max_number), whole=args.split == "all" and args.data is not None)
     if args.split != "all" and args.split not in splits:
         raise InputError(f"--split is {args.split!r}; expected one of {', '.join(splits)}, all")
     examples = [e for name, part in splits.items() if args.split in ("all", name) for e in part]
     options = runs.SegmentationOptions(args.segmentation, args.beta, args.gamma, args.entropy_context, not args.no_merge)
     scorer = runs.load_scorer(args.scorer, cli.choose_device(args.device)) if args.scorer else None
-    segmented = runs.segment_examples(examples, options, scorer)
+    max_source = runs.RunConfig.load(args.scorer).max_source if args.scorer else 0
+    segmented = runs.segment_examples(examples, options, scorer, max_source)
 
     if args.show:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         print("\n".join(as_text(s, colour) for s in segmented[: args.show]))
-    lines = "".join(as_json(s) + "\n" for s in segmented)
     if args.out:
         cli.make_parent(args.out)
+    lines = "".join(as_json(s) + "\n" for s in segmented)
+    if args.out:
         runs.write_text(args.out, lines)
     elif args.show is None:
         sys.stdout.write(lines)

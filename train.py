@@ -33,11 +33,11 @@ def make_parser() -> cli.Parser:
     group.add_argument("--init", default=None, metavar="DIR", help="start from a T5-family checkpoint (config.json, weights, tokenizer.json) instead of random weights")
     group.add_argument("--tokenizer", default=None, metavar="PATH", help="tokenizer.json to use with --init; None means the one in its folder")
     group.add_argument("--dropout", type=cli.number(float, 0, 0.9), default=None, help="share of activations dropped in training; None means 0, or the checkpoint's with --init")
-    group.add_argument("--vocab-size", type=cli.number(int, 260), default=None, help="most ids that the tokenizer may have; None means 4096")
+    group.add_argument("--vocab-size", type=cli.number(int, 260, 1_000_000), default=None, help="most ids that the tokenizer may have; None means 4096")
     group.add_argument("--max-source", type=cli.number(int, 16), default=1024, help="most ids of a context; longer ones lose the middle of the question")
     group = parser.add_argument_group("training")
-    group.add_argument("--max-steps", type=cli.number(int, 1), default=None, help="updates, shared equally by the sub-models; None means 10000, or no limit with --max-minutes")
-    group.add_argument("--max-minutes", type=cli.number(float, 0, above=True), default=None, help="training time, shared equally by the sub-models")
+    group.add_argument("--max-steps", type=cli.number(int, 1), default=None, help="updates, shared equally by the sub-models (a scorer trained here gets as many again); None means 10000, or no limit with --max-minutes")
+    group.add_argument("--max-minutes", type=cli.number(float, 0, above=True), default=None, help="training time, shared likewise")
     group.add_argument("--batch-tokens", type=cli.number(int, 16), default=2048, help="most padded tokens of a batch, source and target together")
     group.add_argument("--accumulate", type=cli.number(int, 1), default=1, help="batches in an update")
     group.add_argument("--learning-rate", type=cli.number(float, 0, above=True), default=3e-3, help="its peak, after warm-up")
@@ -46,7 +46,7 @@ def make_parser() -> cli.Parser:
     group.add_argument("--dtype", type=cli.one_of("float32", "bfloat16"), default="float32", help="bfloat16 is for GPUs")
     group.add_argument("--device", default="auto", help="cpu, cuda, or auto: cuda where there is one")
     group = parser.add_argument_group("run")
-    group.add_argument("--beams", type=cli.number(int, 1), default=1, help="1 decodes greedily")
+    group.add_argument("--beams", type=cli.number(int, 1, 64), default=1, help="1 decodes greedily")
     group.add_argument("--max-rounds", type=cli.number(int, 1), default=None, help="most segments of a written chain; None means twice the most in training")
     group.add_argument("--max-tokens", type=cli.number(int, 1), default=None, help="most ids of a written segment; None means twice the longest in training")
     group.add_argument("--out-dir", type=Path, default=None, help="folder of the run; None means runs/<task>-<mode>-…")
@@ -66,10 +66,13 @@ def check(args) -> list[str]:
         complaints.append("--tokenizer without --init; expected it only with a checkpoint")
     if args.mode == "direct" and args.max_rounds:
         complaints.append(f"--max-rounds is {args.max_rounds} with --mode direct; expected it only with dsm or usm")
-    if args.scorer and args.out_dir and Path(args.scorer).resolve() == args.out_dir.resolve():
-        complaints.append(f"--out-dir is {str(args.out_dir)!r}, the scorer's own run; expected another folder")
+    for source in ("scorer", "init"):
+        if getattr(args, source) and args.out_dir and Path(getattr(args, source)).resolve() == args.out_dir.resolve():
+            complaints.append(f"--out-dir is {str(args.out_dir)!r}, and so is --{source}; expected another folder")
+    if args.mode == "direct" and args.no_merge:
+        complaints.append("--no-merge with --mode direct; expected it only with dsm or usm")
     if args.resume:
-        given = [name for name, value in vars(args).items() if name not in ("resume", "beams", "device") and value != vars(make_parser().parse_args([]))[name]]
+        given = [name for name, value in vars(args).items() if name not in ("resume", "device") and value != vars(make_parser().parse_args([]))[name]]
         complaints += [f"--{name.replace('_', '-')} with --resume; expected no other setting, for they are in the run's config.json" for name in given]
     return complaints
 
@@ -80,14 +83,14 @@ def make_config(args) -> tuple[RunConfig, Path]:
     segmentation = runs.SegmentationOptions(args.segmentation, args.beta, args.gamma, args.entropy_context, not args.no_merge)
     steps = args.max_steps or (None if args.max_minutes else 10000)
     training = TrainingOptions(max_steps=steps, max_minutes=args.max_minutes, batch_tokens=args.batch_tokens, accumulate=args.accumulate, learning_rate=args.learning_rate,
-                               weight_decay=args.weight_decay, validations=args.validations, seed=args.seed, dtype=args.dtype)
+                               weight_decay=args.weight_decay, validations=args.validations, seed=args.seed, dtype=args.dtype, device=cli.choose_device(args.device))
     if args.init:
         shape = asdict(load_t5(args.init).config)
     else:
         shape = SIZES[args.size or "tiny"] | {name: getattr(args, name) for name in SHAPE_FLAGS if getattr(args, name) is not None} | {"dropout_rate": 0.0}
     if args.dropout is not None:
         shape["dropout_rate"] = args.dropout
-    config = RunConfig(args.mode, data, segmentation, training, shape, args.vocab_size or 4096, args.max_source, args.max_tokens, args.max_rounds, args.scorer, args.init)
+    config = RunConfig(args.mode, data, segmentation, training, shape, args.vocab_size or 4096, args.max_source, args.max_tokens, args.max_rounds, args.beams, args.scorer, args.init)
     return config, args.out_dir or Path("runs") / "-".join(parts)
 
 
@@ -96,6 +99,8 @@ def train_models(names: list[str], pairs: dict, validation: dict, config: RunCon
     budget = config.training
     share = replace(budget, max_steps=budget.max_steps and -(-budget.max_steps // len(names)), max_minutes=budget.max_minutes and budget.max_minutes / len(names), device=device)
     models, reports = {}, {}
+    if empty := [name for name in names if not pairs[name] or not validation[name]]:
+        raise InputError(f"{empty[0]}: {len(pairs[empty[0]])} training and {len(validation[empty[0]])} validation pairs; expected some of each: try another --beta or --segmentation")
     for name in names:
         torch.manual_seed(budget.seed)
         models[name] = EncoderDecoder(ModelConfig(**{"vocab_size": tokenizer.vocab_size} | config.model))
@@ -117,6 +122,8 @@ def main() -> None:
     if args.resume and runs.digest(splits) != config.data_digest:
         raise InputError(f"{config.data.data}: not the data that {folder} was trained on; expected the same file")
     scorer = runs.load_scorer(config.scorer, device) if config.scorer else None
+    if scorer and runs.RunConfig.load(Path(config.scorer)).data_digest != runs.digest(splits):
+        print(f"note: {config.scorer} was trained on other data than this run's; its test examples may have been seen")
     if not args.resume:
         texts = [text for e in splits["train"] for text in (e.question, e.answer)]
         if config.init:
@@ -152,8 +159,9 @@ def main() -> None:
     rows = {}
     for split in [name for name in ("test", "longer") if name in splits]:
         print(f"writing {len(splits[split])} chains for {split} …", flush=True)
-        results, predictions = runs.evaluate(run, splits[split], args.beams)
+        results, predictions = runs.evaluate(run, splits[split], config.beams)
         results |= {"train_seconds": round(sum(r["seconds"] for r in own_reports.values()), 1), "training": reports}
+        results |= {"scorer_seconds": reports["scorer"]["seconds"]} if "scorer" in reports else {}
         runs.write_evaluation(folder, results, predictions, "" if split == "test" else f"-{split}")
         rows[split] = results
     print(runs.table(rows))

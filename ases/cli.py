@@ -37,9 +37,10 @@ class Parser(argparse.ArgumentParser):
             InputError: naming every flag that is wrong, its value, and what was expected.
         """
         args = self.parse_args(arguments)
-        complaints = [f"--{name.replace('_', '-')} is {value.value!r}; expected {value.expected}" for name, value in vars(args).items() if isinstance(value, _Bad)]
-        if not complaints and check:
-            complaints = check(args)
+        bad = {name: value for name, value in vars(args).items() if isinstance(value, _Bad)}
+        complaints = [f"--{name.replace('_', '-')} is {value.value!r}; expected {value.expected}" for name, value in bad.items()]
+        if check:  # the other flags, as if the bad ones had not been given
+            complaints += check(argparse.Namespace(**(vars(args) | {name: self.get_default(name) for name in bad})))
         if complaints:
             raise InputError(" | ".join(complaints))
         return args
@@ -70,7 +71,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("--task", type=one_of(*TASKS), default="mwp", help="mwp: math word problems; pet: PET/CT reports")
     group.add_argument("--data", default=None, metavar="PATH", help="JSON Lines or CSV with question and answer; without it examples are generated")
-    group.add_argument("--seed", type=number(int, 0), default=0, help="of the data, the split, the weights and the order of training")
+    group.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=0, help="of the data, the split, the weights and the order of training")
     group.add_argument("--train-problems", type=number(int, 1), default=None, metavar="N", help="training examples: a file's first N of its training split (None: all); generated, None means 4000")
     group.add_argument("--test-problems", type=number(int, 1), default=None, metavar="N", help="test examples, likewise; generated, None means 500")
     group.add_argument("--max-number", type=number(int, 10, 100_000), default=None, help="largest number in generated word problems; None means 20")
@@ -96,9 +97,11 @@ def check_data_flags(args: argparse.Namespace) -> list[str]:
 
 
 def check_segmentation_flags(args: argparse.Namespace) -> list[str]:
-    if args.segmentation == "interleave" and args.scorer is not None:
-        return [f"--scorer is {args.scorer!r} with --segmentation interleave; expected it only with entropy"]
-    return []
+    if args.segmentation == "entropy":
+        return []
+    defaults = {"scorer": None, "beta": 1.0, "gamma": 1.0, "entropy_context": "prefix"}
+    given = {name: getattr(args, name) for name, value in defaults.items() if getattr(args, name) != value}
+    return [f"--{name.replace('_', '-')} is {value!r} with --segmentation interleave; expected it only with entropy" for name, value in given.items()]
 
 
 def check_device(device: str) -> list[str]:
@@ -127,14 +130,19 @@ def make_parent(path: Path) -> None:
 
 def run_command(main: Callable[[], None]) -> None:
     """Call ``main``; a mistake of the user's becomes one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
     try:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that cannot be written
+        print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        sys.stderr.close()
-        sys.exit(0)

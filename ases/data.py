@@ -16,17 +16,21 @@ import io
 import json
 import random
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 TASKS = ("mwp", "pet")
 
 #: A number as people write it: sign, thousands commas, decimals, a fraction; "5-2" holds 5 and 2, not -2.
-NUMBER = r"(?:(?<![\w)])-)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?"
+NUMBER = r"(?:(?<![\w)])-)?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:/[0-9]+)?"
+#: The same as an amount, "-$1,005.50": the sign and the number are its two groups.
+AMOUNT = r"(?:(?<![\w)])(-)(?=[$€£¥]))?[$€£¥]?\s?(" + NUMBER + ")"
 
 _CALCULATOR_NOTE = re.compile(r"<<[^<>\n]*>>")
-_GSM8K_ANSWER = re.compile(r"\s*####\s*\$?(" + NUMBER + r")\.?\s*$")
+_GSM8K_ANSWER = re.compile(r"\s*####\s*" + AMOUNT + r"\s?%?\.?\s*$")
 _ANSWER_IS = re.compile(r"the answer is", re.IGNORECASE)
+_HALF_READ = re.compile(r",[0-9]|\s[0-9]+/[0-9]|[0-9]")  # "1,00,000", "1 1/2": what follows belongs to the number
 
 
 class InputError(ValueError):
@@ -54,7 +58,6 @@ class Dataset:
     examples: list[Example]
     name: str
     empty_rows: int = 0
-    extra: dict[str, list[Example]] = field(default_factory=dict)  # further test sets by name (generated data)
 
 
 def read_examples(path: str | Path, task: str) -> Dataset:
@@ -96,12 +99,39 @@ def normalise_math_answer(answer: str) -> str | None:
     'He has 3*4 = 12 apples.\\nThe answer is 12.'
     """
     answer = _CALCULATOR_NOTE.sub("", answer).strip()
-    if match := _GSM8K_ANSWER.search(answer):
+    if match := _GSM8K_ANSWER.search(plain_signs(answer)):
         chain = answer[: match.start()]
-        return f"{chain}\nThe answer is {match[1]}." if chain else f"The answer is {match[1]}."
-    statements = list(_ANSWER_IS.finditer(answer))
-    number = statements and re.search(NUMBER, answer[statements[-1].end() :])
-    return answer[: statements[-1].start()] + f"The answer is {number[0]}." if number else None
+    else:
+        statements = list(_ANSWER_IS.finditer(answer))
+        stated = plain_signs(answer[statements[-1].end() :]) if statements else ""
+        match = re.search(AMOUNT, stated)
+        if match is None or _HALF_READ.match(stated, match.end()):
+            return None
+        chain = answer[: statements[-1].start()]
+    number = (match[1] or "") + match[2]
+    if to_number(number) is None:
+        return None
+    joint = "\n" if chain and not chain[-1].isspace() and "####" in answer else ""
+    return f"{chain}{joint}The answer is {number}."
+
+
+def plain_signs(text: str) -> str:
+    """Full-width digits and the typographic minus as ASCII; the length does not change."""
+    return text.translate(_PLAIN)
+
+
+_PLAIN = {0x2212: "-"} | {0xFF10 + digit: str(digit) for digit in range(10)}
+
+
+def to_number(text: str) -> Fraction | None:
+    """"1,005.00", "-3", "1/2", "$72" → the exact number; None if it is none (a zero denominator too)."""
+    text = text.strip().replace(",", "").replace("$", "").rstrip(".")
+    if len(text) > 1000 or not re.fullmatch(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:/[0-9]+)?", text):
+        return None
+    whole, _, below = text.partition("/")
+    if below and int(below) == 0:
+        return None
+    return Fraction(whole) / int(below or 1)
 
 
 def split_examples(examples: list[Example], seed: int, shares: tuple[float, float] = (0.8, 0.1)) -> dict[str, list[Example]]:
@@ -146,7 +176,10 @@ def _read_text(path: Path) -> str:
 
 def _csv_header(text: str) -> bool:
     """Whether the first line is a CSV header with the needed columns (it may well be quoted)."""
-    header = next(csv.reader([text.lstrip().split("\n", 1)[0]]), [])
+    try:
+        header = next(csv.reader([text.lstrip().split("\n", 1)[0]]), [])
+    except csv.Error:  # a first line too long for a header
+        return False
     return {"question", "answer"} <= {name.strip() for name in header}
 
 
@@ -156,8 +189,8 @@ def _json_rows(path: Path, text: str):
             continue
         try:
             row = json.loads(content)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = getattr(error, "msg", "nested too deeply")
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError, too
+            reason = getattr(error, "msg", "a value is too large")
             raise InputError(f"{path}:{line}: not JSON ({reason}); expected one JSON object a line") from None
         if not isinstance(row, dict):
             raise InputError(f"{path}:{line}: a JSON {type(row).__name__}; expected one JSON object a line")
@@ -196,6 +229,10 @@ def _text_field(path: Path, line: int, row: dict, name: str) -> str:
     value = row[name]
     if not isinstance(value, str):
         raise InputError(f"{path}:{line}: field {name!r} is {type(value).__name__}; expected a text")
+    return _valid_unicode(path, line, name, value)
+
+
+def _valid_unicode(path: Path, line: int, name: str, value: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise InputError(f"{path}:{line}: field {name!r} holds half a surrogate pair; expected valid Unicode")
     return value
@@ -209,5 +246,5 @@ def _id_field(path: Path, line: int, row: dict) -> str:
                 raise InputError(f"{path}:{line}: field {name!r} is {type(value).__name__}; expected a text or a whole number")
             if not str(value).strip():
                 raise InputError(f"{path}:{line}: field {name!r} is empty; expected a text or a whole number")
-            return str(value).strip()
+            return _valid_unicode(path, line, name, str(value).strip())
     return f"line-{line}"

@@ -11,23 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from ases.data import NUMBER
+from ases.data import AMOUNT, plain_signs, to_number
 
 # --- final answers -------------------------------------------------------------------------------------------
 
 _ANSWER_MARK = re.compile(r"(?:####|the answer is)[\s:]*", re.IGNORECASE)
-_MONEY_NUMBER = re.compile(r"(-?)\s?\$?\s?(" + NUMBER + r")")
-
-
-def to_number(text: str) -> Fraction | None:
-    """"1,005.00", "-3", "1/2", "$72" → the exact number; None if it is none (a zero denominator too)."""
-    text = text.strip().replace(",", "").replace("$", "").rstrip(".")
-    if not re.fullmatch(r"-?(?:\d+\.?\d*|\.\d+)(?:/\d+)?", text, re.ASCII):
-        return None
-    whole, _, below = text.partition("/")
-    if below and int(below) == 0:
-        return None
-    return Fraction(whole) / int(below or 1)
 
 
 def parse_answer(text: str) -> Fraction | None:
@@ -36,14 +24,10 @@ def parse_answer(text: str) -> Fraction | None:
     >>> parse_answer("so he pays $1,005.00 in all. The answer is $1,005.00."), parse_answer("none")
     (Fraction(1005, 1), None)
     """
+    text = plain_signs(text)
     marks = list(_ANSWER_MARK.finditer(text))
-    found = _MONEY_NUMBER.findall(text[marks[-1].end() :] if marks else text)
-    if not found:
-        return None
-    sign, number = found[0] if marks else found[-1]
-    if sign and not marks and not number.startswith("-"):
-        sign = "" if re.search(r"[\w)]\s?-\s?\$?\s?" + re.escape(number) + r"\D*$", text) else sign  # "5 - 2" ends with 2
-    return to_number(sign + number)
+    found = re.findall(AMOUNT, text[marks[-1].end() :] if marks else text)
+    return to_number("".join(found[0] if marks else found[-1])) if found else None
 
 
 def _first(pattern: str, text: str) -> str | None:

@@ -109,7 +109,7 @@ def collate(pairs: Sequence[Pair], pad_id: int) -> Batch:
 def pad_rows(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
     """(B, longest) int64, each row filled up with ``value`` on the right."""
     longest = max(map(len, rows))
-    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=torch.long)
 
 
 def make_batches(pairs: Sequence[Pair], tokens_per_batch: int, seed: int, epoch: int) -> list[list[int]]:

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 from ases import synthetic
 from ases.data import Example, InputError, read_examples, split_examples
@@ -69,6 +70,7 @@ class RunConfig:
     max_source: int = 1024  # ids of a context
     max_tokens: int | None = None  # ids of a written segment; None: set from the training targets
     max_rounds: int | None = None  # segments of a chain; None: set from the training chains
+    beams: int = 1
     scorer: str | None = None  # run folder of the scorer, if it was not trained here
     init: str | None = None  # folder of a T5-family checkpoint to start from
     data_digest: str = ""
@@ -77,31 +79,43 @@ class RunConfig:
         write_text(folder / "config.json", json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> "RunConfig":
+    def load(cls, folder: str | Path) -> "RunConfig":
         """Read ``config.json``.
 
         Raises:
             InputError: it is missing or not as ``save`` writes it.
         """
-        path = folder / "config.json"
+        path = Path(folder) / "config.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             parts = {"data": DataOptions, "segmentation": SegmentationOptions, "training": TrainingOptions}
-            config = cls(**{name: parts[name](**value) if name in parts else value for name, value in content.items()})
+            config = cls(**{name: _typed(parts[name](**value)) if name in parts else value for name, value in content.items()})
+            _typed(config)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); expected the folder of a run") from None
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: not a run's settings ({error}); expected what train.py writes") from None
         if config.mode not in MODES:
             raise InputError(f"{path}: mode is {config.mode!r}; expected one of {', '.join(MODES)}")
+        if config.training.max_steps is None and config.training.max_minutes is None:
+            raise InputError(f"{path}: neither max_steps nor max_minutes is a number; expected a budget")
         return config
+
+
+def _typed(settings):
+    """``settings`` itself, once every field holds what its annotation says (a whole number may stand for a float)."""
+    for name, hint in get_type_hints(type(settings)).items():
+        value, allowed = getattr(settings, name), get_args(hint) or (hint,)
+        if not isinstance(value, (*allowed, *((int,) if float in allowed else ()))) or (isinstance(value, bool) and bool not in allowed):
+            raise TypeError(f"{name} is {value!r}")
+    return settings
 
 
 # --- data and segments ---------------------------------------------------------------------------------------
 
 
-def load_splits(options: DataOptions) -> tuple[dict[str, list[Example]], str]:
-    """The splits of a run, read or generated, and a line that says what they are."""
+def load_splits(options: DataOptions, whole: bool = False) -> tuple[dict[str, list[Example]], str]:
+    """The splits of a run, read or generated, and a line that says what they are; a ``whole`` file is one split."""
     if options.data is None:
         try:
             splits = synthetic.make_splits(options.task, options.train_problems or 4000, 300, options.test_problems or 500, options.seed, options.max_number or 20)
@@ -110,9 +124,10 @@ def load_splits(options: DataOptions) -> tuple[dict[str, list[Example]], str]:
         origin = f"generated {options.task} problems, seed {options.seed}"
     else:
         dataset = read_examples(options.data, options.task)
-        splits = split_examples(dataset.examples, options.seed)
-        splits["train"] = splits["train"][: options.train_problems]
-        splits["test"] = splits["test"][: options.test_problems]
+        splits = {"all": dataset.examples} if whole else split_examples(dataset.examples, options.seed)
+        if not whole:
+            splits["train"] = splits["train"][: options.train_problems]
+            splits["test"] = splits["test"][: options.test_problems]
         origin = f"{dataset.name}, {dataset.empty_rows} rows without question or answer left out"
     return splits, f"data: {', '.join(f'{len(examples)} {name}' for name, examples in splits.items())} ({origin})"
 
@@ -181,13 +196,18 @@ def prepare_folder(folder: Path, overwrite: bool) -> None:
         InputError: something is there that may not be overwritten.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not folder.is_dir() or not (folder / "config.json").exists():
-            raise InputError(f"{folder}: exists and is no run folder; expected a new name for --out-dir")
+        try:
+            RunConfig.load(folder)
+        except InputError:
+            raise InputError(f"{folder}: exists and is no run folder; expected a new name for --out-dir") from None
         if not overwrite:
             raise InputError(f"{folder}: holds a run already; expected another --out-dir, --overwrite, or --resume {folder}")
-        for pattern in ("config.json", "metrics.jsonl", "tokenizer.json", "*.pt", "predictions*.jsonl", "results*.json", "*.tmp"):
-            for path in folder.glob(pattern):
-                path.unlink()
+        models = ["scorer", *(name for names in MODES.values() for name in names)]
+        files = ["config.json", "metrics.jsonl", "tokenizer.json", *(f"{name}.{kind}.pt" for name in models for kind in ("best", "last"))]
+        for output in ("predictions.jsonl", "results.json", "predictions-longer.jsonl", "results-longer.json"):
+            files += [output, *(str(path.relative_to(folder)) for path in folder.glob(f"eval-*/{output}"))]
+        for name in files:
+            (folder / name).unlink(missing_ok=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -216,8 +236,12 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
     """
     folder = Path(folder)
     run = Run(RunConfig.load(folder), Tokenizer.load(folder / "tokenizer.json"))
-    if (folder / "results.json").exists():
-        run.train_seconds = json.loads((folder / "results.json").read_text(encoding="utf-8")).get("train_seconds")
+    try:
+        run.train_seconds = json.loads((folder / "results.json").read_text(encoding="utf-8"))["train_seconds"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # a run that was stopped before its evaluation can be evaluated all the same
+    if run.config.max_tokens is None or run.config.max_rounds is None:
+        raise InputError(f"{folder / 'config.json'}: no max_tokens or max_rounds; expected a run whose training has begun")
     for name in MODES[run.config.mode]:
         path = folder / f"{name}.best.pt"
         model = run.models[name] = load_model(path, device)

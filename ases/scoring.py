@@ -36,8 +36,9 @@ def chain_entropies(
         source, _ = join_context(tokenizer.encode(question), [], tokenizer, max_source)
         groups = [range(len(ids))] if context == "prefix" else [[p] for p in range(len(ids))]
         for group in groups:
-            pairs.append(Pair(CHAIN, source, [i for p in group for i in ids[p]]))
-            owners.append([(e, p) for p in group])
+            if target := [i for p in group for i in ids[p]]:  # a tokenizer of T5's may have no token for a piece
+                pairs.append(Pair(CHAIN, source, target))
+                owners.append([(e, p) for p in group])
     model.eval()
     device = model.embedding.weight.device
     result: list[list[list[float]]] = [[[] for _ in ids] for ids in encoded]

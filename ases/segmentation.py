@@ -48,7 +48,7 @@ _ABBREVIATION = re.compile(r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|St|vs|(?:[A-Za-z]\.)+[A-
 def split_pieces(chain: str) -> list[str]:
     """Cut a chain into sentences and clauses; the pieces joined are the chain, byte for byte [ours].
 
-    Never inside a number, never after an item number ("2." at the start of a piece) or an abbreviation ("Mrs.",
+    Never inside a number (a full-width comma always cuts), never after an item number ("2." at a sentence's start) or an abbreviation ("Mrs.",
     "i.e."). A piece
     begins with the blanks before it, as the words of a byte-level vocabulary do, and holds a letter or a digit:
     marks that stand alone go with the piece before them.
@@ -59,13 +59,18 @@ def split_pieces(chain: str) -> list[str]:
     pieces, start = [], 0
     for match in _CUT.finditer(chain):
         piece = chain[start : match.end()]
-        if match.group() == "." and match.end() < len(chain) and (_ITEM_NUMBER.fullmatch(piece) or _ABBREVIATION.search(piece)):
+        if match.group() == "." and match.end() < len(chain) and (_is_item_number(chain, start, piece) or _ABBREVIATION.search(piece)):
             continue
         pieces.append(piece)
         start = match.end()
     if start < len(chain):
         pieces.append(chain[start:])
     return _join_empty(pieces)
+
+
+def _is_item_number(chain: str, start: int, piece: str) -> bool:
+    """"2." at the start of a sentence; in "1, 2, 3." the last number ends one."""
+    return bool(_ITEM_NUMBER.fullmatch(piece)) and (start == 0 or chain[start - 1] not in ",，")
 
 
 def _join_empty(pieces: list[str]) -> list[str]:

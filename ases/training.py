@@ -254,7 +254,15 @@ def _drop_lines(log: Path, name: str, after: int) -> None:
     """Take back the lines of ``name`` that a resumed run is about to write again."""
     if not log.exists():
         return
-    kept = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if (row := json.loads(line))["model"] != name or row["step"] <= after]
+    kept = []
+    for number, line in enumerate(lines := log.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+        try:
+            row = json.loads(line)
+            if row["model"] != name or row["step"] <= after:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):  # the last line may be torn where the machine stopped
+                raise InputError(f"{log}:{number}: not a line of the log; expected a JSON object with model and step") from None
     temporary = log.with_name(log.name + ".tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
     os.replace(temporary, log)

@@ -120,7 +120,8 @@ def test_segment_writes_json_lines(runs, tmp_path):
     data = tmp_path / "mine.csv"
     data.write_text("question,answer,id\n\"q, a\",\"He has 3 boxes, so 3 * 4 = 12. The answer is 12.\",x1\n", encoding="utf-8-sig")
     # one question cannot be split into three parts
-    assert "1 different questions" in fail("segment.py", "--data", data)
+    assert "1 different questions" in fail("segment.py", "--data", data, "--split", "test")
+    assert len(succeed("segment.py", "--data", data).stdout.splitlines()) == 1
     data.write_text(data.read_text(encoding="utf-8-sig") + "b,#### 2,x2\nc,#### 3,x3\n", encoding="utf-8-sig")
     rows = [json.loads(line) for line in succeed("segment.py", "--data", data).stdout.split("\n")[:-1]]
     assert sorted(r["id"] for r in rows) == ["x1", "x2", "x3"]
@@ -151,6 +152,11 @@ def test_all_bad_flags_at_once():
     (["--resume", "nowhere"], "config.json: cannot be read"),
     (["--resume", "nowhere", "--mode", "dsm"], "--mode with --resume"),
     (["--frobnicate"], "unrecognized arguments"),
+    (["--max-steps", "-1", "--device", "abacus"], "--device is 'abacus'"),
+    (["--seed", "9" * 30], "--seed is"),
+    (["--beta", "1.4"], "--beta is 1.4 with --segmentation interleave"),
+    (["--mode", "direct", "--no-merge"], "--no-merge with --mode direct"),
+    (["--scorer", "a", "--segmentation", "entropy", "--out-dir", "a"], "and so is --scorer"),
     (["--segmentation", "entropy", "--scorer", "nowhere"], "config.json: cannot be read"),
 ])
 def test_mistakes_of_train(arguments, message, tmp_path):
@@ -162,6 +168,8 @@ def test_runs_are_not_overwritten(runs, tmp_path):
     assert "holds a run already" in fail("train.py", "--mode", "usm", "--out-dir", runs / "usm", *SMALL)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("keep me")
+    assert "is no run folder" in fail("train.py", "--out-dir", tmp_path / "letters", "--overwrite", *SMALL)
+    (tmp_path / "letters" / "config.json").write_text('{"model_type": "t5"}')  # somebody else's folder
     assert "is no run folder" in fail("train.py", "--out-dir", tmp_path / "letters", "--overwrite", *SMALL)
     assert (tmp_path / "letters" / "dear.txt").read_text() == "keep me"
 
@@ -183,6 +191,39 @@ def test_mistakes_about_runs(runs, tmp_path):
     tokenizer["model"]["vocab"]["one more"] = len(tokenizer["model"]["vocab"])
     (broken / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert "a vocabulary of" in fail("evaluate.py", "--run", broken)  # a checkpoint of another vocabulary
+
+
+@pytest.mark.parametrize("change", [{"max_rounds": "x"}, {"model": None}, {"max_tokens": None}, {"mode": "both"}, {"data": {"task": "mwp", "seed": "0"}}, {"surplus": 1},
+                                    {"training": {"max_steps": None, "max_minutes": None}}])
+def test_damaged_settings_are_told_in_one_line(runs, tmp_path, change):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for path in (runs / "direct").iterdir():
+        if path.is_file():
+            (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "results.json").write_text("[")  # only a source of seconds: no matter
+    config = json.loads((folder / "config.json").read_text())
+    for name, value in change.items():
+        config[name] = config[name] | value if isinstance(value, dict) else value
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "config.json: " in fail("evaluate.py", "--run", folder, "--question", "q?")
+
+
+def test_two_runs_of_one_name_and_a_place_that_is_none(runs, tmp_path):
+    other = tmp_path / "usm"
+    other.mkdir()
+    for path in (runs / "usm").iterdir():
+        if path.is_file():
+            (other / path.name).write_bytes(path.read_bytes())
+    assert "two folders of one name" in fail("evaluate.py", "--run", runs / "usm", "--run", other, "--out-dir", tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in fail("evaluate.py", "--run", other, "--out-dir", tmp_path / "file" / "out")
+    assert "a folder; expected a file" in fail("segment.py", "--out", tmp_path, "--overwrite")
+
+
+def test_labels_that_leave_a_model_without_pairs(runs, tmp_path):
+    arguments = ["--mode", "dsm", "--segmentation", "entropy", "--scorer", runs / "direct", "--beta", 50, "--max-steps", 4, "--out-dir", tmp_path / "run", *SMALL]
+    assert "asm: 0 training and 0 validation pairs" in fail("train.py", *arguments)
 
 
 @pytest.mark.parametrize("script", ["train.py", "segment.py", "evaluate.py"])

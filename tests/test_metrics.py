@@ -7,7 +7,8 @@ import pytest
 import sacrebleu
 from rouge_score import rouge_scorer
 
-from ases.metrics import CONVENTIONS, accuracy, accuracy_strict, corpus_bleu, is_chinese, parse_answer, rouge, score, to_number, tokenize_13a, tokenize_characters, tokenize_zh
+from ases.data import to_number
+from ases.metrics import CONVENTIONS, accuracy, accuracy_strict, corpus_bleu, is_chinese, parse_answer, rouge, score, tokenize_13a, tokenize_characters, tokenize_zh
 
 
 @pytest.mark.parametrize("text, number", [
@@ -19,7 +20,7 @@ def test_numbers(text, number):
 
 
 @pytest.mark.parametrize("text, number", [
-    ("The answer is 72.", 72), ("The answer is 72", 72), ("the answer is $1,005.00.", 1005), ("The answer is -3.", -3), ("The answer is -$3.", -3),
+    ("The answer is 72.", 72), ("The answer is 72", 72), ("the answer is $1,005.00.", 1005), ("The answer is -3.", -3), ("The answer is -$3.", -3), ("The answer is −５.", -5), ("#### " + "1" * 5000, None),
     ("The answer is 1/2.", Fraction(1, 2)), ("The answer is 10,000 apples.", 10000), ("The answer is 29.00", 29), ("#### 1,080", 1080),
     ("The answer is 5. Wait. The answer is 6.", 6), ("The answer is 5-2.", 5), ("He has 5-2", 2), ("He has 5 - 2", 2), ("it is -2", -2), ("He has 3 and then 4 apples.", 4),
     ("The answer is unknown.", None), ("nothing", None), ("", None), ("The answer is 3/0.", None), ("9.5", Fraction(19, 2)),

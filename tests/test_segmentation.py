@@ -20,6 +20,7 @@ from conftest import TOY, TOY_PIECES
     ("He pays $1,005.50 now. Then 3.5 more", ["He pays $1,005.50 now.", " Then 3.5 more"]),
     ("That makes 3. So 4.", ["That makes 3.", " So 4."]),
     ("3.", ["3."]),
+    ("Count 1, 2, 3. Then stop.", ["Count 1,", " 2,", " 3.", " Then stop."]),
     ("a = 2\nb = 3 \n\nc", ["a = 2\n", "b = 3 \n\n", "c"]),
     ('He said "no!" Then left... Why?!', ['He said "no!"', " Then left...", " Why?!"]),
     ("Mrs. Lee has .5 of it, i.e. half", ["Mrs. Lee has .5 of it,", " i.e. half"]),

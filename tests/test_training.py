@@ -81,6 +81,18 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path, monkeypatch, stop_at, accum
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters()))
 
 
+def test_a_torn_log_is_mended_and_a_damaged_one_refused(tmp_path):
+    fit(new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, quiet=True)
+    log = tmp_path / "metrics.jsonl"
+    whole = log.read_text()
+    log.write_text(whole + '{"model": "usm", "st')
+    fit(new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, resume=True, quiet=True)
+    assert log.read_text() == whole
+    log.write_text("oops\n" + whole)
+    with pytest.raises(InputError, match="metrics.jsonl:1: not a line"):
+        fit(new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, resume=True, quiet=True)
+
+
 def test_a_finished_run_resumes_to_itself(tmp_path):
     first = fit(model := new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, quiet=True)
     log = (tmp_path / "metrics.jsonl").read_bytes()
