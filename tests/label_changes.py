@@ -40,11 +40,13 @@ def main() -> None:
     base = labels(defaults)
     positions = [label for p in pieces for label in interleaved_labels(len(p))]
     print(f"{description}\n{args.split}: {len(examples)} chains, {len(base)} pieces; entropy, prefix, γ = 1, β = 1: {base.count(AS) / len(base):.1%} AS")
-    for name, found in {"interleaving": positions} | {name: labels(replace(defaults, **change)) for name, change in CHANGES.items()}.items():
+    variants = {"interleaving": positions} | {name: labels(replace(defaults, **change)) for name, change in CHANGES.items()}
+    for name, found in variants.items():
         changed = sum(a != b for a, b in zip(base, found)) / len(base)
         print(f"| {name} | {changed:.1%} | {found.count(AS) / len(found):.1%} |")
-    runs_of_one = [sum(1 for a, b in zip(l, l[1:]) if a == b) for l in ([*entropy_labels(piece_entropies(t, 1.0), 1.0)] for t in tokens["prefix"])]
-    print(f"| not merging | 0 % | {sum(runs_of_one) / max(1, len(base) - len(examples)):.1%} of neighbours share a label and are merged |")
+    chains = [entropy_labels(piece_entropies(t, defaults.gamma), defaults.beta) for t in tokens["prefix"]]
+    alike = sum(a == b for chain in chains for a, b in zip(chain, chain[1:]))
+    print(f"merging: {alike / max(1, len(base) - len(examples)):.1%} of neighbouring pieces share a label and become one segment")
 
 
 if __name__ == "__main__":
