@@ -72,6 +72,17 @@ def test_targets_of_an_example_are_its_chain(tokenizer):
     assert direct.target == [i for p in pairs for i in p.target if i not in (tokenizer.end_id, tokenizer.eos_id)] + [tokenizer.end_id, tokenizer.eos_id]
 
 
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(st.text("abc", min_size=1, max_size=4), st.sampled_from([ES, AS])), min_size=1, max_size=8), st.booleans())
+def test_pairs_of_any_example_are_its_chain(labelled, merge):
+    pieces, labels = [p for p, _ in labelled], [label for _, label in labelled]
+    pairs = make_pairs("q", make_segments(pieces, labels, merge), LETTERS)
+    assert [i for p in pairs for i in p.target if i > 3] == LETTERS.encode("".join(pieces))
+    assert [p.target[-2:] == [LETTERS.end_id, LETTERS.eos_id] for p in pairs] == [False] * (len(pairs) - 1) + [True]
+    for earlier, later in zip(pairs, pairs[1:]):  # a context is the one before it with one more segment
+        assert later.source == [*earlier.source[:-1], LETTERS.sep_id, *(i for i in earlier.target if i > 3), LETTERS.eos_id]
+
+
 def test_collate_by_hand():
     batch = collate([Pair(ES, [10, 1], [11, 12, 1]), Pair(AS, [10, 3, 11, 1], [1])], pad_id=0)
     assert batch.source.tolist() == [[10, 1, 0, 0], [10, 3, 11, 1]]
