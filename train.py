@@ -36,7 +36,7 @@ def make_parser() -> cli.Parser:
     group.add_argument("--vocab-size", type=cli.number(int, 260, 1_000_000), default=None, help="most ids that the tokenizer may have; None means 4096")
     group.add_argument("--max-source", type=cli.number(int, 16), default=1024, help="most ids of a context; longer ones lose the middle of the question")
     group = parser.add_argument_group("training")
-    group.add_argument("--max-steps", type=cli.number(int, 1), default=None, help="updates, shared equally by the sub-models (a scorer trained here gets as many again); None means 10000, or no limit with --max-minutes")
+    group.add_argument("--max-steps", type=cli.number(int, 1), default=None, help="updates, shared equally by the sub-models (a scorer trained here gets as many again); None means 12000, or no limit with --max-minutes")
     group.add_argument("--max-minutes", type=cli.number(float, 0, above=True), default=None, help="training time, shared likewise")
     group.add_argument("--batch-tokens", type=cli.number(int, 16), default=2048, help="most padded tokens of a batch, source and target together")
     group.add_argument("--accumulate", type=cli.number(int, 1), default=1, help="batches in an update")
@@ -81,7 +81,7 @@ def make_config(args) -> tuple[RunConfig, Path]:
     parts = [args.task, args.mode] + ([] if args.mode == "direct" else [args.segmentation]) + ([Path(args.data).stem] if args.data else [])
     data = runs.DataOptions(args.task, args.data, args.seed, args.train_problems, args.test_problems, args.max_number)
     segmentation = runs.SegmentationOptions(args.segmentation, args.beta, args.gamma, args.entropy_context, not args.no_merge)
-    steps = args.max_steps or (None if args.max_minutes else 10000)
+    steps = args.max_steps or (None if args.max_minutes else 12000)
     training = TrainingOptions(max_steps=steps, max_minutes=args.max_minutes, batch_tokens=args.batch_tokens, accumulate=args.accumulate, learning_rate=args.learning_rate,
                                weight_decay=args.weight_decay, validations=args.validations, seed=args.seed, dtype=args.dtype, device=cli.choose_device(args.device))
     if args.init:
