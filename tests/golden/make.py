@@ -71,12 +71,17 @@ SCRIPTS = {
     "the same twice": [["a", "segment"], ["b", "segment"], ["b", "segment"]],
     "two empty ones": [["", "segment"], ["a", "segment"], ["", "segment"]],
     "one empty one": [["", "segment"], ["a", "segment"], ["b", "chain"]],
+    "the same twice, but at its end": [["a", "segment"], ["b", "segment"], ["b", "chain"]],
+    "the same twice, but too long": [["a", "segment"], ["b", "segment"], ["b", "length"]],
+    "the same twice, in the last round": [["a", "segment"], ["b", "segment"], ["c", "segment"], ["c", "segment"]],
     "empty at the end": [["a", "segment"], ["", "chain"]],
 }
 PREDICTIONS = [
     ("The answer is 72.", "The answer is 72."), ("so $1,005.00. The answer is $1,005.00.", "The answer is 1,005."), ("The answer is 5-2", "The answer is 3."),
     ("it is -3", "The answer is -3."), ("The answer is 1/2.", "The answer is 0.5."), ("no idea", "The answer is 4."), ("The answer is 29.00", "The answer is 29."),
     ("The answer is 4 of 5.", "The answer is 4."), ("#### 1,080", "The answer is 1080."), ("", "The answer is 1."),
+    ("THE ANSWER IS 4.5.", "The answer is 4.5."), ("The answer is 3. Wait, the answer is 5.", "The answer is 5."), ("4 pens, the answer is unknown", "The answer is 4."),
+    ("2 and then 6", "The answer is 6."), ("The answer is 3/0.", "The answer is 3."), ("The answer is 1000.", "The answer is 1,000."),
 ]
 REPORTS = [("1、胰头部高代谢灶，考虑恶性。", "1、胰头部高代谢肿块，考虑恶性；肝囊肿。"), ("肝囊肿 SUVmax 3.6", "肝囊肿，SUVmax：3.6。"), ("", "未见异常。")]
 
