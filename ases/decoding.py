@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from ases.model import EncoderDecoder
 from ases.pairs import join_context, pad_rows
