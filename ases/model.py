@@ -1,12 +1,12 @@
-"""The encoder-decoder transformer, of the T5 family: written to be read, and configured to be T5 v1.0, T5 v1.1,
-Flan-T5 or mT5 when asked to.
+"""The encoder-decoder transformer: of the T5 family, and T5 v1.0, v1.1, Flan-T5 or mT5 if asked.
 
-What sets the family apart from the transformer of the textbooks: no biases in any layer, RMSNorm before each
-sub-layer, a learned relative position bias in self-attention instead of position embeddings (held by the stack,
-shared by its layers), no 1/√K in the scores (a setting here), and, from v1.1 on, a gated GELU feed-forward and an untied head.
+What sets the family apart from the transformer of the textbooks: no biases in any layer, RMSNorm
+before each sub-layer, a learned relative position bias in self-attention instead of position
+embeddings (held by the stack, shared by its layers), no 1/√K in the scores (a setting here), and,
+from v1.1 on, a gated GELU feed-forward and an untied head.
 
-Shapes: B batch, S source, T target, H heads, D model width, K width of a head, F feed-forward width,
-V vocabulary.
+Shapes: B batch, S source, T target, H heads, D model width, K width of a head, F feed-forward
+width, V vocabulary.
 """
 
 import math
@@ -17,67 +17,76 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ases.attention import attention
+from ases.settings import complaints, setting
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Shape of a model, in the field's own names; ``SIZES`` has ready-made ones.
 
-    ``feed_forward`` is "gated-gelu" (v1.1, Flan, mT5) or "relu" (v1.0). ``tie_word_embeddings`` uses the embedding
-    as output head; ``scale_decoder_outputs`` multiplies the decoder's output by D^−0.5 before the head, as v1.0
-    does. They are two settings: a checkpoint may store one tensor twice and still not be scaled.
+    ``feed_forward`` is "gated-gelu" (v1.1, Flan, mT5) or "relu" (v1.0). ``tie_word_embeddings``
+    uses the embedding as output head; ``scale_decoder_outputs`` multiplies the decoder's output by
+    D^−0.5 before the head, as v1.0 does. They are two settings: a checkpoint may store one tensor
+    twice and still not be scaled.
 
-    ``scale_scores`` gives the scores their 1/√K back, which T5 leaves to the queries' weights. A model can say the
-    same either way, but Adam moves all weights by steps of one size: queries that have to be √K times smaller than
-    all other weights make it unstable at the rates the rest could take [ours; off for T5's checkpoints].
+    ``scale_scores`` gives the scores their 1/√K back, which T5 leaves to the queries' weights. A
+    model can say the same either way, but Adam moves all weights by steps of one size: queries that
+    have to be √K times smaller than all other weights make it unstable at the rates the rest could
+    take [ours; off for T5's checkpoints].
     """
 
-    vocab_size: int
-    d_model: int = 128
-    d_kv: int = 32
-    d_ff: int = 256
-    num_layers: int = 3
-    num_decoder_layers: int = 3
-    num_heads: int = 4
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    feed_forward: str = "gated-gelu"
-    layer_norm_epsilon: float = 1e-6
-    dropout_rate: float = 0.1
-    tie_word_embeddings: bool = False
-    scale_decoder_outputs: bool = False
-    scale_scores: bool = True
-    pad_token_id: int = 0
-    decoder_start_token_id: int = 0
-    eos_token_id: int = 1
+    vocab_size: int = setting(4096, "ids of the embedding", low=1)
+    d_model: int = setting(64, "width of the model, D", low=1)
+    d_kv: int = setting(32, "width of a head, K", low=1)
+    d_ff: int = setting(128, "width of the feed-forward layers", low=1)
+    num_layers: int = setting(2, "encoder layers", low=1)
+    num_decoder_layers: int = setting(2, "decoder layers", low=1)
+    num_heads: int = setting(2, "attention heads, H; H times K need not be D", low=1)
+    relative_attention_num_buckets: int = setting(32, "a multiple of 4", low=4)
+    relative_attention_max_distance: int = setting(128, "from here on, one bucket a side", low=1)
+    feed_forward: str = setting("gated-gelu", "relu is v1.0's", choices=("gated-gelu", "relu"))
+    layer_norm_epsilon: float = setting(1e-6, "added to the mean square", low=0)
+    dropout_rate: float = setting(0.0, "share of activations dropped in training", low=0, high=0.99)
+    tie_word_embeddings: bool = setting(False, "the embedding is the output head")
+    scale_decoder_outputs: bool = setting(False, "multiply the decoder's output by D ** -0.5")
+    scale_scores: bool = setting(True, "multiply the scores by K ** -0.5")
+    pad_token_id: int = setting(0, "fills batches", low=0)
+    decoder_start_token_id: int = setting(0, "what the decoder reads first", low=0)
+    eos_token_id: int = setting(1, "ends every source and target", low=0)
 
     def __post_init__(self):
-        if self.feed_forward not in ("gated-gelu", "relu"):
-            raise ValueError(f"feed_forward is {self.feed_forward!r}; expected 'gated-gelu' or 'relu'")
-        counts = "vocab_size d_model d_kv d_ff num_layers num_decoder_layers num_heads relative_attention_max_distance".split()
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        if self.relative_attention_num_buckets < 4 or self.relative_attention_num_buckets % 4:
-            raise ValueError(f"relative_attention_num_buckets is {self.relative_attention_num_buckets}; expected a multiple of 4")
-        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
-            raise ValueError(f"relative_attention_max_distance is {self.relative_attention_max_distance}; expected more than half of relative_attention_num_buckets, {self.relative_attention_num_buckets}")
-        if not 0 <= self.dropout_rate < 1:
-            raise ValueError(f"dropout_rate is {self.dropout_rate}; expected 0 or more and below 1")
+        wrong = complaints(self)
+        buckets, farthest = (
+            self.relative_attention_num_buckets,
+            self.relative_attention_max_distance,
+        )
+        if not wrong and buckets % 4:
+            wrong.append(f"relative_attention_num_buckets is {buckets}; expected a multiple of 4")
+        if not wrong and farthest <= buckets // 2:
+            wrong.append(
+                f"relative_attention_max_distance is {farthest}; expected more than half of "
+                f"relative_attention_num_buckets, {buckets}"
+            )
+        if wrong:
+            raise ValueError(" | ".join(wrong))
 
 
-#: Sizes by name. "small" and "base" have the shapes of T5 v1.1 small and base; the others are for teaching.
+#: Sizes by name. "small" and "base" have the shapes of T5 v1.1 small and base; the others are for
+#: teaching.
 SIZES = {
     "micro": dict(d_model=32, d_kv=16, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2),
     "tiny": dict(d_model=64, d_kv=32, d_ff=128, num_layers=2, num_decoder_layers=2, num_heads=2),
     "mini": dict(d_model=128, d_kv=32, d_ff=256, num_layers=3, num_decoder_layers=3, num_heads=4),
     "small": dict(d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_decoder_layers=8, num_heads=6),
-    "base": dict(d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_decoder_layers=12, num_heads=12),
+    "base": dict(
+        d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_decoder_layers=12, num_heads=12
+    ),
 }
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · weight: no mean is subtracted, nothing is added. The mean square is taken in float32 at least."""
+    """x / rms(x) · weight: no mean is subtracted, nothing is added. The mean square is taken in
+    float32 at least."""
 
     def __init__(self, width: int, epsilon: float):
         super().__init__()
@@ -86,15 +95,20 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x if x.dtype == torch.float64 else x.float()
-        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)).to(x.dtype)
+        return self.weight * (
+            wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)
+        ).to(x.dtype)
 
 
-def relative_position_bucket(relative_position: Tensor, bidirectional: bool, num_buckets: int, max_distance: int) -> Tensor:
-    """T5's bucket of each difference j − i: near ones have their own, far ones share in logarithmic steps.
+def relative_position_bucket(
+    relative_position: Tensor, bidirectional: bool, num_buckets: int, max_distance: int
+) -> Tensor:
+    """T5's bucket of each difference j − i: near ones have their own, far ones share in logarithmic
+    steps.
 
-    Half of the buckets are exact; the rest grow with the logarithm of the distance up to ``max_distance``, and
-    everything farther falls into the last. Bidirectional attention spends half of all buckets on keys to the
-    right; causal attention puts those into bucket 0.
+    Half of the buckets are exact; the rest grow with the logarithm of the distance up to
+    ``max_distance``, and everything farther falls into the last. Bidirectional attention spends
+    half of all buckets on keys to the right; causal attention puts those into bucket 0.
 
     Args:
         relative_position: integers, any shape.
@@ -109,13 +123,18 @@ def relative_position_bucket(relative_position: Tensor, bidirectional: bool, num
         offset = torch.zeros_like(relative_position)
         distance = (-relative_position).clamp(min=0)
     exact = num_buckets // 2
-    steps = torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (num_buckets - exact)
+    steps = (
+        torch.log(distance.clamp(min=1).float() / exact)
+        / math.log(max_distance / exact)
+        * (num_buckets - exact)
+    )
     far = (exact + steps.long()).clamp(max=num_buckets - 1)
     return offset + torch.where(distance < exact, distance, far)
 
 
 class RelativeBias(nn.Module):
-    """The learned bias of one stack, shared by its layers: a table (buckets, H), read as a vector per head."""
+    """The learned bias of one stack, shared by its layers: a table (buckets, H), read as a vector
+    per head."""
 
     def __init__(self, config: ModelConfig, bidirectional: bool):
         super().__init__()
@@ -124,10 +143,15 @@ class RelativeBias(nn.Module):
         self.max_distance = config.relative_attention_max_distance
 
     def forward(self, n_queries: int, n_keys: int, query_offset: int = 0) -> Tensor:
-        """(H, S + T − 1), entry j − i + S − 1 for query i, standing at i + query_offset, and key j."""
+        """(H, S + T − 1), entry j − i + S − 1 for query i, standing at i + query_offset, and key
+        j."""
         first = -(n_queries - 1) - query_offset
-        difference = torch.arange(first, first + n_queries + n_keys - 1, device=self.table.weight.device)
-        bucket = relative_position_bucket(difference, self.bidirectional, self.table.num_embeddings, self.max_distance)
+        difference = torch.arange(
+            first, first + n_queries + n_keys - 1, device=self.table.weight.device
+        )
+        bucket = relative_position_bucket(
+            difference, self.bidirectional, self.table.num_embeddings, self.max_distance
+        )
         return self.table(bucket).T.contiguous()
 
 
@@ -139,7 +163,9 @@ class Attention(nn.Module):
         inner = config.num_heads * config.d_kv  # need not be D
         self.heads, self.width = config.num_heads, config.d_kv
         self.scale = config.d_kv**-0.5 if config.scale_scores else 1.0
-        self.bias_span = config.relative_attention_max_distance  # from there on all differences share a bucket
+        self.bias_span = (
+            config.relative_attention_max_distance
+        )  # from there on all differences share a bucket
         self.q = nn.Linear(config.d_model, inner, bias=False)
         self.k = nn.Linear(config.d_model, inner, bias=False)
         self.v = nn.Linear(config.d_model, inner, bias=False)
@@ -149,18 +175,33 @@ class Attention(nn.Module):
         return self._split(self.k(x)), self._split(self.v(x))
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, **kind) -> Tensor:
-        """x (B, S, D) and k, v (B, H, T, K) → (B, S, D); ``kind`` is handed to ``attention`` as it is."""
-        out = attention(self._split(self.q(x)), k, v, rel_bias, scale=self.scale, bias_span=self.bias_span, **kind)
+        """x (B, S, D) and k, v (B, H, T, K) → (B, S, D); ``kind`` is handed to ``attention`` as it
+        is."""
+        out = attention(
+            self._split(self.q(x)),
+            k,
+            v,
+            rel_bias,
+            scale=self.scale,
+            bias_span=self.bias_span,
+            **kind,
+        )
         return self.o(out.transpose(1, 2).flatten(2))  # (B, H, S, K) → (B, S, H, K) → (B, S, H·K)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.width)).transpose(1, 2)  # (B, S, H·K) → (B, H, S, K)
+        return x.unflatten(-1, (self.heads, self.width)).transpose(
+            1, 2
+        )  # (B, S, H·K) → (B, H, S, K)
 
 
 class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate = nn.Linear(config.d_model, config.d_ff, bias=False) if config.feed_forward == "gated-gelu" else None
+        self.gate = (
+            nn.Linear(config.d_model, config.d_ff, bias=False)
+            if config.feed_forward == "gated-gelu"
+            else None
+        )
         self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
         self.dropout = nn.Dropout(config.dropout_rate)
@@ -169,7 +210,9 @@ class FeedForward(nn.Module):
         if self.gate is None:
             hidden = F.relu(self.up(x))
         else:
-            hidden = F.gelu(self.gate(x), approximate="tanh") * self.up(x)  # the family's "gelu" is the tanh one
+            hidden = F.gelu(self.gate(x), approximate="tanh") * self.up(
+                x
+            )  # the family's "gelu" is the tanh one
         return self.down(self.dropout(hidden))
 
 
@@ -184,7 +227,11 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor, rel_bias: Tensor) -> Tensor:
         normed = self.norm_self(x)
-        x = x + self.dropout(self.self_attention(normed, *self.self_attention.keys_and_values(normed), rel_bias, key_lengths=lengths))
+        x = x + self.dropout(
+            self.self_attention(
+                normed, *self.self_attention.keys_and_values(normed), rel_bias, key_lengths=lengths
+            )
+        )
         return x + self.dropout(self.feed_forward(self.norm_ff(x)))
 
 
@@ -199,25 +246,39 @@ class DecoderBlock(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout_rate)
 
-    def forward(self, x: Tensor, cross: tuple[Tensor, Tensor], lengths: Tensor, rel_bias: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self,
+        x: Tensor,
+        cross: tuple[Tensor, Tensor],
+        lengths: Tensor,
+        rel_bias: Tensor,
+        past: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         normed = self.norm_self(x)
         k, v = self.self_attention.keys_and_values(normed)
         n_past = 0
         if past is not None:
             n_past = past[0].shape[2]
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        x = x + self.dropout(self.self_attention(normed, k, v, rel_bias, causal=True, query_offset=n_past))
-        x = x + self.dropout(self.cross_attention(self.norm_cross(x), *cross, None, key_lengths=lengths))
+        x = x + self.dropout(
+            self.self_attention(normed, k, v, rel_bias, causal=True, query_offset=n_past)
+        )
+        x = x + self.dropout(
+            self.cross_attention(self.norm_cross(x), *cross, None, key_lengths=lengths)
+        )
         return x + self.dropout(self.feed_forward(self.norm_ff(x))), (k, v)
 
 
 class DecoderCache:
-    """What decoding keeps of a batch: the encoder's keys and values, and the decoder's own so far, per layer."""
+    """What decoding keeps of a batch: the encoder's keys and values, and the decoder's own so far,
+    per layer."""
 
     def __init__(self, cross: list[tuple[Tensor, Tensor]], lengths: Tensor):
         self.cross = cross  # per layer, (B, H, S, K) twice
         self.lengths = lengths  # (B,) source lengths
-        self.past: list[tuple[Tensor, Tensor] | None] = [None] * len(cross)  # per layer, (B, H, steps, K) twice
+        self.past: list[tuple[Tensor, Tensor] | None] = [None] * len(
+            cross
+        )  # per layer, (B, H, steps, K) twice
 
     @property
     def steps(self) -> int:
@@ -231,7 +292,8 @@ class DecoderCache:
 
 
 class EncoderDecoder(nn.Module):
-    """The whole model. ``forward`` is for training; ``encode``, ``start`` and ``decode`` are its parts, for decoding."""
+    """The whole model. ``forward`` is for training; ``encode``, ``start`` and ``decode`` are its
+    parts, for decoding."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -243,11 +305,17 @@ class EncoderDecoder(nn.Module):
         self.decoder_bias = RelativeBias(config, bidirectional=False)
         self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.num_decoder_layers))
         self.decoder_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.head = None if config.tie_word_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = (
+            None
+            if config.tie_word_embeddings
+            else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        )
         self.dropout = nn.Dropout(config.dropout_rate)
         self._initialise()
 
-    def forward(self, input_ids: Tensor, decoder_input_ids: Tensor, input_lengths: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, decoder_input_ids: Tensor, input_lengths: Tensor
+    ) -> Tensor:
         """Logits of every next token.
 
         Args:
@@ -270,10 +338,13 @@ class EncoderDecoder(nn.Module):
 
     def start(self, states: Tensor, input_lengths: Tensor) -> DecoderCache:
         """A fresh cache over the encoder's states (B, S, D)."""
-        return DecoderCache([block.cross_attention.keys_and_values(states) for block in self.decoder], input_lengths)
+        return DecoderCache(
+            [block.cross_attention.keys_and_values(states) for block in self.decoder], input_lengths
+        )
 
     def decode(self, decoder_input_ids: Tensor, cache: DecoderCache) -> Tensor:
-        """Logits (B, T, V) for the next T decoder inputs (B, T); their keys and values are added to the cache."""
+        """Logits (B, T, V) for the next T decoder inputs (B, T); their keys and values are added to
+        the cache."""
         past, new = cache.steps, decoder_input_ids.shape[1]
         x = self.dropout(self.embedding(decoder_input_ids))
         rel_bias = self.decoder_bias(new, past + new, query_offset=past)
@@ -285,16 +356,20 @@ class EncoderDecoder(nn.Module):
         return F.linear(x, self.embedding.weight if self.head is None else self.head.weight)
 
     def shift_right(self, target: Tensor) -> Tensor:
-        """(B, T) labels → (B, T) decoder inputs: start token first, padding labels (negative) as pad."""
+        """(B, T) labels → (B, T) decoder inputs: start token first, padding labels (negative) as
+        pad."""
         start = torch.full_like(target[:, :1], self.config.decoder_start_token_id)
         shifted = torch.cat([start, target[:, :-1]], dim=1)
         return shifted.masked_fill(shifted < 0, self.config.pad_token_id)
 
     def loss_sum(self, source: Tensor, source_lengths: Tensor, target: Tensor) -> Tensor:
-        """−Σ log p over the target tokens, in float32, padding labels (−100) left out (METHOD 3). Scalar."""
+        """−Σ log p over the target tokens, in float32, padding labels (−100) left out.
+        Scalar."""
         logits = self(source, self.shift_right(target), source_lengths)
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100, reduction="sum")
+        return F.cross_entropy(
+            logits.flatten(0, 1), target.flatten(), ignore_index=-100, reduction="sum"
+        )
 
     def _initialise(self) -> None:
         """T5's own scheme (Mesh TensorFlow): each matrix keeps the variance of what it is fed.
@@ -302,10 +377,20 @@ class EncoderDecoder(nn.Module):
         Where the scores have no 1/√K, the queries start that much smaller.
         """
         c = self.config
-        inner = c.num_heads * c.d_kv
-        spread = {"q.weight": c.d_model**-0.5 if c.scale_scores else (c.d_model * c.d_kv) ** -0.5, "k.weight": c.d_model**-0.5, "v.weight": c.d_model**-0.5, "o.weight": inner**-0.5,
-                  "gate.weight": c.d_model**-0.5, "up.weight": c.d_model**-0.5, "down.weight": c.d_ff**-0.5, "table.weight": c.d_model**-0.5,
-                  "embedding.weight": 1.0, "head.weight": c.d_model**-0.5}
+        from_model, from_heads = c.d_model**-0.5, (c.num_heads * c.d_kv) ** -0.5
+        spread = {
+            "embedding.weight": 1.0,
+            "table.weight": from_model,
+            "q.weight": from_model if c.scale_scores else (c.d_model * c.d_kv) ** -0.5,
+            "k.weight": from_model,
+            "v.weight": from_model,
+            "o.weight": from_heads,
+            "gate.weight": from_model,
+            "up.weight": from_model,
+            "down.weight": c.d_ff**-0.5,
+            "head.weight": from_model,
+        }
         for name, parameter in self.named_parameters():
             if "norm" not in name:
-                nn.init.normal_(parameter, std=next(std for end, std in spread.items() if name.endswith(end)))
+                end = ".".join(name.split(".")[-2:])
+                nn.init.normal_(parameter, std=spread[end])

@@ -1,29 +1,66 @@
-"""From a chain of thought to labelled segments: Figure 2 of the paper, METHOD 2.
+"""From a chain of thought to labelled segments, Figure 2 of the paper:
 
     chain → pieces → labels (by position, or by entropy) → merged segments
 
-Extractive segments (ES) restate what stands in the context, abstractive segments (AS) derive something new. For
-the answer
+Extractive segments (ES) restate what stands in the context, abstractive segments (AS) derive
+something new. For the toy problem's chain
 
-    Tom has 3 boxes of 4 apples, so he has 12 apples. He eats 2, so 10 are left. The answer is 10.
+    Tom has 3 boxes of 4 apples, so he has 3 * 4 = 12 apples. He eats 2, so 12 - 2 = 10 are left.
+    The answer is 10.
 
-the pieces are "Tom has 3 boxes of 4 apples," · " so he has 12 apples." · " He eats 2," · " so 10 are left." ·
-" The answer is 10."; interleaving labels them ES, AS, ES, AS, ES. This file needs numbers, never a model: who
-wants labels by entropy brings the token entropies along.
+the pieces are "Tom has 3 boxes of 4 apples," · " so he has 3 * 4 = 12 apples." · " He eats 2," ·
+" so 12 - 2 = 10 are left." · " The answer is 10."; by position they are ES, AS, ES, AS, ES.
+
+This file needs numbers, never a model: labels by entropy are made from token entropies that
+``ases.entropy`` measures.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
-import torch
+from ases.settings import setting
 
 ES, AS = "ES", "AS"
 
 
 @dataclass(frozen=True)
+class SegmentationSettings:
+    """How chains are labelled and merged."""
+
+    segmentation: str = setting(
+        "interleave",
+        "label pieces by position, or by entropy under a direct model",
+        choices=("interleave", "entropy"),
+        flag=True,
+    )
+    beta: float = setting(
+        1.0, "a piece is AS above beta times its chain's mean piece entropy", low=0, flag=True
+    )
+    gamma: float = setting(
+        1.0,
+        "piece entropy is the sum over its tokens / tokens ** gamma: 0 sum, 1 mean",
+        low=-10,
+        high=10,
+        flag=True,
+    )
+    entropy_context: str = setting(
+        "prefix",
+        "score a piece given the question and the chain before it, or the question alone",
+        choices=("prefix", "question"),
+        flag=True,
+    )
+    merge: bool = setting(
+        True, "keep every piece a segment of its own, as the released code does", flag=True
+    )
+
+
+@dataclass(frozen=True)
 class Segment:
-    """A run of neighbouring pieces with one label; ``pieces`` is empty for the empty first ES segment."""
+    """A run of neighbouring pieces with one label; ``pieces`` is empty for the empty first ES
+    segment."""
 
     label: str
     pieces: tuple[str, ...]
@@ -33,61 +70,102 @@ class Segment:
         return "".join(self.pieces)
 
 
-# --- pieces --------------------------------------------------------------------------------------------------
+# --- pieces --------------------------------------------------------------------------------------
 
+# What ends a piece: full-width marks, ; ? and newlines always; "!" but not in "!="; a comma unless
+# it stands between digits or in TeX's "1{,}000"; a full stop unless a letter, a digit or a comma
+# follows ("3.5", "U.S.", ".5"); dots in a row unless a digit follows ("5...10").
+_STOP = (
+    r"[。；！？…;?\n]|!(?!=)|(?<![\d{])[,，]|(?<!\{)[,，](?!\d)|\.(?![\dA-Za-z,.])|\.{2,}(?![\d.])"
+)
 _CLOSERS = "\"')]}”’）】」』》"
-# What ends a piece: full-width marks and ! ? ; always; an ASCII comma unless it stands between digits; an ASCII
-# full stop unless a letter, digit or comma follows ("3.5", "U.S.", ".5"). Further marks, closing quotes and
-# brackets belong to the same end, and so do newlines with the blanks before them.
-_STOP = r"[。，；！？…!?;\n]|(?<!\d),|,(?!\d)|\.(?![\dA-Za-z,])"
-_CUT = re.compile(rf"(?:{_STOP})(?:{_STOP}|[{re.escape(_CLOSERS)}])*(?:\s*\n)?")
-_ITEM_NUMBER = re.compile(r"\s*\d+\.")
-_ABBREVIATION = re.compile(r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|St|vs|(?:[A-Za-z]\.)+[A-Za-z])\.$")
+
+# Further marks, closing quotes and brackets belong to the same end, and so do newlines with the
+# blanks before them. A URL is matched first, so that the marks inside it are passed over.
+_URL = r"https?://[!-~]*[A-Za-z0-9/_=&#%-]"
+_CUT = re.compile(rf"(?P<url>{_URL})|(?:{_STOP})(?:{_STOP}|[{re.escape(_CLOSERS)}])*(?:\s*\n)?")
+
+# Abbreviations whose full stop ends nothing, and those of which that is so before a number ("No.
+# 5", "Jan. 5").
+_ABBREVIATION = re.compile(
+    r"(?<![\w.])(?:Mr|Mrs|Ms|Dr|Prof|St|vs|approx|(?:[A-Za-z]\.)+[A-Za-z])\.$"
+)
+_MONTHS = "Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept|Oct|Nov|Dec"
+_BEFORE_NUMBER = re.compile(rf"(?<![\w.])(?:No|Nos|Fig|{_MONTHS})\.$")
+_NUMBER_FOLLOWS = re.compile(r"[ \t]{0,3}\d")
+
+_BLANKS = re.compile(r"\s*")
+_REST_OF_LINE = re.compile(r"[^\S\n]*\S")
 
 
 def split_pieces(chain: str) -> list[str]:
-    """Cut a chain into sentences and clauses; the pieces joined are the chain, byte for byte [ours].
+    """Cut a chain into sentences and clauses; the pieces joined are the chain, byte for byte
+    [ours].
 
-    Never inside a number (a full-width comma always cuts), never after an item number ("2." at a sentence's start) or an abbreviation ("Mrs.",
-    "i.e."). A piece
-    begins with the blanks before it, as the words of a byte-level vocabulary do, and holds a letter or a digit:
-    marks that stand alone go with the piece before them.
+    Never inside a number, a URL or "!=", never after an item number ("2." where a line or sentence
+    begins) or an abbreviation ("Mrs.", "i.e.", "No. 5"). A piece begins with the blanks before it,
+    as the words of a byte-level vocabulary do, and holds a letter or a digit: marks that stand
+    alone go with the piece before them.
 
     >>> split_pieces("He pays $1,005.50, i.e. 3.5 each. 胰头部高代谢灶，考虑恶性。")
     ['He pays $1,005.50,', ' i.e. 3.5 each.', ' 胰头部高代谢灶，', '考虑恶性。']
     """
-    pieces, start = [], 0
+    cuts = [0]
+    words_from = _BLANKS.match(chain).end()  # where the piece's first word begins
     for match in _CUT.finditer(chain):
-        piece = chain[start : match.end()]
-        if match.group() == "." and match.end() < len(chain) and (_is_item_number(chain, start, piece) or _ABBREVIATION.search(piece)):
+        end = match.end()
+        if match["url"] or end == len(chain):
             continue
-        pieces.append(piece)
-        start = match.end()
-    if start < len(chain):
-        pieces.append(chain[start:])
-    return _join_empty(pieces)
+        if match.group() == "." and (
+            _is_item_number(chain, words_from, end) or _is_abbreviation(chain, end)
+        ):
+            continue
+        cuts.append(end)
+        words_from = _BLANKS.match(chain, end).end()
+    cuts.append(len(chain))
+    return _join_wordless([chain[a:b] for a, b in zip(cuts, cuts[1:]) if a < b])
 
 
-def _is_item_number(chain: str, start: int, piece: str) -> bool:
-    """"2." at the start of a sentence; in "1, 2, 3." the last number ends one."""
-    return bool(_ITEM_NUMBER.fullmatch(piece)) and (start == 0 or chain[start - 1] not in ",，")
+def _is_item_number(chain: str, words_from: int, end: int) -> bool:
+    """Whether the piece so far is "2." where an item of a list begins, with its text behind it.
+
+    In "1, 2, 3. Then", "is it? 4. So" and "2 + 2 =\\n4. So" the number ends a sentence.
+    """
+    if end - words_from > 4 or not chain[words_from : end - 1].isdigit():
+        return False
+    before = chain[max(0, words_from - 8) : words_from].rstrip()[-1:]
+    ends_a_sentence = before != "" and before in ",，?？…=+-*/"
+    return not ends_a_sentence and _REST_OF_LINE.match(chain, end) is not None
 
 
-def _join_empty(pieces: list[str]) -> list[str]:
-    joined: list[str] = []
-    held = ""  # marks before the first word
+def _is_abbreviation(chain: str, end: int) -> bool:
+    window = max(
+        0, end - 16
+    )  # no abbreviation is longer, and looking farther back would take quadratic time
+    if _ABBREVIATION.search(chain, window, end):
+        return True
+    return bool(_BEFORE_NUMBER.search(chain, window, end) and _NUMBER_FOLLOWS.match(chain, end))
+
+
+def _join_wordless(pieces: list[str]) -> list[str]:
+    """Join each piece without letter or digit to the piece before it, or the first ones to the
+    first word."""
+    groups: list[list[str]] = []
+    held: list[str] = []
     for piece in pieces:
         if any(c.isalnum() for c in piece):
-            joined.append(held + piece)
-            held = ""
-        elif joined:
-            joined[-1] += piece
+            groups.append([*held, piece])
+            held = []
+        elif groups:
+            groups[-1].append(piece)
         else:
-            held += piece
-    return joined or ([held] if held else [])
+            held.append(piece)
+    if held:
+        groups.append(held)
+    return ["".join(group) for group in groups]
 
 
-# --- labels --------------------------------------------------------------------------------------------------
+# --- labels --------------------------------------------------------------------------------------
 
 
 def interleaved_labels(n: int) -> list[str]:
@@ -99,23 +177,12 @@ def interleaved_labels(n: int) -> list[str]:
     return [ES if i % 2 == 0 else AS for i in range(n)]
 
 
-def token_entropies(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy of each next-token distribution, −Σ_v p(v) log p(v), in nats (paper; METHOD 2).
-
-    Args:
-        logits: (..., V), any floating dtype. A logit of −inf is a token that cannot come and contributes 0.
-    Returns:
-        (...,), float32 (float64 for float64 logits).
-    """
-    log_p = torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
-    return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)  # 0 · −inf would be NaN
-
-
 def piece_entropies(entropies: Sequence[Sequence[float]], gamma: float) -> list[float]:
     """H(p) = Σ_{t∈p} h_t / |p|^γ for each piece, from the entropies of its tokens, in nats.
 
-    γ = 0 is the sum, γ = 1 the mean per token. That γ is this exponent is ours: the paper sweeps a γ, its
-    released code has none and offers the sum or the mean; this puts both on one axis.
+    γ = 0 is the sum, γ = 1 the mean per token. That γ is this exponent is ours: the paper sweeps a
+    γ, its released code has none and offers the sum or the mean; this puts both on one axis. A
+    piece without tokens has 0.
 
     >>> piece_entropies([[1.0, 3.0], [2.0]], gamma=1.0)
     [2.0, 2.0]
@@ -124,23 +191,32 @@ def piece_entropies(entropies: Sequence[Sequence[float]], gamma: float) -> list[
 
 
 def entropy_labels(values: Sequence[float], beta: float) -> list[str]:
-    """AS where a piece's entropy exceeds β times the mean over the pieces of the same answer, else ES (paper).
+    """AS where a piece's entropy exceeds β times the mean over the pieces of the same chain, else
+    ES (paper).
+
+    Equal entropies are all ES at β = 1: the comparison is H · n > β · ΣH, with an exact sum, for a
+    rounded mean of equal numbers can lie below them.
 
     >>> entropy_labels([1.0, 4.0, 1.0], beta=1.0)
     ['ES', 'AS', 'ES']
     """
-    threshold = beta * sum(values) / len(values) if values else 0.0
-    return [AS if value > threshold else ES for value in values]
+    n, threshold = len(values), beta * math.fsum(values)
+    return [AS if value * n > threshold else ES for value in values]
 
 
-# --- segments ------------------------------------------------------------------------------------------------
+# --- segments ------------------------------------------------------------------------------------
 
 
-def make_segments(pieces: Sequence[str], labels: Sequence[str], merge: bool = True) -> list[Segment]:
+def make_segments(
+    pieces: Sequence[str], labels: Sequence[str], merge: bool = True
+) -> list[Segment]:
     """Merge neighbours with one label, so that segments alternate strictly, ES first [ours].
 
-    Where the first label is AS, the first ES segment is empty. ``merge=False`` keeps every piece a segment of its
-    own, as the released code does; segments then need not alternate.
+    Merging makes both paths well defined. A unified model that wrote piece after piece would never
+    see the labels: they would change nothing. And two models that take turns would meet contexts
+    that training never showed them, wherever two neighbouring pieces share a label. Where the first
+    label is AS, the first ES segment is empty, so that the ESM always begins. ``merge=False`` keeps
+    every piece a segment, as the released code does.
 
     >>> [(s.label, s.text) for s in make_segments(["a,", " b.", " c."], ["AS", "ES", "ES"])]
     [('ES', ''), ('AS', 'a,'), ('ES', ' b. c.')]
@@ -149,35 +225,15 @@ def make_segments(pieces: Sequence[str], labels: Sequence[str], merge: bool = Tr
         ValueError: not one label for each piece.
     """
     if len(pieces) != len(labels):
-        raise ValueError(f"{len(pieces)} pieces but {len(labels)} labels; expected one label for each piece")
+        raise ValueError(
+            f"{len(pieces)} pieces but {len(labels)} labels; expected one label for each piece"
+        )
     if not merge:
         return [Segment(label, (piece,)) for piece, label in zip(pieces, labels)]
-    segments = [Segment(ES, ())]
-    for piece, label in zip(pieces, labels):
-        if segments[-1].label == label:
-            segments[-1] = Segment(label, segments[-1].pieces + (piece,))
-        else:
-            segments.append(Segment(label, (piece,)))
+
+    segments = []
+    if not labels or labels[0] == AS:
+        segments.append(Segment(ES, ()))
+    for label, run in groupby(zip(pieces, labels), key=lambda labelled: labelled[1]):
+        segments.append(Segment(label, tuple(piece for piece, _ in run)))
     return segments
-
-
-def role_agreement(gold: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]) -> dict[str, dict[str, float]]:
-    """Precision, recall and F1 of each role, over the pieces of all examples; 0 where a ratio is undefined.
-
-    Args:
-        gold, labels: for each example, one role for each of its pieces.
-    Raises:
-        ValueError: an example with not as many labels as gold roles.
-    """
-    pairs = []
-    for index, (true, found) in enumerate(zip(gold, labels, strict=True)):
-        if len(true) != len(found):
-            raise ValueError(f"example {index}: {len(found)} labels, {len(true)} gold roles; expected as many")
-        pairs += zip(true, found)
-    scores = {}
-    for role in (ES, AS):
-        hits = sum(true == found == role for true, found in pairs)
-        found, true = sum(f == role for _, f in pairs), sum(t == role for t, _ in pairs)
-        precision, recall = hits / found if found else 0.0, hits / true if true else 0.0
-        scores[role] = {"precision": precision, "recall": recall, "f1": 2 * hits / (found + true) if found + true else 0.0}
-    return scores

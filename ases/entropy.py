@@ -1,4 +1,4 @@
-"""Token entropies of a chain under a direct model: what labels by entropy are made from (METHOD 2.2)."""
+"""Token entropies of a chain under a direct model: what labels by entropy are made from."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,21 @@ import torch
 
 from ases.model import EncoderDecoder
 from ases.pairs import CHAIN, Pair, collate, join_context, make_batches
-from ases.segmentation import token_entropies
 from ases.tokenizer import Tokenizer
 
-CONTEXTS = ("prefix", "question")
+
+def token_entropies(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy of each next-token distribution, −Σ_v p(v) log p(v), in nats (paper).
+
+    Args:
+        logits: (..., V), any floating dtype. A logit of −inf is a token that cannot come and
+        contributes 0.
+    Returns:
+        (...,), float32 (float64 for float64 logits).
+    """
+    log_p = torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
+    finite = log_p.clamp(min=torch.finfo(log_p.dtype).min)  # 0 · −inf would be NaN
+    return -(log_p.exp() * finite).sum(-1)
 
 
 @torch.no_grad()
@@ -27,18 +38,26 @@ def chain_entropies(
     Args:
         model: a direct model, question → chain.
         pieces: the pieces of each example's chain.
-        context: "prefix" scores each piece given the question and all pieces before it, in one pass [ours];
+        context: "prefix" scores each piece given the question and all pieces before it, in one pass
+        [ours];
             "question" scores each piece as if it were the whole chain, as the released code does.
     """
     encoded = [tokenizer.encode_pieces(list(p)) for p in pieces]
-    pairs, owners = [], []  # owners[i]: the (example, piece) whose tokens make up the target of pair i, in order
+    pairs, owners = (
+        [],
+        [],
+    )  # owners[i]: the (example, piece) whose tokens make up the target of pair i, in order
     for e, (question, ids) in enumerate(zip(questions, encoded, strict=True)):
         source, _ = join_context(tokenizer.encode(question), [], tokenizer, max_source)
-        groups = [range(len(ids))] if context == "prefix" else [[p] for p in range(len(ids))]
-        for group in groups:
-            if target := [i for p in group for i in ids[p]]:  # a tokenizer of T5's may have no token for a piece
+        together = (
+            [list(range(len(ids)))] if context == "prefix" else [[p] for p in range(len(ids))]
+        )
+        for group in together:
+            target = [i for p in group for i in ids[p]]
+            if target:  # a tokenizer of T5's may have no token for a piece
                 pairs.append(Pair(CHAIN, source, target))
                 owners.append([(e, p) for p in group])
+
     model.eval()
     device = model.embedding.weight.device
     result: list[list[list[float]]] = [[[] for _ in ids] for ids in encoded]

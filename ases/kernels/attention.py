@@ -44,7 +44,7 @@ _INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))  # fixed for e
 _VARYING = ["S", "T", "offset", "span", "band_first", "band_width"]  # decoding changes them at every step: no new kernels for that
 
 
-# --- what all kernels share ----------------------------------------------------------------------------------
+# --- what all kernels share ----------------------------------------------------------------------
 
 
 @triton.jit
@@ -95,7 +95,7 @@ def _key_ranges(m0, n_keys, offset, span, CAUSAL: tl.constexpr, BLOCK_M: tl.cons
     return left, tl.maximum(tl.minimum(band, end), left), end
 
 
-# --- forward -------------------------------------------------------------------------------------------------
+# --- forward -------------------------------------------------------------------------------------
 
 
 @triton.jit
@@ -146,7 +146,7 @@ def _forward_kernel(q_ptr, k_ptr, v_ptr, bias_ptr, lengths_ptr, out_ptr, m_ptr, 
     tl.store(l_ptr + (b * H + h) * S + i, l, mask=i < S)
 
 
-# --- backward: queries and bias ------------------------------------------------------------------------------
+# --- backward: queries and bias ------------------------------------------------------------------
 
 
 @triton.jit
@@ -235,7 +235,7 @@ def _query_gradient_kernel(q_ptr, k_ptr, v_ptr, bias_ptr, lengths_ptr, do_ptr, o
     _store_rows(dq_ptr + b * stride_db + h * stride_dh, dq * scale, i, S, stride_ds, c, K, stride_dk)
 
 
-# --- backward: keys and values -------------------------------------------------------------------------------
+# --- backward: keys and values -------------------------------------------------------------------
 
 
 @triton.jit(do_not_specialize=_VARYING)
@@ -274,7 +274,7 @@ def _key_gradient_kernel(q_ptr, k_ptr, v_ptr, bias_ptr, lengths_ptr, do_ptr, m_p
     _store_rows(dv_ptr + b * stride_eb + h * stride_eh, dv, j, T, stride_et, c, K, stride_ed)
 
 
-# --- from tensors to kernels ---------------------------------------------------------------------------------
+# --- from tensors to kernels ---------------------------------------------------------------------
 
 
 def _settings(q: Tensor, causal: bool, rel_bias: Tensor | None, lengths: Tensor | None) -> dict:

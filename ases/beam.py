@@ -1,0 +1,108 @@
+"""Beam search for one segment of each context: what ``greedy`` does, with several candidates kept
+at once."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ases.decoding import Decoded, encode_sources, finished_segment
+from ases.model import EncoderDecoder
+from ases.tokenizer import Tokenizer
+
+
+class Beams:
+    """The candidates of one source: ``width`` running ones and the best ``width`` finished ones.
+
+    A finished candidate's score is Σ log p / length ** length_penalty. The source is done when no
+    running candidate, were it to end here, beats the worst of ``width`` finished ones: the usual
+    bound, exact for length_penalty = 0.
+    """
+
+    def __init__(self, width: int, length_penalty: float, stops: set[int]):
+        self.width, self.length_penalty, self.stops = width, length_penalty, stops
+        # All beams are alike before the first token: one speaks, the others cannot be chosen.
+        self.running: list[tuple[float, list[int]]] = [(0.0, [])] + [(-torch.inf, [])] * (width - 1)
+        self.finished: list[tuple[float, list[int]]] = []
+        self.done = False
+
+    def advance(self, candidates: Sequence[tuple[float, int, int]]) -> list[int]:
+        """Take the best continuations, (Σ log p, parent beam, token), best first; returns each new
+        beam's parent."""
+        kept: list[tuple[float, int, list[int]]] = []
+        for rank, (score, parent, token) in enumerate(candidates):
+            ids = [*self.running[parent][1], token]
+            if token not in self.stops:
+                kept.append((score, parent, ids))
+            elif rank < self.width and not self.done and score > -torch.inf:
+                self.finished.append((self._final(score, len(ids)), ids))
+        kept = (kept + [(-torch.inf, 0, [0])] * self.width)[: self.width]
+
+        self.running = [(score, ids) for score, _, ids in kept]
+        self.finished = sorted(self.finished, key=lambda candidate: -candidate[0])[: self.width]
+        best_score, best_ids = self.running[0]
+        if (
+            len(self.finished) == self.width
+            and self._final(best_score, len(best_ids)) <= self.finished[-1][0]
+        ):
+            self.done = True
+        return [parent for _, parent, _ in kept]
+
+    def best(self) -> tuple[float, list[int]]:
+        """The best candidate; where the limit came first, what is still running competes as it
+        stands."""
+        candidates = list(self.finished)
+        if not self.done:
+            candidates += [
+                (self._final(s, len(ids)), ids) for s, ids in self.running if s > -torch.inf
+            ]
+        return max(candidates, key=lambda candidate: candidate[0])
+
+    def _final(self, score: float, length: int) -> float:
+        return score / length**self.length_penalty
+
+
+@torch.inference_mode()
+def beam_search(
+    model: EncoderDecoder,
+    sources: Sequence[Sequence[int]],
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    width: int = 4,
+    length_penalty: float = 1.0,
+) -> list[Decoded]:
+    """The best of the sequences that ``width`` beams find; arguments as for ``greedy``."""
+    cache = encode_sources(model, sources)
+    device = cache.lengths.device
+    # width rows for each source, a source's beams together
+    cache.select(torch.arange(len(sources), device=device).repeat_interleave(width))
+    token = torch.full(
+        (len(sources) * width, 1), model.config.decoder_start_token_id, device=device
+    )
+    searches = [Beams(width, length_penalty, {tokenizer.eos_id, tokenizer.end_id}) for _ in sources]
+
+    for _ in range(max_tokens):
+        log_p = torch.log_softmax(model.decode(token, cache)[:, -1].float(), dim=-1)
+        log_p = log_p.view(len(sources), width, -1)  # (sources, width, V)
+        so_far = torch.tensor(
+            [[score for score, _ in beams.running] for beams in searches], device=device
+        )
+        total = (so_far[:, :, None] + log_p).flatten(1)  # (sources, width · V)
+        # 2 · width: enough to go on if all of the best end here
+        top, index = total.topk(min(2 * width, total.shape[1]), dim=-1)
+        parents, tokens = index // log_p.shape[-1], index % log_p.shape[-1]
+
+        rows = []
+        for r, beams in enumerate(searches):
+            candidates = list(zip(top[r].tolist(), parents[r].tolist(), tokens[r].tolist()))
+            rows += [r * width + parent for parent in beams.advance(candidates)]
+        if all(beams.done for beams in searches):
+            break
+        cache.select(torch.tensor(rows, device=device))
+        newest = [ids[-1] for beams in searches for _, ids in beams.running]
+        token = torch.tensor(newest, device=device)[:, None]
+
+    results = []
+    for beams in searches:
+        score, ids = beams.best()
+        results.append(finished_segment(ids, score, tokenizer))
+    return results

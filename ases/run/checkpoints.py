@@ -1,0 +1,148 @@
+"""Checkpoints, and the watcher that writes them while a model trains, with the log and the progress
+bar."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ases.data import InputError
+from ases.model import EncoderDecoder, ModelConfig
+from ases.run.config import RunConfig
+from ases.run.files import write_text
+from ases.training import Training, Watcher
+
+
+def save_checkpoint(path: Path, content: dict) -> None:
+    """Write tensors and plain values so that no moment sees half a file: temporary file, fsync,
+    rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path) -> dict:
+    """Read what ``save_checkpoint`` wrote; nothing in the file is executed.
+
+    Raises:
+        InputError: the file is missing, damaged, or not a checkpoint of this project.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); expected a checkpoint"
+        ) from None
+    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        reason = type(error).__name__
+        raise InputError(
+            f"{path}: not a readable checkpoint ({reason}); expected one that train.py wrote"
+        ) from None
+    if not isinstance(content, dict) or not {"config", "model", "name"} <= content.keys():
+        raise InputError(
+            f"{path}: no model and config in it; expected a checkpoint that train.py wrote"
+        )
+    return content
+
+
+def load_model(path: Path, device: str = "cpu") -> EncoderDecoder:
+    """The model of a checkpoint, built from the config inside it, ready for inference.
+
+    Raises:
+        InputError: as ``load_checkpoint``; weights that do not fit the config.
+    """
+    checkpoint = load_checkpoint(path)
+    try:
+        model = EncoderDecoder(ModelConfig(**checkpoint["config"]))
+        model.load_state_dict(checkpoint["model"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: config and weights do not fit ({reason})") from None
+    return model.to(device).eval()
+
+
+class Recorder(Watcher):
+    """Writes a run's ``metrics.jsonl``, ``<name>.best.pt`` and ``<name>.last.pt``, and shows a bar.
+
+    ``best.pt`` has the weights of the lowest validation loss, ``last.pt`` all that resuming needs.
+    With ``resume``, a training goes on from its last checkpoint, or, if it had ended, is only
+    loaded.
+    """
+
+    def __init__(self, folder: Path, resume: bool = False, quiet: bool = False):
+        self.folder, self.resume, self.quiet = folder, resume, quiet
+        self.log = folder / "metrics.jsonl"
+        self.bar: tqdm | None = None
+
+    def planned(self, recipe: RunConfig) -> None:
+        recipe.save(self.folder)
+
+    def start(self, name: str, training: Training) -> None:
+        last = self.folder / f"{name}.last.pt"
+        if self.resume and last.exists():
+            state, best = load_checkpoint(last), load_checkpoint(self.folder / f"{name}.best.pt")
+            try:
+                training.load_state_dict(state, best["model"])
+            except ValueError as error:
+                raise InputError(f"{last}: cannot be resumed ({error})") from None
+        self._drop_rows(name, after=training.progress.step)
+
+        settings = training.settings
+        self.bar = tqdm(
+            total=settings.max_steps,
+            initial=training.progress.step,
+            desc=name,
+            unit="step",
+            disable=self.quiet or None,  # None: no bar where the output is no terminal
+        )
+
+    def step(self, training: Training) -> None:
+        self.bar.update()
+
+    def report(self, name: str, row: dict) -> None:
+        if "loss" in row:
+            self.bar.set_postfix_str(
+                f"loss {row['loss']:.3f}, {row['tokens_per_second']:,} tokens/s"
+            )
+        with open(self.log, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"model": name} | row) + "\n")
+
+    def checkpoint(self, name: str, training: Training, improved: bool) -> None:
+        progress = training.progress
+        if improved:
+            best = {
+                "name": name,
+                "config": asdict(training.model.config),
+                "model": training.best_weights,
+            }
+            best |= {"step": progress.step, "validation_loss": progress.best_loss}
+            save_checkpoint(self.folder / f"{name}.best.pt", best)
+        save_checkpoint(self.folder / f"{name}.last.pt", {"name": name} | training.state_dict())
+
+    def end(self, name: str, training: Training) -> None:
+        self.bar.close()
+
+    def _drop_rows(self, name: str, after: int) -> None:
+        """Take back the rows of ``name`` that a resumed run is about to write again."""
+        if not self.log.exists():
+            return
+        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = []
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                if row["model"] != name or row["step"] <= after:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                if number < len(lines):  # the last line may be torn where the machine stopped
+                    raise InputError(
+                        f"{self.log}:{number}: not a line of the log; "
+                        "expected a JSON object with model and step"
+                    ) from None
+        write_text(self.log, "".join(kept))

@@ -1,0 +1,185 @@
+"""A run: its settings and its folder on disk.
+
+runs/mwp-usm-interleave/
+    config.json         all settings, enough to make the same data again and to resume
+    metrics.jsonl       a line for each reported or validated step of each sub-model
+    tokenizer.json
+    usm.best.pt, usm.last.pt    (or direct, or esm and asm, and scorer before them)
+    predictions.jsonl   each test chain, segment by segment
+    results.json        the scores
+"""
+
+import hashlib
+from pathlib import Path
+
+from ases.data import Example, InputError, split_examples
+from ases.pairs import MODES
+from ases.recipe import ChainWriter, Scorer, Splits
+from ases.run.checkpoints import load_model
+from ases.run.config import N_TEST, N_TRAIN, N_VALIDATION, DataSettings, RunConfig
+from ases.run.files import read_examples
+from ases.tasks import make_splits
+from ases.tokenizer import SentinelTokenizer, Tokenizer
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+def load_splits(settings: DataSettings, whole: bool = False) -> tuple[Splits, str]:
+    """The splits of a run, read or generated, and a line that says what they are; a ``whole`` file
+    is one split.
+
+    Raises:
+        InputError: as ``read_examples``; too few different questions.
+    """
+    n_train, n_test = settings.train_problems, settings.test_problems
+    if settings.data is None:
+        try:
+            splits = make_splits(
+                settings.task,
+                n_train or N_TRAIN,
+                N_VALIDATION,
+                n_test or N_TEST,
+                settings.seed,
+                settings.max_number,
+            )
+        except ValueError as error:
+            raise InputError(f"--train-problems or --test-problems: {error}") from None
+        origin = f"generated {settings.task} problems, seed {settings.seed}"
+    else:
+        dataset = read_examples(settings.data, settings.task)
+        if whole:
+            splits = {"all": dataset.examples}
+        else:
+            splits = split_examples(dataset.examples, settings.seed)
+            splits["train"] = splits["train"][:n_train]
+            splits["test"] = splits["test"][:n_test]
+        origin = f"{dataset.name}, {dataset.empty_rows} rows without question or answer left out"
+    sizes = ", ".join(f"{len(examples)} {name}" for name, examples in splits.items())
+    return splits, f"data: {sizes} ({origin})"
+
+
+def pick_split(splits: Splits, name: str) -> list[Example]:
+    """The examples of one split, or of ``all``.
+
+    Raises:
+        InputError: there is no such split.
+    """
+    if name == "all":
+        return [example for examples in splits.values() for example in examples]
+    if name not in splits:
+        raise InputError(f"--split is {name!r}; expected one of {', '.join(splits)}, all")
+    return splits[name]
+
+
+def digest(splits: Splits) -> str:
+    """A fingerprint of the data, so that a run notices when its file has changed."""
+    hasher = hashlib.sha256()
+    for name in sorted(splits):
+        for e in splits[name]:
+            hasher.update("\0".join((name, e.id, e.question, e.answer, "")).encode())
+    return hasher.hexdigest()[:16]
+
+
+# --- folders -------------------------------------------------------------------------------------
+
+
+def prepare_folder(folder: Path, overwrite: bool) -> None:
+    """Make a run's folder, and with ``overwrite`` empty an older run's of its files.
+
+    Raises:
+        InputError: something is there that may not be overwritten.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        try:
+            RunConfig.load(folder)
+        except InputError:
+            raise InputError(
+                f"{folder}: exists and is no run folder; expected a new name for --out-dir"
+            ) from None
+        if not overwrite:
+            raise InputError(
+                f"{folder}: holds a run already; "
+                f"expected another --out-dir, --overwrite, or --resume {folder}"
+            )
+        for path in _files_of_a_run(folder):
+            path.unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be made ({error.strerror}); expected a folder that can be written"
+        ) from None
+
+
+def _files_of_a_run(folder: Path) -> list[Path]:
+    names = ["config.json", "metrics.jsonl", "tokenizer.json"]
+    for model in ["scorer", *(name for sub_models in MODES.values() for name in sub_models)]:
+        names += [f"{model}.best.pt", f"{model}.last.pt"]
+    outputs = [
+        "predictions.jsonl",
+        "results.json",
+        "predictions-longer.jsonl",
+        "results-longer.json",
+    ]
+    paths = [folder / name for name in names + outputs]
+    for output in outputs:
+        paths += folder.glob(f"eval-*/{output}")
+    return paths
+
+
+def load_run(folder: str | Path, device: str = "cpu") -> ChainWriter:
+    """A trained run, ready to write chains; its ``recipe`` is the run's ``RunConfig``.
+
+    Raises:
+        InputError: a part is missing, damaged, or does not fit the others.
+    """
+    folder = Path(folder)
+    config = RunConfig.load(folder)
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    if config.max_tokens is None or config.max_rounds is None:
+        raise InputError(
+            f"{folder / 'config.json'}: no max_tokens or max_rounds; "
+            "expected a run whose training has begun"
+        )
+    writer = ChainWriter(config, tokenizer, {})
+    for name in MODES[config.mode]:
+        path = folder / f"{name}.best.pt"
+        writer.models[name] = load_model(path, device)
+        check_vocabulary(
+            path, writer.models[name].config.vocab_size, folder / "tokenizer.json", tokenizer
+        )
+    return writer
+
+
+def check_vocabulary(
+    model_path: Path, embeddings: int, tokenizer_path: Path, tokenizer: Tokenizer
+) -> None:
+    """T5's embeddings are rounded up beyond the tokenizer's ids; ours are exactly as many.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    if isinstance(tokenizer, SentinelTokenizer):
+        fits = tokenizer.vocab_size <= embeddings
+    else:
+        fits = tokenizer.vocab_size == embeddings
+    if not fits:
+        raise InputError(
+            f"{model_path}: a vocabulary of {embeddings}; "
+            f"expected {tokenizer.vocab_size}, as in {tokenizer_path}"
+        )
+
+
+def load_scorer(folder: str | Path, device: str = "cpu") -> tuple[Scorer, RunConfig]:
+    """The direct model of a run, as ``ases.recipe.segment`` wants it, and the run's settings.
+
+    Raises:
+        InputError: as ``load_run``; a run of another mode.
+    """
+    writer = load_run(folder, device)
+    config = writer.recipe
+    if config.mode != "direct":
+        raise InputError(
+            f"{folder}: a run of mode {config.mode}; expected a direct one as --scorer"
+        )
+    return Scorer(writer.models["direct"], writer.tokenizer, config.max_source), config

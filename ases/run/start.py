@@ -1,0 +1,191 @@
+"""From the flags of train.py to everything that ``ases.recipe.train`` wants."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ases.data import InputError
+from ases.model import SIZES, EncoderDecoder, ModelConfig
+from ases.pretrained import load_t5
+from ases.recipe import Recipe, Scorer, Splits
+from ases.run.command import Flags, choose_device, device_complaints
+from ases.run.config import DataSettings, RunConfig
+from ases.run.folder import check_vocabulary, digest, load_scorer, load_splits, prepare_folder
+from ases.segmentation import SegmentationSettings
+from ases.settings import setting
+from ases.tokenizer import Tokenizer, lost_characters
+from ases.training import TrainingSettings
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What train.py can be told beside a run's settings."""
+
+    size: str = setting("tiny", "shape of the model", choices=tuple(SIZES), flag=True)
+    device: str = setting(
+        "auto", "auto is cuda where there is one", choices=("auto", "cpu", "cuda"), flag=True
+    )
+    out_dir: str | None = setting(
+        None, "folder of the run", shown="runs/<task>-<mode>-…", flag=True
+    )
+    overwrite: bool = setting(False, "replace the run that --out-dir holds", flag=True)
+    resume: str | None = setting(
+        None, "continue this run, with the settings of its config.json", flag=True
+    )
+
+
+TRAIN_FLAGS = {
+    "data": DataSettings,
+    "method": Recipe,
+    "segmentation": SegmentationSettings,
+    "training": TrainingSettings,
+    "first weights and decoding": RunConfig,
+    "run": TrainOptions,
+}
+
+
+def segmentation_complaints(given: dict[str, Any]) -> list[str]:
+    """Settings of the entropy rule say nothing about labels by position."""
+    if given.get("segmentation") == "entropy":
+        return []
+    return [
+        f"--{name.replace('_', '-')} is {given[name]!r} with --segmentation interleave; "
+        "expected it only with entropy"
+        for name in ("scorer", "beta", "gamma", "entropy_context")
+        if name in given
+    ]
+
+
+def train_complaints(given: dict[str, Any]) -> list[str]:
+    """Flags of train.py that do not go together."""
+    if "resume" in given:
+        others = [name for name in given if name not in ("resume", "device")]
+        return device_complaints(given) + [
+            f"--{name.replace('_', '-')} with --resume; "
+            "expected no other setting, for config.json has them"
+            for name in others
+        ]
+    complaints = device_complaints(given) + segmentation_complaints(given)
+    if given.get("mode") == "direct" and given.get("segmentation") == "entropy":
+        complaints.append(
+            "--segmentation is 'entropy' with --mode direct; expected it only with dsm or usm"
+        )
+    if given.get("mode") == "direct" and "merge" in given:
+        complaints.append("--no-merge with --mode direct; expected it only with dsm or usm")
+    if "init" in given and "size" in given:
+        complaints.append("--size with --init; expected no shape, for the checkpoint has one")
+    for name in ("scorer", "init"):
+        if (
+            name in given
+            and "out_dir" in given
+            and Path(given[name]).resolve() == Path(given["out_dir"]).resolve()
+        ):
+            complaints.append(
+                f"--out-dir is {given['out_dir']!r}, and so is --{name}; expected another folder"
+            )
+    return complaints
+
+
+@dataclass
+class Start:
+    """A run that is ready to train."""
+
+    config: RunConfig
+    folder: Path
+    splits: Splits
+    tokenizer: Tokenizer
+    resumed: bool
+    scorer: Scorer | None = None
+    initial: Callable[[], EncoderDecoder] | None = None
+
+
+def start(flags: Flags, say: Callable[[str], None] = print) -> Start:
+    """Read the data and make the run's folder, or open the folder of a run to resume.
+
+    Raises:
+        InputError: whatever is wrong with the files and folders named.
+    """
+    options = flags.of(TrainOptions)
+    device = choose_device(options.device)
+    resumed = options.resume is not None
+    if resumed:
+        folder = Path(options.resume)
+        config = RunConfig.load(folder)
+        config = replace(config, training=replace(config.training, device=device))
+    else:
+        config, folder = _new_run(flags, options, device)
+
+    splits, description = load_splits(config.data)
+    say(description)
+    fingerprint = digest(splits)
+    if resumed and config.data_digest != fingerprint:
+        raise InputError(
+            f"{config.data.data}: not the data that {folder} was trained on; expected the same file"
+        )
+
+    scorer = None
+    if config.scorer:
+        scorer, its_config = load_scorer(config.scorer, device)
+        if its_config.data_digest != fingerprint:
+            say(
+                f"note: {config.scorer} was trained on other data; "
+                "this run's test examples may have been seen"
+            )
+
+    if not resumed:
+        tokenizer = _new_tokenizer(config, splits, say)
+        prepare_folder(folder, options.overwrite)
+        tokenizer.save(folder / "tokenizer.json")
+        config = replace(config, data_digest=fingerprint)
+        config.save(folder)
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    return Start(config, folder, splits, tokenizer, resumed, scorer, _initial_model(config))
+
+
+def _new_run(flags: Flags, options: TrainOptions, device: str) -> tuple[RunConfig, Path]:
+    data = flags.of(DataSettings)
+    training = flags.of(TrainingSettings, seed=data.seed, device=device)
+    if "max_minutes" in flags.given and "max_steps" not in flags.given:
+        training = replace(training, max_steps=None)
+    if "init" in flags.given:
+        shape = asdict(load_t5(flags.given["init"]).config)
+    else:
+        shape = SIZES[options.size] | {"dropout_rate": 0.0}
+    segmentation = flags.of(SegmentationSettings)
+    config = flags.of(
+        RunConfig, data=data, segmentation=segmentation, training=training, model=shape
+    )
+
+    name = [data.task, config.mode]
+    if config.mode != "direct":
+        name.append(segmentation.segmentation)
+    if data.data:
+        name.append(Path(data.data).stem)
+    return config, Path(options.out_dir or Path("runs") / "-".join(name))
+
+
+def _new_tokenizer(config: RunConfig, splits: Splits, say: Callable[[str], None]) -> Tokenizer:
+    texts = [text for example in splits["train"] for text in (example.question, example.answer)]
+    if config.init is None:
+        return Tokenizer.train(texts, config.vocab_size)
+    path = Path(config.init) / "tokenizer.json"
+    tokenizer = Tokenizer.load(path)
+    check_vocabulary(Path(config.init), config.model["vocab_size"], path, tokenizer)
+    share, lost = lost_characters(tokenizer, texts)
+    examples = " ".join(repr(c) for c in lost[:20])
+    say(f"{path}: {share:.2%} of the training characters cannot be written {examples}".rstrip())
+    return tokenizer
+
+
+def _initial_model(config: RunConfig) -> Callable[[], EncoderDecoder] | None:
+    """Makes the checkpoint's model with ``--init``; None means random weights."""
+    if config.init is None:
+        return None
+
+    def make() -> EncoderDecoder:
+        model = EncoderDecoder(ModelConfig(**config.model))
+        model.load_state_dict(load_t5(config.init).state_dict())
+        return model
+
+    return make

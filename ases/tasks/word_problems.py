@@ -1,0 +1,293 @@
+"""Word problems: a chain of schemas over one running quantity.
+
+A schema makes one step of a story: the sentence for the question, the facts that the chain restates
+(ES), the derivation (AS) and the new value. It returns None where the numbers do not fit.
+"""
+
+import random
+from typing import NamedTuple
+
+_PEOPLE = [
+    (name, "he", "his") for name in "Tom Ben Sam Max Leo Dan Eli Jack Omar Paul Ravi Hugo".split()
+]
+_PEOPLE += [
+    (name, "she", "her") for name in "Ann Mia Zoe Eva Kim Lucy Nina Rosa Sara Tina Uma Beth".split()
+]
+_ITEMS = "apples pears eggs pens books cards coins stamps shells marbles stickers"
+_ITEMS += " cookies candies beads toys roses"
+_CONTAINERS = "boxes bags baskets packs jars"
+
+
+class Step(NamedTuple):
+    """One step of a story; ``refers_back`` says that its sentence leans on the one before ("more
+    than that")."""
+
+    sentence: str
+    facts: list[str]
+    derivation: str
+    value: int
+    refers_back: bool = False
+
+
+class Story:
+    """What the sentences of one problem share: the hero, a friend, the items, the largest number
+    allowed."""
+
+    def __init__(self, rng: random.Random, max_number: int):
+        self.rng, self.max = rng, max_number
+        (self.name, self.he, self.his), (self.friend, _, _) = rng.sample(_PEOPLE, 2)
+        self.items = rng.choice(_ITEMS.split())
+        self.container = rng.choice(_CONTAINERS.split())
+        self.He = self.he.capitalize()
+
+    def say(self, *wordings: str) -> str:
+        return self.rng.choice(wordings)
+
+    def count(self, n: int) -> str:
+        """ "3 apples", "1 apple" """
+        if n != 1:
+            return f"{n} {self.items}"
+        return f"1 {self.items[:-3]}y" if self.items == "candies" else f"1 {self.items[:-1]}"
+
+    def factors(self) -> tuple[int, int]:
+        a = self.rng.randint(2, min(9, max(2, self.max // 2)))
+        return a, self.rng.randint(2, min(9, self.max // a))
+
+    def addend(self, value: int) -> int | None:
+        return self.rng.randint(1, self.max - value) if value < self.max else None
+
+    def part(self, value: int) -> int | None:
+        return self.rng.randint(1, value - 1) if value >= 2 else None
+
+
+def _dollars(n: int) -> str:
+    return "1 dollar" if n == 1 else f"{n} dollars"
+
+
+# --- schemas that open a story -------------------------------------------------------------------
+
+
+def _groups_of(s: Story, _: int) -> Step:
+    a, b = s.factors()
+    sentence = s.say(
+        f"{s.name} has {a} {s.container} with {b} {s.items} in each.",
+        f"There are {b} {s.items} in each of {s.name}'s {a} {s.container}.",
+    )
+    facts = [f"{s.name} has {a} {s.container}", f"with {b} {s.items} in each"]
+    return Step(sentence, facts, f"{s.he} has {a} * {b} = {s.count(a * b)}", a * b)
+
+
+def _has_and_buys(s: Story, _: int) -> Step:
+    a = s.rng.randint(1, s.max - 1)
+    b = s.addend(a)
+    sentence = s.say(
+        f"{s.name} has {s.count(a)} and buys {b} more.",
+        f"{s.name} had {s.count(a)} when {s.he} got {b} more.",
+    )
+    facts = [f"{s.name} has {s.count(a)}", f"{s.he} gets {b} more"]
+    return Step(sentence, facts, f"{s.he} has {a} + {b} = {s.count(a + b)}", a + b)
+
+
+def _works(s: Story, _: int) -> Step:
+    a, b = s.factors()
+    sentence = s.say(
+        f"{s.name} picks {a} {s.items} an hour and works for {b} hours.",
+        f"In each of {b} hours {s.name} picks {a} {s.items}.",
+    )
+    facts = [f"{s.name} picks {a} {s.items} an hour", f"{s.he} works {b} hours"]
+    return Step(sentence, facts, f"{s.he} has {a} * {b} = {s.count(a * b)}", a * b)
+
+
+def _buys_with_change(s: Story, _: int) -> Step:
+    price = s.rng.randint(1, s.max - 1)
+    money = price + s.addend(price)
+    sentence = s.say(
+        f"{s.name} has {_dollars(money)} and pays {_dollars(price)} for a hat. "
+        f"For each dollar of change {s.he} gets one of the {s.items}.",
+        f"A hat costs {_dollars(price)} and {s.name} has {_dollars(money)}. "
+        f"After buying it {s.he} trades each dollar for one of the {s.items}.",
+    )
+    facts = [f"{s.name} has {_dollars(money)}", f"the hat costs {_dollars(price)}"]
+    return Step(
+        sentence, facts, f"{s.he} gets {money} - {price} = {s.count(money - price)}", money - price
+    )
+
+
+# --- schemas that carry it on --------------------------------------------------------------------
+
+
+def _less(
+    s: Story, sentence: str, fact: str, value: int, b: int, left: str = "", back: bool = False
+) -> Step:
+    return Step(
+        sentence, [fact], f"{s.he} has {value} - {b} = {s.count(value - b)}{left}", value - b, back
+    )
+
+
+def _more(s: Story, sentence: str, fact: str, value: int, b: int, back: bool = False) -> Step:
+    return Step(
+        sentence, [fact], f"{s.he} has {value} + {b} = {s.count(value + b)}", value + b, back
+    )
+
+
+def _gives_away(s: Story, value: int) -> Step | None:
+    if (b := s.part(value)) is None:
+        return None
+    sentence = s.say(
+        f"{s.He} gives {s.count(b)} to {s.friend}.", f"{s.friend} gets {b} of the {s.items}."
+    )
+    return _less(s, sentence, f"{s.friend} gets {s.count(b)}", value, b, " left")
+
+
+def _loses(s: Story, value: int) -> Step | None:
+    if (b := s.part(value)) is None:
+        return None
+    sentence = s.say(
+        f"{s.He} loses {s.count(b)}.", f"Then {s.count(b)} {'goes' if b == 1 else 'go'} missing."
+    )
+    return _less(s, sentence, f"{s.he} loses {s.count(b)}", value, b, " left")
+
+
+def _finds(s: Story, value: int) -> Step | None:
+    if (b := s.addend(value)) is None:
+        return None
+    sentence = s.say(
+        f"{s.He} finds {b} more {s.count(b).split()[1]}.", f"Then {s.he} finds {s.count(b)}."
+    )
+    return _more(s, sentence, f"{s.he} finds {s.count(b)}", value, b)
+
+
+def _birthday(s: Story, value: int) -> Step | None:
+    if (b := s.addend(value)) is None:
+        return None
+    sentence = s.say(
+        f"For {s.his} birthday {s.he} gets {s.count(b)}.",
+        f"{s.friend} brings {s.name} {s.count(b)}.",
+    )
+    return _more(s, sentence, f"{s.he} is given {s.count(b)}", value, b)
+
+
+def _doubles(s: Story, value: int) -> Step | None:
+    times = s.rng.choice([2, 2, 3])
+    if times * value > s.max or value > 20:
+        return None
+    word = {2: "twice", 3: "three times"}[times]
+    sentence = s.say(
+        f"A week later {s.he} has {word} as many.",
+        f"After a week the number of {s.items} is {word} as large.",
+    )
+    derivation = f"{s.he} has {value} * {times} = {s.count(value * times)}"
+    return Step(
+        sentence, [f"later {s.he} has {word} as many"], derivation, value * times, refers_back=True
+    )
+
+
+def _shares(s: Story, value: int) -> Step | None:
+    divisors = [k for k in range(2, 10) if value % k == 0 and value // k <= 9]
+    if not divisors:
+        return None
+    k = s.rng.choice(divisors)
+    if k == 2:
+        sentence, fact = f"{s.He} keeps half of the {s.items}.", f"{s.he} keeps half"
+    else:
+        sentence = s.say(
+            f"{s.He} shares the {s.items} equally with friends, so that {k} people have the same.",
+            f"The {s.items} are split evenly among {s.name} and {k - 1} friends.",
+        )
+        fact = f"the {s.items} are shared by {k} people"
+    return Step(sentence, [fact], f"{s.he} has {value} / {k} = {s.count(value // k)}", value // k)
+
+
+def _ends_with_more(s: Story, value: int) -> Step | None:
+    if (b := s.addend(value)) is None:
+        return None
+    sentence = s.say(
+        f"In the end {s.he} has {s.count(b)} more than that.",
+        f"By evening {s.he} has {s.count(b)} more than before.",
+    )
+    return _more(s, sentence, f"{s.he} has {b} more than before", value, b, back=True)
+
+
+def _ends_with_fewer(s: Story, value: int) -> Step | None:
+    if (b := s.part(value)) is None:
+        return None
+    sentence = s.say(
+        f"By night {s.he} has {s.count(b)} fewer.",
+        f"The next day {s.he} has {s.count(b)} fewer than that.",
+    )
+    return _less(s, sentence, f"{s.he} has {b} fewer than before", value, b, back=True)
+
+
+OPENINGS = (_groups_of, _has_and_buys, _works, _buys_with_change)
+EVENTS = (
+    _gives_away,
+    _loses,
+    _finds,
+    _birthday,
+    _doubles,
+    _shares,
+    _ends_with_more,
+    _ends_with_fewer,
+)
+
+
+# --- a problem -----------------------------------------------------------------------------------
+
+
+def word_problem(
+    rng: random.Random, steps: int, max_number: int
+) -> tuple[str, list[tuple[str, str]]]:
+    """A question and the pieces of its chain, (role, text)."""
+    story = Story(rng, max_number)
+    sentences, pieces, value = [], [], 0
+    places = []  # where a sentence about something else may stand
+    for i in range(steps):
+        step = None
+        while step is None:
+            step = rng.choice(EVENTS if i else OPENINGS)(story, value)
+        if i and not step.refers_back:
+            places.append(len(sentences))
+        sentences.append(step.sentence)
+        pieces += _tell(story, step, first=i == 0)
+        value = step.value
+    places.append(len(sentences))
+
+    if rng.random() < 0.3:
+        sentences.insert(rng.choice(places), _distractor(story))
+    sentences.append(
+        story.say(
+            f"How many {story.items} does {story.name} have now?",
+            f"How many {story.items} does {story.he} end up with?",
+        )
+    )
+    pieces.append(("ES", f" The answer is {value}."))
+    return " ".join(sentences), pieces
+
+
+def _tell(s: Story, step: Step, first: bool) -> list[tuple[str, str]]:
+    """One step of the chain: usually its facts in one piece and then the derivation, sometimes
+    not."""
+    start = "" if first else " "
+    style = s.rng.random()
+    if style < 0.12 and not first:  # no facts restated: interleaving by position is now out of step
+        return [("AS", f"{start}Then {step.derivation}.")]
+    derived = ("AS", f" so {step.derivation}.")
+    if style > 0.85 and len(step.facts) == 2:  # two pieces of facts
+        return [("ES", f"{start}{_capital(step.facts[0])},"), ("ES", f" {step.facts[1]},"), derived]
+    facts = _capital(" and ".join(step.facts)).replace(" and with", " with")
+    return [("ES", f"{start}{facts},"), derived]
+
+
+def _distractor(s: Story) -> str:
+    n = s.rng.randint(2, min(s.max, 20))
+    return s.say(
+        f"{s.friend} is {n} years old.",
+        f"It is {n} miles to the town.",
+        f"There are {n} trees near the house.",
+        f"{s.name} has {n} cousins.",
+    )
+
+
+def _capital(text: str) -> str:
+    """The text with its first letter in upper case."""
+    return text[0].upper() + text[1:]
