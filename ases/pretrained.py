@@ -95,10 +95,11 @@ def _misfits(state: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]
     """What keeps ``state`` from being loaded strictly, a line each."""
     problems = [f"{name} is missing" for name in expected if name not in state]
     problems += [f"{name} is not expected" for name in state if name not in expected]
+    for name, tensor in expected.items():
+        if name in state and state[name].shape != tensor.shape:
+            found, wanted = tuple(state[name].shape), tuple(tensor.shape)
+            problems.append(f"{name} is {found}, expected {wanted}")
     for name, tensor in state.items():
-        shape = tuple(tensor.shape)
-        if name in expected and shape != expected[name].shape:
-            problems.append(f"{name} is {shape}, expected {tuple(expected[name].shape)}")
         if not tensor.is_floating_point():
             problems.append(f"{name} is {tensor.dtype}, expected floating point")
     return problems

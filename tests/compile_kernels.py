@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ases import triton_attention as kernels
+from ases.kernels import attention as kernels
 
 FLOATS = {"scale": "fp32"}
 POINTERS = {"lengths_ptr": "*i64", "m_ptr": "*fp32", "l_ptr": "*fp32", "delta_ptr": "*fp32", "band_ptr": "*fp32", "far_ptr": "*fp32"}

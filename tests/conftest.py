@@ -8,15 +8,10 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: its kernels then run on the CPU
 
-from ases.data import Example
+from ases.data import TOY
 from ases.model import EncoderDecoder, ModelConfig
 from ases.tokenizer import Tokenizer
 
-TOY = Example(
-    "toy",
-    "Tom has 3 boxes of 4 apples. He eats 2. How many apples are left?",
-    "Tom has 3 boxes of 4 apples, so he has 3 * 4 = 12 apples. He eats 2, so 12 - 2 = 10 are left. The answer is 10.",
-)
 TOY_PIECES = ["Tom has 3 boxes of 4 apples,", " so he has 3 * 4 = 12 apples.", " He eats 2,", " so 12 - 2 = 10 are left.", " The answer is 10."]
 
 

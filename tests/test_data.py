@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from ases.data import Example, InputError, normalise_math_answer, read_examples, split_examples
+from ases.answers import normalise_answer
+from ases.data import Example, InputError, split_examples
+from ases.run.files import read_examples
 
 QA = {"question": "1 + 1?", "answer": "The answer is 2."}
 
@@ -21,7 +23,7 @@ def lines(*rows):
 
 def test_gsm8k_answers_are_brought_to_one_form():
     answer = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nShe sold 48+24 = <<48+24=72>>72 clips.\n#### 72"
-    assert normalise_math_answer(answer) == "Natalia sold 48/2 = 24 clips in May.\nShe sold 48+24 = 72 clips.\nThe answer is 72."
+    assert normalise_answer(answer) == "Natalia sold 48/2 = 24 clips in May.\nShe sold 48+24 = 72 clips.\nThe answer is 72."
 
 
 @pytest.mark.parametrize("answer, expected", [
@@ -42,7 +44,7 @@ def test_gsm8k_answers_are_brought_to_one_form():
     ("The answer is unknown.", None),
 ])
 def test_stated_answers(answer, expected):
-    assert normalise_math_answer(answer) == expected
+    assert normalise_answer(answer) == expected
 
 
 def test_json_lines_with_and_without_ids(tmp_path):

@@ -6,7 +6,8 @@ import random
 import pytest
 import torch
 
-from ases.decoding import Chain, Decoded, beam_search, generate_chains, greedy, segment_decoder
+from ases.beam import beam_search
+from ases.decoding import Chain, Decoded, generate_chains, greedy, segment_decoder
 from ases.model import EncoderDecoder, ModelConfig
 from ases.pairs import CHAIN, join_context, make_pairs, pad_rows
 from ases.segmentation import AS, ES, make_segments

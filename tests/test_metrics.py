@@ -7,8 +7,9 @@ import pytest
 import sacrebleu
 from rouge_score import rouge_scorer
 
-from ases.data import to_number
-from ases.metrics import CONVENTIONS, accuracy, accuracy_strict, corpus_bleu, is_chinese, parse_answer, rouge, score, tokenize_13a, tokenize_characters, tokenize_zh
+from ases.answers import parse_answer, to_number
+from ases.conventions import CONVENTIONS
+from ases.metrics import accuracy, accuracy_strict, corpus_bleu, is_chinese, role_agreement, rouge, score, tokenize_13a, tokenize_characters, tokenize_zh
 
 
 @pytest.mark.parametrize("text, number", [

@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 import unicodedata
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ases.segmentation import AS, ES, entropy_labels, interleaved_labels, make_segments, piece_entropies, role_agreement, split_pieces, token_entropies
+from ases.entropy import token_entropies
+from ases.metrics import role_agreement
+from ases.segmentation import AS, ES, entropy_labels, interleaved_labels, make_segments, piece_entropies, split_pieces
 
 from conftest import TOY, TOY_PIECES
 
@@ -27,6 +30,17 @@ from conftest import TOY, TOY_PIECES
     ("1. Nodule, benign. 2. Cyst.", ["1. Nodule,", " benign.", " 2. Cyst."]),
     ("apples,pears,1,2", ["apples,", "pears,", "1,2"]),
     ("SUVmax:3.6.胰腺", ["SUVmax:3.6.", "胰腺"]),
+    ("5...10 apples", ["5...10 apples"]),
+    ("He left...Then he", ["He left...", "Then he"]),
+    ("is it? 4. So he", ["is it?", " 4.", " So he"]),
+    ("x =\n4. So he", ["x =\n", "4.", " So he"]),
+    ("a != b, so", ["a != b,", " so"]),
+    ("TeX's 1{,}000 is", ["TeX's 1{,}000 is"]),
+    ("see https://a.b/c?x=1;y=2. Then", ["see https://a.b/c?x=1;y=2.", " Then"]),
+    ("No. 5 is. No. He", ["No. 5 is.", " No.", " He"]),
+    ("On Jan. 5 Prof. Lee has approx. 9", ["On Jan. 5 Prof. Lee has approx. 9"]),
+    ("共1，005个，三", ["共1，005个，", "三"]),
+    ("So\n12.\nThen", ["So\n", "12.\n", "Then"]),
     ("... and so", ["... and so"]),
     ("", []),
     (" \n", [" \n"]),
@@ -114,6 +128,16 @@ def test_entropy_labels_by_hand():
     assert entropy_labels([1.0, 2.0, 6.0], beta=0.5) == [ES, AS, AS]  # threshold 1.5
     assert entropy_labels([1.0, 2.0, 6.0], beta=2.0) == [ES, ES, ES]  # exactly the threshold is ES
     assert entropy_labels([], beta=1.0) == []
+    assert entropy_labels([0.7] * 3, beta=1.0) == [ES] * 3  # the rounded mean of equal numbers lies below them
+
+
+@pytest.mark.parametrize("text", ["Mr. " * 50_000, " " * 200_000, "! " * 100_000, "1. " * 60_000, "a,b " * 50_000])
+def test_long_chains_take_linear_time(text):
+    """Quadratic time would take minutes here."""
+    started = time.perf_counter()
+    pieces = split_pieces(text)
+    make_segments(pieces, [ES] * len(pieces))
+    assert time.perf_counter() - started < 20
 
 
 def test_agreement_by_hand():

@@ -12,12 +12,17 @@ from ases.data import InputError
 from ases.model import EncoderDecoder, ModelConfig
 from ases.pairs import Pair
 from ases.segmentation import ES
-from ases.training import TrainingOptions, fit, learning_rate_at, load_checkpoint, load_model, save_checkpoint, validation_loss
+from ases.run.checkpoints import Recorder, load_checkpoint, load_model, save_checkpoint
+from ases.training import TrainingSettings, learning_rate_at, validation_loss
 
 CONFIG = ModelConfig(vocab_size=30, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2, dropout_rate=0.1)
-OPTIONS = TrainingOptions(max_steps=24, batch_tokens=60, validations=4, log_every=5, learning_rate=1e-2)
+OPTIONS = TrainingSettings(max_steps=24, batch_tokens=60, validations=4, log_every=5, learning_rate=1e-2)
 # Copying the first token: something a small model learns in a few steps.
 PAIRS = [Pair(ES, [4 + i % 20, *[5 + (i * j) % 9 for j in range(1 + i % 5)], 1], [4 + i % 20, 1]) for i in range(60)]
+
+
+def fit(model, name, pairs, validation, settings, folder, resume=False, quiet=True):
+    return training.fit(name, model, pairs, validation, settings, Recorder(folder, resume, quiet))
 
 
 def new_model(seed=0) -> EncoderDecoder:
@@ -31,7 +36,7 @@ def losses(folder):
 
 
 def test_schedule_by_hand():
-    assert learning_rate_at(0.0, 2.0, 0.1) == 0.0 and learning_rate_at(0.05, 2.0, 0.1) == 1.0 and learning_rate_at(0.1, 2.0, 0.1) == 2.0
+    assert learning_rate_at(0.0, 2.0, 0.1) == 0.02 and learning_rate_at(0.05, 2.0, 0.1) == 1.0 and learning_rate_at(0.1, 2.0, 0.1) == 2.0
     assert learning_rate_at(0.55, 2.0, 0.1) == pytest.approx(1.0) and learning_rate_at(1.0, 2.0, 0.1) == pytest.approx(0.0)
 
 
@@ -124,12 +129,12 @@ def test_minutes_are_a_budget_too(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     model = new_model()
     torch.nn.init.constant_(model.head.weight, math.nan)
-    with pytest.raises(InputError, match="usm: the loss is nan at step 1"):
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 1"):
         fit(model, "usm", PAIRS, PAIRS, OPTIONS, tmp_path, quiet=True)
 
 
 def test_no_pairs(tmp_path):
-    with pytest.raises(InputError, match="asm: 0 training and 60 validation pairs"):
+    with pytest.raises(ValueError, match="asm: 0 training and 60 validation pairs"):
         fit(new_model(), "asm", [], PAIRS, OPTIONS, tmp_path, quiet=True)
 
 
@@ -169,3 +174,18 @@ def test_resuming_with_another_shape_is_refused(tmp_path):
     fit(new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, quiet=True)
     with pytest.raises(InputError, match="cannot be resumed"):
         fit(EncoderDecoder(replace(CONFIG, d_ff=20)), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, resume=True, quiet=True)
+
+
+@pytest.mark.parametrize("steps, validations", [(500, 50), (24, 4), (7, 3), (5, 10), (100, 7)])
+def test_no_validation_comes_twice(steps, validations):
+    settings, progress, done = replace(OPTIONS, max_steps=steps, validations=validations), training.Progress(), 0
+    for progress.step in range(1, steps + 1):
+        if progress.validations_due(settings) > progress.validations:
+            progress.validations, done = progress.validations_due(settings), done + 1
+    assert done == min(steps, validations)
+
+
+def test_the_first_update_counts(tmp_path):
+    fit(new_model(), "usm", PAIRS, PAIRS, replace(OPTIONS, log_every=1), tmp_path)
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["step"] == 1 and first["learning_rate"] > 0

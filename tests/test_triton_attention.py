@@ -188,7 +188,7 @@ def test_refusals(monkeypatch):
     with pytest.raises(ValueError, match="head width of 8"):
         attention(*make(1, 1, 4, 4, 8, torch.float32, 0)[:4], backend="triton")
     if not CUDA:
-        import ases.triton_attention as kernels
+        import ases.kernels.attention as kernels
 
         monkeypatch.setattr(kernels, "_INTERPRETED", type(kernels._INTERPRETED)(False))
         with pytest.raises(RuntimeError, match="needs a CUDA device"):

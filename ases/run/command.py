@@ -53,7 +53,7 @@ def parse(description: str, groups: dict[str, type], complain: Complain) -> Flag
     for title, cls in groups.items():
         group = parser.add_argument_group(title)
         for f in fields(cls):
-            if f.metadata.get("flag"):
+            if f.metadata.get("flag") and f.name not in declared:
                 declared[f.name] = (cls, f)
                 _add_flag(group, cls, f)
 

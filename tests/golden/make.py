@@ -10,9 +10,12 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
 from ases.decoding import Decoded, generate_chains
-from ases.metrics import CONVENTIONS, parse_answer, score
+from ases.answers import parse_answer
+from ases.conventions import CONVENTIONS
+from ases.entropy import token_entropies
+from ases.metrics import score
 from ases.pairs import CHAIN
-from ases.segmentation import AS, ES, entropy_labels, interleaved_labels, make_segments, piece_entropies, split_pieces, token_entropies
+from ases.segmentation import AS, ES, entropy_labels, interleaved_labels, make_segments, piece_entropies, split_pieces
 
 PROBLEMS = [
     ("toy", "Tom has 3 boxes of 4 apples. He eats 2. How many apples are left?", "Tom has 3 boxes of 4 apples, so he has 3 * 4 = 12 apples. He eats 2, so 12 - 2 = 10 are left. The answer is 10."),

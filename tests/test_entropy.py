@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from ases.scoring import chain_entropies
-from ases.segmentation import token_entropies
+from ases.entropy import chain_entropies, token_entropies
 
 from conftest import TOY, TOY_PIECES
 
