@@ -59,6 +59,22 @@ def test_pieces_share_one_encoding(folder):
     assert tokenizer.encode_pieces([]) == []
 
 
+def test_a_token_belongs_to_the_piece_of_its_first_character_that_is_not_blank(tmp_path):
+    """Where Metaspace alone splits words, a newline is the blank of the word behind it."""
+    backend = tokenizers.Tokenizer(models.Unigram())
+    backend.normalizer = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False)
+    pieces = ["Tom has 3 boxes.\n", "He has 12 apples.\n"]
+    backend.train_from_iterator(["".join(pieces)] * 5 + ["He He He has"], trainer)
+    backend.add_special_tokens(["<extra_id_0>", "<extra_id_1>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer.json")
+    found = [tokenizer.decode(ids).strip() for ids in tokenizer.encode_pieces(pieces)]
+    assert found == ["Tom has 3 boxes.", "He has 12 apples."]
+
+
 def test_lost_characters_are_counted(folder):
     share, lost = lost_characters(Tokenizer.load(folder / "tokenizer.json"), ["a < b\n", "{ab}"])
     assert set(lost) == set("<{}\n") and share == 4 / 8
@@ -69,7 +85,7 @@ def test_lost_characters_are_counted(folder):
 def test_fine_tuning_with_a_checkpoints_own_tokenizer(folder, tmp_path):
     data = tmp_path / "mine.jsonl"
     data.write_text("".join(json.dumps({"question": f"Tom has {i} boxes of 4 apples. How many?", "answer": f"Tom has {i} boxes, so {i} * 4 = {4 * i}.\n#### {4 * i}"}) + "\n" for i in range(30)))
-    arguments = ["--init", folder, "--mode", "usm", "--data", data, "--max-steps", 8, "--validations", 2, "--device", "cpu"]
+    arguments = ["--init", folder, "--mode", "usm", "--data", data, "--max-steps", 8, "--device", "cpu"]
     done = succeed("train.py", *arguments, "--out-dir", tmp_path / "run")
     assert "of the training characters cannot be written: '\\n'" in done.stdout
     assert (tmp_path / "run" / "tokenizer.json").exists()
@@ -83,23 +99,24 @@ def test_the_first_loss_is_the_checkpoints(folder, tmp_path):
     """Training starts from the weights given: without a step's change the model is the checkpoint."""
     data = tmp_path / "mine.jsonl"
     data.write_text("".join(json.dumps({"question": f"q {i}", "answer": f"a.\n#### {i}"}) + "\n" for i in range(9)))
-    succeed("train.py", "--init", folder, "--mode", "direct", "--data", data, "--max-steps", 1, "--learning-rate", "1e-12", "--validations", 1, "--device", "cpu", "--out-dir", tmp_path / "run")
+    succeed("train.py", "--init", folder, "--mode", "direct", "--data", data, "--max-steps", 1, "--learning-rate", "1e-12", "--device", "cpu", "--out-dir", tmp_path / "run")
     state = torch.load(tmp_path / "run" / "direct.best.pt", weights_only=True)["model"]
     for name, tensor in load_t5(folder).state_dict().items():
         assert torch.allclose(state[name], tensor, atol=1e-9), name
 
 
 def test_mistakes(folder, tmp_path):
-    assert "--size with --init | --d-model with --init" in fail("train.py", "--init", folder, "--size", "tiny", "--d-model", 32).replace("; expected no shape, for the checkpoint has one", "")
-    assert "--tokenizer without --init" in fail("train.py", "--tokenizer", "x.json")
+    assert "--size with --init" in fail("train.py", "--init", folder, "--size", "tiny")
     assert "config.json: cannot be read" in fail("train.py", "--init", tmp_path / "nowhere")
     (folder / "tokenizer.json").rename(tmp_path / "elsewhere.json")
-    assert "pass --tokenizer" in fail("train.py", "--init", folder, "--out-dir", tmp_path / "run")  # as in an mT5 folder
+    assert "only spiece.model" in fail("train.py", "--init", folder, "--out-dir", tmp_path / "run")  # as in an mT5 folder
     arguments = ["--max-steps", 1, "--train-problems", 9, "--test-problems", 3, "--out-dir", tmp_path / "run", "--device", "cpu"]
-    succeed("train.py", "--init", folder, "--tokenizer", tmp_path / "elsewhere.json", *arguments)
+    (tmp_path / "elsewhere.json").rename(folder / "tokenizer.json")
+    succeed("train.py", "--init", folder, *arguments)
     small = EncoderDecoder(ModelConfig(vocab_size=50, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2))
     save_t5(small, tmp_path / "small")
-    assert "a vocabulary of 50; expected" in fail("train.py", "--init", tmp_path / "small", "--tokenizer", tmp_path / "elsewhere.json", "--out-dir", tmp_path / "run2")
+    (tmp_path / "small" / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    assert "a vocabulary of 50; expected" in fail("train.py", "--init", tmp_path / "small", "--out-dir", tmp_path / "run2")
     (folder / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match="not readable as safetensors"):
         load_t5(folder)

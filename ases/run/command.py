@@ -61,7 +61,7 @@ def parse(description: str, groups: dict[str, type], complain: Complain) -> Flag
     for name, text in vars(parser.parse_args()).items():
         cls, f = declared[name]
         value = _convert(kind(cls, name), text)
-        if isinstance(value, list) or fits(cls, f, value):
+        if isinstance(value, list) or (value is not None and fits(cls, f, value)):
             given[name] = value
         else:
             wrong.append(f"{_flag(f)} is {text!r}; expected {expected(cls, f)}")

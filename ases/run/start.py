@@ -23,6 +23,14 @@ class TrainOptions:
     """What train.py can be told beside a run's settings."""
 
     size: str = setting("tiny", "shape of the model", choices=tuple(SIZES), flag=True)
+    dropout: float | None = setting(
+        None,
+        "share of activations dropped",
+        low=0,
+        high=0.9,
+        shown="0, or the checkpoint's",
+        flag=True,
+    )
     device: str = setting(
         "auto", "auto is cuda where there is one", choices=("auto", "cpu", "cuda"), flag=True
     )
@@ -152,6 +160,8 @@ def _new_run(flags: Flags, options: TrainOptions, device: str) -> tuple[RunConfi
         shape = asdict(load_t5(flags.given["init"]).config)
     else:
         shape = SIZES[options.size] | {"dropout_rate": 0.0}
+    if options.dropout is not None:
+        shape["dropout_rate"] = options.dropout
     segmentation = flags.of(SegmentationSettings)
     config = flags.of(
         RunConfig, data=data, segmentation=segmentation, training=training, model=shape
