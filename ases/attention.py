@@ -65,7 +65,7 @@ def attention(
         backend = "triton" if _triton_applies(q) else "sdpa"
     if backend == "triton":
         try:
-            from ases.triton_attention import (
+            from ases.kernels.attention import (
                 triton_attention,
             )  # imported here: Triton is not installed everywhere
         except ImportError:
@@ -190,7 +190,7 @@ def _triton_applies(q: Tensor) -> bool:
     if not q.is_cuda:
         return False
     try:
-        from ases.triton_attention import supports
+        from ases.kernels.attention import supports
     except ImportError:
         return False
     return supports(q)
