@@ -183,8 +183,8 @@ def _new_tokenizer(config: RunConfig, splits: Splits, say: Callable[[str], None]
     tokenizer = Tokenizer.load(path)
     check_vocabulary(Path(config.init), config.model["vocab_size"], path, tokenizer)
     share, lost = lost_characters(tokenizer, texts)
-    examples = " ".join(repr(c) for c in lost[:20])
-    say(f"{path}: {share:.2%} of the training characters cannot be written {examples}".rstrip())
+    examples = ": " + " ".join(repr(c) for c in lost[:20]) if lost else ""
+    say(f"{path}: {share:.2%} of the training characters cannot be written{examples}")
     return tokenizer
 
 
