@@ -15,6 +15,10 @@ from ases.tokenizer import Tokenizer
 TOY_PIECES = ["Tom has 3 boxes of 4 apples,", " so he has 3 * 4 = 12 apples.", " He eats 2,", " so 12 - 2 = 10 are left.", " The answer is 10."]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--solutions", default=None, help="your answers to docs/exercises.md, a Python file")
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
     return Tokenizer.train([TOY.question, TOY.answer] * 3, 320)

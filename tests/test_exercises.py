@@ -1,0 +1,115 @@
+"""The exercises of docs/exercises.md. `--solutions mine.py` judges your functions instead of the project's."""
+
+import importlib.util
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+import ases.attention
+import ases.entropy
+import ases.segmentation
+from ases.model import EncoderDecoder, ModelConfig, SIZES
+from ases.pairs import Pair, pairs_by_model
+from ases.recipe import segment
+from ases.segmentation import AS, ES, SegmentationSettings
+from ases.tasks import make_splits
+from ases.tokenizer import Tokenizer
+from ases.training import TrainingSettings, fit
+
+
+class Reference:
+    """The project's own answers, where it has one, and one possible answer where it has none."""
+
+    interleaved_labels = staticmethod(ases.segmentation.interleaved_labels)
+    token_entropies = staticmethod(ases.entropy.token_entropies)
+
+    @staticmethod
+    def merge(pieces, labels):
+        return [(s.label, s.text) for s in ases.segmentation.make_segments(pieces, labels)]
+
+    @staticmethod
+    def unify(pairs_by_model):
+        turns = {ES: iter(pairs_by_model["esm"]), AS: iter(pairs_by_model["asm"])}
+        pairs, role = [], ES
+        for _ in range(len(pairs_by_model["esm"]) + len(pairs_by_model["asm"])):
+            pairs.append(next(turns[role]))
+            ends_its_chain = pairs[-1].target[-2:-1] == [2]
+            role = ES if ends_its_chain or role == AS else AS
+        return {"usm": pairs}
+
+    @staticmethod
+    def toeplitz_index(n, m):
+        return ases.attention.toeplitz(torch.arange(n + m - 1)[None], m)[0]
+
+    @staticmethod
+    def better_settings(settings):
+        return replace(settings, learning_rate=2e-2)
+
+
+@pytest.fixture(scope="module")
+def mine(request):
+    """The functions to judge: the reader's, and the reference's for those that are not there."""
+    path = request.config.getoption("--solutions")
+    if path is None:
+        return Reference
+    specification = importlib.util.spec_from_file_location("solutions", path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return type("Mine", (Reference,), {n: staticmethod(f) for n, f in vars(module).items() if hasattr(Reference, n)})
+
+
+def test_1_interleaving(mine):
+    assert [mine.interleaved_labels(n) for n in (0, 1, 4)] == [[], [ES], [ES, AS, ES, AS]]
+    assert mine.merge(["a,", " b.", " c."], [ES, AS, AS]) == [(ES, "a,"), (AS, " b. c.")]
+    assert mine.merge(["a,", " b."], [AS, ES]) == [(ES, ""), (AS, "a,"), (ES, " b.")]
+    assert mine.merge(["a,", " b."], [ES, ES]) == [(ES, "a, b.")]
+
+
+def test_2_token_entropies(mine):
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [1000.0, 0.0], [0.0, -math.inf]])
+    expected = torch.tensor([math.log(2), -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)), 0.0, 0.0])
+    assert torch.allclose(mine.token_entropies(logits), expected, atol=1e-6)
+    assert torch.allclose(mine.token_entropies(torch.zeros(2, 3, 50)), torch.full((2, 3), math.log(50)))
+    wide = torch.zeros(1, 32_000, dtype=torch.bfloat16)
+    assert float(mine.token_entropies(wide)) == pytest.approx(math.log(32_000), rel=1e-4)
+
+
+def test_3_the_unified_path(mine):
+    rng = random.Random(0)
+    whole = []
+    for chain in range(40):
+        n = rng.randint(1, 6)
+        for j in range(n):
+            target = [10 + j, 2, 1] if j == n - 1 else [10 + j, 1]
+            whole.append(Pair(ES if j % 2 == 0 else AS, [chain + 50, j + 3, 1], target))
+    dual = {"esm": [p for p in whole if p.role == ES], "asm": [p for p in whole if p.role == AS]}
+    assert mine.unify(dual) == {"usm": whole}
+
+
+def test_4_the_toeplitz_index(mine):
+    for n, m in ((1, 1), (3, 4), (5, 2), (1, 7), (4, 1)):
+        differences = torch.arange(-(n - 1), m)  # entry 0: the most negative
+        matrix = differences[mine.toeplitz_index(n, m)]
+        assert matrix.tolist() == [[j - i for j in range(m)] for i in range(n)]
+
+
+def test_5_a_better_score(mine):
+    splits = make_splits("mwp", 60, 30, 1, seed=0, max_number=20)
+    tokenizer = Tokenizer.train([t for e in splits["train"] for t in (e.question, e.answer)], 1000)
+    pairs, validation = (
+        pairs_by_model("usm", segment(splits[name], SegmentationSettings()), tokenizer, 1024)["usm"]
+        for name in ("train", "validation")
+    )
+    base = TrainingSettings(max_steps=60, batch_tokens=2048, validations=1)
+
+    def loss(settings):
+        torch.manual_seed(0)
+        model = EncoderDecoder(ModelConfig(vocab_size=tokenizer.vocab_size, **SIZES["micro"]))
+        return fit("usm", model, pairs, validation, settings)["validation_loss"]
+
+    better = mine.better_settings(base)
+    assert better.max_steps == base.max_steps and better.max_minutes is None
+    assert loss(better) <= 2 / 3 * loss(base)
