@@ -56,10 +56,8 @@ class ModelConfig:
 
     def __post_init__(self):
         wrong = complaints(self)
-        buckets, farthest = (
-            self.relative_attention_num_buckets,
-            self.relative_attention_max_distance,
-        )
+        buckets = self.relative_attention_num_buckets
+        farthest = self.relative_attention_max_distance
         if not wrong and buckets % 4:
             wrong.append(f"relative_attention_num_buckets is {buckets}; expected a multiple of 4")
         if not wrong and farthest <= buckets // 2:
@@ -71,22 +69,31 @@ class ModelConfig:
             raise ValueError(" | ".join(wrong))
 
 
-#: Sizes by name. "small" and "base" have the shapes of T5 v1.1 small and base; the others are for
-#: teaching.
+def _size(d_model: int, d_kv: int, d_ff: int, layers: int, heads: int) -> dict:
+    depth = dict(num_layers=layers, num_decoder_layers=layers)
+    return dict(d_model=d_model, d_kv=d_kv, d_ff=d_ff, **depth, num_heads=heads)
+
+
+#: Sizes by name. "small" and "base" have the shapes of T5 v1.1's; the others are for teaching.
 SIZES = {
-    "micro": dict(d_model=32, d_kv=16, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2),
-    "tiny": dict(d_model=64, d_kv=32, d_ff=128, num_layers=2, num_decoder_layers=2, num_heads=2),
-    "mini": dict(d_model=128, d_kv=32, d_ff=256, num_layers=3, num_decoder_layers=3, num_heads=4),
-    "small": dict(d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_decoder_layers=8, num_heads=6),
-    "base": dict(
-        d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_decoder_layers=12, num_heads=12
-    ),
+    "micro": _size(32, 16, 64, layers=1, heads=2),
+    "tiny": _size(64, 32, 128, layers=2, heads=2),
+    "mini": _size(128, 32, 256, layers=3, heads=4),
+    "small": _size(512, 64, 1024, layers=8, heads=6),
+    "base": _size(768, 64, 2048, layers=12, heads=12),
 }
 
 
+# --- layers --------------------------------------------------------------------------------------
+
+
+def linear(n_in: int, n_out: int) -> nn.Linear:
+    """A matrix; no layer of the family has a bias."""
+    return nn.Linear(n_in, n_out, bias=False)
+
+
 class RMSNorm(nn.Module):
-    """x / rms(x) · weight: no mean is subtracted, nothing is added. The mean square is taken in
-    float32 at least."""
+    """x / rms(x) · weight: no mean is subtracted, nothing is added."""
 
     def __init__(self, width: int, epsilon: float):
         super().__init__()
@@ -94,17 +101,16 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
+        # A sum of squares in bfloat16 would lose most of its digits.
         wide = x if x.dtype == torch.float64 else x.float()
-        return self.weight * (
-            wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)
-        ).to(x.dtype)
+        mean_square = wide.pow(2).mean(-1, keepdim=True)
+        return self.weight * (wide * torch.rsqrt(mean_square + self.epsilon)).to(x.dtype)
 
 
 def relative_position_bucket(
     relative_position: Tensor, bidirectional: bool, num_buckets: int, max_distance: int
 ) -> Tensor:
-    """T5's bucket of each difference j − i: near ones have their own, far ones share in logarithmic
-    steps.
+    """T5's bucket of each difference j − i: near ones have their own, far ones share.
 
     Half of the buckets are exact; the rest grow with the logarithm of the distance up to
     ``max_distance``, and everything farther falls into the last. Bidirectional attention spends
@@ -123,18 +129,15 @@ def relative_position_bucket(
         offset = torch.zeros_like(relative_position)
         distance = (-relative_position).clamp(min=0)
     exact = num_buckets // 2
-    steps = (
-        torch.log(distance.clamp(min=1).float() / exact)
-        / math.log(max_distance / exact)
-        * (num_buckets - exact)
-    )
+    # Beyond the exact ones, a bucket is a step on the logarithm of the distance.
+    logarithm = torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact)
+    steps = logarithm * (num_buckets - exact)
     far = (exact + steps.long()).clamp(max=num_buckets - 1)
     return offset + torch.where(distance < exact, distance, far)
 
 
 class RelativeBias(nn.Module):
-    """The learned bias of one stack, shared by its layers: a table (buckets, H), read as a vector
-    per head."""
+    """The learned bias of one stack, shared by its layers: a table (buckets, H)."""
 
     def __init__(self, config: ModelConfig, bidirectional: bool):
         super().__init__()
@@ -143,12 +146,13 @@ class RelativeBias(nn.Module):
         self.max_distance = config.relative_attention_max_distance
 
     def forward(self, n_queries: int, n_keys: int, query_offset: int = 0) -> Tensor:
-        """(H, S + T − 1), entry j − i + S − 1 for query i, standing at i + query_offset, and key
-        j."""
+        """The vector (H, Q + T − 1) that ``attention`` wants, for Q queries and T keys.
+
+        Entry j − i + Q − 1 is the bias of query i, standing at i + query_offset, and key j.
+        """
         first = -(n_queries - 1) - query_offset
-        difference = torch.arange(
-            first, first + n_queries + n_keys - 1, device=self.table.weight.device
-        )
+        last = first + n_queries + n_keys - 1
+        difference = torch.arange(first, last, device=self.table.weight.device)
         bucket = relative_position_bucket(
             difference, self.bidirectional, self.table.num_embeddings, self.max_distance
         )
@@ -156,63 +160,56 @@ class RelativeBias(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention: queries from x, keys and values from the same x or from the encoder."""
+    """Multi-head attention: queries from x, keys and values from x too or from the encoder."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         inner = config.num_heads * config.d_kv  # need not be D
         self.heads, self.width = config.num_heads, config.d_kv
         self.scale = config.d_kv**-0.5 if config.scale_scores else 1.0
-        self.bias_span = (
-            config.relative_attention_max_distance
-        )  # from there on all differences share a bucket
-        self.q = nn.Linear(config.d_model, inner, bias=False)
-        self.k = nn.Linear(config.d_model, inner, bias=False)
-        self.v = nn.Linear(config.d_model, inner, bias=False)
-        self.o = nn.Linear(inner, config.d_model, bias=False)
+        # From there on, all differences share a bucket.
+        self.bias_span = config.relative_attention_max_distance
+        self.q = linear(config.d_model, inner)
+        self.k = linear(config.d_model, inner)
+        self.v = linear(config.d_model, inner)
+        self.o = linear(inner, config.d_model)
 
     def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, T, D) → keys and values, (B, H, T, K) each."""
         return self._split(self.k(x)), self._split(self.v(x))
 
-    def forward(self, x: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, **kind) -> Tensor:
-        """x (B, S, D) and k, v (B, H, T, K) → (B, S, D); ``kind`` is handed to ``attention`` as it
-        is."""
-        out = attention(
-            self._split(self.q(x)),
-            k,
-            v,
-            rel_bias,
-            scale=self.scale,
-            bias_span=self.bias_span,
-            **kind,
-        )
-        return self.o(out.transpose(1, 2).flatten(2))  # (B, H, S, K) → (B, S, H, K) → (B, S, H·K)
+    def forward(self, x: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, **mask) -> Tensor:
+        """x (B, Q, D) and k, v (B, H, T, K) → (B, Q, D).
+
+        ``mask`` is handed on: ``causal``, ``key_lengths``, ``query_offset``.
+        """
+        q = self._split(self.q(x))
+        span = self.bias_span
+        out = attention(q, k, v, rel_bias, scale=self.scale, bias_span=span, **mask)
+        return self.o(out.transpose(1, 2).flatten(2))  # (B, H, Q, K) → (B, Q, H, K) → (B, Q, H·K)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.width)).transpose(
-            1, 2
-        )  # (B, S, H·K) → (B, H, S, K)
+        heads = x.unflatten(-1, (self.heads, self.width))  # (B, Q, H·K) → (B, Q, H, K)
+        return heads.transpose(1, 2)  # → (B, H, Q, K)
 
 
 class FeedForward(nn.Module):
+    """relu(x W_up) W_down, or gated: (gelu(x W_gate) · x W_up) W_down."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate = (
-            nn.Linear(config.d_model, config.d_ff, bias=False)
-            if config.feed_forward == "gated-gelu"
-            else None
-        )
-        self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+        gated = config.feed_forward == "gated-gelu"
+        self.gate = linear(config.d_model, config.d_ff) if gated else None
+        self.up = linear(config.d_model, config.d_ff)
+        self.down = linear(config.d_ff, config.d_model)
         self.dropout = nn.Dropout(config.dropout_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
             hidden = F.relu(self.up(x))
         else:
-            hidden = F.gelu(self.gate(x), approximate="tanh") * self.up(
-                x
-            )  # the family's "gelu" is the tanh one
+            # The family's "gelu" is the tanh approximation.
+            hidden = F.gelu(self.gate(x), approximate="tanh") * self.up(x)
         return self.down(self.dropout(hidden))
 
 
@@ -227,11 +224,8 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor, rel_bias: Tensor) -> Tensor:
         normed = self.norm_self(x)
-        x = x + self.dropout(
-            self.self_attention(
-                normed, *self.self_attention.keys_and_values(normed), rel_bias, key_lengths=lengths
-            )
-        )
+        k, v = self.self_attention.keys_and_values(normed)
+        x = x + self.dropout(self.self_attention(normed, k, v, rel_bias, key_lengths=lengths))
         return x + self.dropout(self.feed_forward(self.norm_ff(x)))
 
 
@@ -260,25 +254,27 @@ class DecoderBlock(nn.Module):
         if past is not None:
             n_past = past[0].shape[2]
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        x = x + self.dropout(
-            self.self_attention(normed, k, v, rel_bias, causal=True, query_offset=n_past)
-        )
-        x = x + self.dropout(
-            self.cross_attention(self.norm_cross(x), *cross, None, key_lengths=lengths)
-        )
+        attended = self.self_attention(normed, k, v, rel_bias, causal=True, query_offset=n_past)
+        x = x + self.dropout(attended)
+
+        normed = self.norm_cross(x)
+        attended = self.cross_attention(normed, *cross, None, key_lengths=lengths)
+        x = x + self.dropout(attended)
         return x + self.dropout(self.feed_forward(self.norm_ff(x))), (k, v)
 
 
-class DecoderCache:
-    """What decoding keeps of a batch: the encoder's keys and values, and the decoder's own so far,
-    per layer."""
+# --- the whole -----------------------------------------------------------------------------------
 
-    def __init__(self, cross: list[tuple[Tensor, Tensor]], lengths: Tensor):
-        self.cross = cross  # per layer, (B, H, S, K) twice
+KeysAndValues = tuple[Tensor, Tensor]  # (B, H, T, K) each
+
+
+class DecoderCache:
+    """What decoding keeps of a batch, per layer: the encoder's keys and values, and its own."""
+
+    def __init__(self, cross: list[KeysAndValues], lengths: Tensor):
+        self.cross = cross  # of the S source positions
         self.lengths = lengths  # (B,) source lengths
-        self.past: list[tuple[Tensor, Tensor] | None] = [None] * len(
-            cross
-        )  # per layer, (B, H, steps, K) twice
+        self.past: list[KeysAndValues | None] = [None] * len(cross)  # of the target so far
 
     @property
     def steps(self) -> int:
@@ -292,8 +288,7 @@ class DecoderCache:
 
 
 class EncoderDecoder(nn.Module):
-    """The whole model. ``forward`` is for training; ``encode``, ``start`` and ``decode`` are its
-    parts, for decoding."""
+    """The model. ``forward`` is for training; ``encode``, ``start``, ``decode`` are its parts."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -305,11 +300,8 @@ class EncoderDecoder(nn.Module):
         self.decoder_bias = RelativeBias(config, bidirectional=False)
         self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.num_decoder_layers))
         self.decoder_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.head = (
-            None
-            if config.tie_word_embeddings
-            else nn.Linear(config.d_model, config.vocab_size, bias=False)
-        )
+        tied = config.tie_word_embeddings
+        self.head = None if tied else linear(config.d_model, config.vocab_size)
         self.dropout = nn.Dropout(config.dropout_rate)
         self._initialise()
 
@@ -338,9 +330,8 @@ class EncoderDecoder(nn.Module):
 
     def start(self, states: Tensor, input_lengths: Tensor) -> DecoderCache:
         """A fresh cache over the encoder's states (B, S, D)."""
-        return DecoderCache(
-            [block.cross_attention.keys_and_values(states) for block in self.decoder], input_lengths
-        )
+        cross = [block.cross_attention.keys_and_values(states) for block in self.decoder]
+        return DecoderCache(cross, input_lengths)
 
     def decode(self, decoder_input_ids: Tensor, cache: DecoderCache) -> Tensor:
         """Logits (B, T, V) for the next T decoder inputs (B, T); their keys and values are added to
@@ -356,15 +347,13 @@ class EncoderDecoder(nn.Module):
         return F.linear(x, self.embedding.weight if self.head is None else self.head.weight)
 
     def shift_right(self, target: Tensor) -> Tensor:
-        """(B, T) labels → (B, T) decoder inputs: start token first, padding labels (negative) as
-        pad."""
+        """(B, T) labels → (B, T) decoder inputs: start token first, padding labels as pad."""
         start = torch.full_like(target[:, :1], self.config.decoder_start_token_id)
         shifted = torch.cat([start, target[:, :-1]], dim=1)
         return shifted.masked_fill(shifted < 0, self.config.pad_token_id)
 
     def loss_sum(self, source: Tensor, source_lengths: Tensor, target: Tensor) -> Tensor:
-        """−Σ log p over the target tokens, in float32, padding labels (−100) left out.
-        Scalar."""
+        """−Σ log p over the target tokens, padding labels (−100) left out: a float32 scalar."""
         logits = self(source, self.shift_right(target), source_lengths)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return F.cross_entropy(
