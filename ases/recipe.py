@@ -36,9 +36,8 @@ from ases.settings import setting
 from ases.tokenizer import Tokenizer
 from ases.training import TrainingSettings, Watcher, fit
 
-Splits = dict[
-    str, list[Example]
-]  # "train", "validation" and "test", and "longer" where there is one
+#: "train", "validation" and "test", and "longer" where there is one
+Splits = dict[str, list[Example]]
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,7 @@ class Recipe:
     )
     segmentation: SegmentationSettings = SegmentationSettings()
     training: TrainingSettings = TrainingSettings()
-    model: dict = field(
-        default_factory=lambda: SIZES["tiny"] | {"dropout_rate": 0.0}
-    )  # of ModelConfig
+    model: dict = field(default_factory=lambda: dict(SIZES["tiny"]))  # arguments of ModelConfig
     vocab_size: int = setting(4096, "most ids that the tokenizer may have", low=260, high=1_000_000)
     max_source: int = setting(
         1024, "most ids of a context; longer ones lose the middle of the question", low=16
@@ -96,13 +93,9 @@ def segment(
         raise ValueError("labels by entropy without a scorer; expected a direct model")
     else:
         questions = [e.question for e in examples]
+        context, limit = settings.entropy_context, scorer.max_source
         of_tokens = chain_entropies(
-            scorer.model,
-            scorer.tokenizer,
-            questions,
-            pieces,
-            settings.entropy_context,
-            scorer.max_source,
+            scorer.model, scorer.tokenizer, questions, pieces, context, limit
         )
         entropies = [piece_entropies(tokens, settings.gamma) for tokens in of_tokens]
         labels = [entropy_labels(values, settings.beta) for values in entropies]
@@ -112,14 +105,12 @@ def segment(
 
 
 def agreement(segmented: Sequence[Segmented]) -> dict | None:
-    """Precision, recall and F1 of each role against the true roles, where the data knows them; else
-    None."""
+    """Precision, recall, F1 of each role against the true roles; None where the data has none."""
     known = [s for s in segmented if s.example.gold]
     if not known:
         return None
-    return role_agreement(
-        [[role for role, _ in s.example.gold] for s in known], [s.labels for s in known]
-    )
+    gold = [[role for role, _ in s.example.gold] for s in known]
+    return role_agreement(gold, [s.labels for s in known])
 
 
 # --- train ---------------------------------------------------------------------------------------

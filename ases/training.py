@@ -100,6 +100,25 @@ class Progress:
         )
         return max(by_steps, by_minutes)
 
+    def add_time(self, since: float) -> float:
+        """Count the time since the clock showed ``since``; returns what it shows now."""
+        now = time.perf_counter()
+        self.seconds += now - since
+        self.since_report += now - since
+        return now
+
+    def row(self) -> dict:
+        return {"step": self.step, "epoch": self.epoch, "seconds": round(self.seconds, 2)}
+
+    def training_row(self) -> dict:
+        """What to report since the last report, which begins anew."""
+        row = self.row() | {
+            "loss": self.loss_sum / self.target_tokens,
+            "tokens_per_second": round(self.tokens / max(self.since_report, 1e-9)),
+        }
+        self.loss_sum, self.target_tokens, self.tokens, self.since_report = 0.0, 0, 0, 0.0
+        return row
+
 
 class Watcher:
     """What ``fit`` tells while it trains. This one does not listen; ``ases.run.recorder`` has one
@@ -274,29 +293,19 @@ def fit(
     clock = time.perf_counter()
     while progress.share(settings) < 1:
         update = training.update([next(batches) for _ in range(settings.accumulate)])
-        seconds, clock = time.perf_counter() - clock, time.perf_counter()
-        progress.seconds += seconds
-        progress.since_report += seconds
+        clock = progress.add_time(clock)
         watcher.step(training)
 
         validate = progress.validations_due(settings) > progress.validations
         if validate or progress.step % settings.log_every == 0:
-            watcher.report(name, _training_row(progress) | update)
-            progress.loss_sum, progress.target_tokens, progress.tokens, progress.since_report = (
-                0.0,
-                0,
-                0,
-                0.0,
-            )
+            watcher.report(name, progress.training_row() | update)
         if validate:
             loss = validation_loss(model, validation, settings)
             progress.validations = progress.validations_due(settings)
             improved = training.keep_if_best(loss)
-            progress.seconds, clock = (
-                progress.seconds + time.perf_counter() - clock,
-                time.perf_counter(),
-            )
-            watcher.report(name, _row(progress) | {"validation_loss": loss})
+            clock = progress.add_time(clock)
+            progress.since_report = 0.0  # validating says nothing of the speed of training
+            watcher.report(name, progress.row() | {"validation_loss": loss})
             watcher.checkpoint(name, training, improved)
 
     watcher.end(name, training)
@@ -322,16 +331,6 @@ def _stream(
             progress.position += 1
             yield collate([pairs[i] for i in batches[progress.position - 1]], pad_id)
         progress.epoch, progress.position = progress.epoch + 1, 0
-
-
-def _row(progress: Progress) -> dict:
-    return {"step": progress.step, "epoch": progress.epoch, "seconds": round(progress.seconds, 2)}
-
-
-def _training_row(progress: Progress) -> dict:
-    loss = progress.loss_sum / progress.target_tokens
-    speed = progress.tokens / max(progress.since_report, 1e-9)
-    return _row(progress) | {"loss": loss, "tokens_per_second": round(speed)}
 
 
 @torch.no_grad()

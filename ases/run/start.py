@@ -159,7 +159,7 @@ def _new_run(flags: Flags, options: TrainOptions, device: str) -> tuple[RunConfi
     if "init" in flags.given:
         shape = asdict(load_t5(flags.given["init"]).config)
     else:
-        shape = SIZES[options.size] | {"dropout_rate": 0.0}
+        shape = dict(SIZES[options.size])
     if options.dropout is not None:
         shape["dropout_rate"] = options.dropout
     segmentation = flags.of(SegmentationSettings)
