@@ -119,9 +119,8 @@ def greedy(
     device = cache.lengths.device
     written: list[list[int]] = [[] for _ in sources]
     scores = [0.0] * len(sources)
-    rows = torch.arange(
-        len(sources), device=device
-    )  # which source each row of the cache belongs to
+    # Which source each row of the cache belongs to.
+    rows = torch.arange(len(sources), device=device)
     token = torch.full((len(sources), 1), model.config.decoder_start_token_id, device=device)
     stops = torch.tensor([tokenizer.eos_id, tokenizer.end_id], device=device)
     done = torch.zeros(len(sources), dtype=torch.bool, device=device)
@@ -129,9 +128,8 @@ def greedy(
     for _ in range(max_tokens):
         log_p = torch.log_softmax(model.decode(token, cache)[:, -1].float(), dim=-1)  # (rows, V)
         best, token = log_p.max(dim=-1, keepdim=True)
-        for row, value, score, finished in zip(
-            rows.tolist(), token[:, 0].tolist(), best[:, 0].tolist(), done.tolist()
-        ):
+        columns = (rows, token[:, 0], best[:, 0], done)
+        for row, value, score, finished in zip(*(column.tolist() for column in columns)):
             if not finished:
                 written[row].append(value)
                 scores[row] += score

@@ -43,10 +43,8 @@ def chain_entropies(
             "question" scores each piece as if it were the whole chain, as the released code does.
     """
     encoded = [tokenizer.encode_pieces(list(p)) for p in pieces]
-    pairs, owners = (
-        [],
-        [],
-    )  # owners[i]: the (example, piece) whose tokens make up the target of pair i, in order
+    # owners[i]: the (example, piece) whose tokens make up the target of pair i, in order
+    pairs, owners = [], []
     for e, (question, ids) in enumerate(zip(questions, encoded, strict=True)):
         source, _ = join_context(tokenizer.encode(question), [], tokenizer, max_source)
         together = (

@@ -58,9 +58,8 @@ def tokenize_13a(text: str) -> list[str]:
 
 
 def _western(text: str) -> str:
-    text = re.sub(
-        r"([\{-\~\[-\` -\&\(-\+\:-\@\/])", r" \1 ", text
-    )  # ASCII marks but . , - and the apostrophe
+    # ASCII marks but . , - and the apostrophe
+    text = re.sub(r"([\{-\~\[-\` -\&\(-\+\:-\@\/])", r" \1 ", text)
     text = re.sub(r"([^0-9])([\.,])", r"\1 \2 ", text)  # . and , unless a digit stands before
     text = re.sub(r"([\.,])([^0-9])", r" \1 \2", text)  # … and unless a digit follows
     return re.sub(r"([0-9])(-)", r"\1 \2 ", text)  # a dash after a digit

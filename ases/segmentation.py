@@ -139,9 +139,8 @@ def _is_item_number(chain: str, words_from: int, end: int) -> bool:
 
 
 def _is_abbreviation(chain: str, end: int) -> bool:
-    window = max(
-        0, end - 16
-    )  # no abbreviation is longer, and looking farther back would take quadratic time
+    # No abbreviation is longer, and looking farther back would take quadratic time.
+    window = max(0, end - 16)
     if _ABBREVIATION.search(chain, window, end):
         return True
     return bool(_BEFORE_NUMBER.search(chain, window, end) and _NUMBER_FOLLOWS.match(chain, end))

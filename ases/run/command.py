@@ -127,9 +127,8 @@ def choose_device(device: str) -> str:
 def run_command(main: Callable[[], None]) -> None:
     """Call ``main``; a mistake of the user's becomes one line on standard error and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(
-            errors="replace"
-        )  # a terminal that cannot show a character is no reason to stop
+        # A terminal that cannot show a character is no reason to stop.
+        stream.reconfigure(errors="replace")
     try:
         main()
     except (InputError, FloatingPointError) as error:

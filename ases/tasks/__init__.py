@@ -47,9 +47,8 @@ def make_splits(
 def _split(
     task: str, name: str, size: int, seed: int, max_number: int, seen: set[str]
 ) -> list[Example]:
-    rng = random.Random(
-        f"{task}-{name}-{seed}"
-    )  # its own stream: a split does not depend on the others' sizes
+    # A stream of its own: a split does not depend on the others' sizes.
+    rng = random.Random(f"{task}-{name}-{seed}")
     examples: list[Example] = []
     repeats = 0
     while len(examples) < size:
