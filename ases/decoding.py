@@ -67,7 +67,7 @@ def generate_chains(
         decode: writes one segment for each context, given the role whose turn it is.
         questions: token ids of each question.
         roles: whose turn it is, round after round: ("ES", "AS") for DSM and USM, ("CHAIN",) for
-        direct.
+            direct.
         max_rounds: most segments of a chain.
         max_source: most ids of a context.
     """

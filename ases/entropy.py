@@ -14,7 +14,7 @@ def token_entropies(logits: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits: (..., V), any floating dtype. A logit of −inf is a token that cannot come and
-        contributes 0.
+            contributes 0.
     Returns:
         (...,), float32 (float64 for float64 logits).
     """
@@ -39,8 +39,8 @@ def chain_entropies(
         model: a direct model, question → chain.
         pieces: the pieces of each example's chain.
         context: "prefix" scores each piece given the question and all pieces before it, in one pass
-        [ours];
-            "question" scores each piece as if it were the whole chain, as the released code does.
+            [ours]; "question" scores each piece as if it were the whole chain, as the released code
+            does.
     """
     encoded = [tokenizer.encode_pieces(list(p)) for p in pieces]
     # owners[i]: the (example, piece) whose tokens make up the target of pair i, in order

@@ -29,8 +29,7 @@ def accuracy(predictions: Sequence[str], references: Sequence[str]) -> float:
 
 
 def accuracy_strict(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """GSM8K's own rule, on "The answer is N." for its "#### N": equal strings once commas are
-    dropped."""
+    """GSM8K's own rule, on "The answer is N." too: equal strings once commas are dropped."""
     hits = []
     for prediction, reference in zip(predictions, references, strict=True):
         found = gsm8k_strict(prediction)
@@ -42,8 +41,7 @@ def accuracy_strict(predictions: Sequence[str], references: Sequence[str]) -> fl
 
 
 def is_chinese(texts: Sequence[str]) -> bool:
-    """Whether Chinese characters are at least a fifth of all characters: then metrics count
-    characters."""
+    """Whether a fifth of all characters or more are Chinese: then metrics count characters."""
     text = "".join(texts)
     return bool(text) and sum("\u4e00" <= c <= "\u9fff" for c in text) * 5 >= len(text)
 
@@ -96,8 +94,7 @@ _CHINESE_RANGES = [
 
 
 def tokenize_zh(text: str) -> list[str]:
-    """sacrebleu's "zh": Chinese characters and marks one by one, the rest as mteval cuts Western
-    text."""
+    """sacrebleu's "zh": Chinese characters and marks one by one, the rest as mteval cuts it."""
     text = text.strip()
     return _western(
         "".join(f" {c} " if any(a <= c <= b for a, b in _CHINESE_RANGES) else c for c in text)

@@ -334,8 +334,7 @@ class EncoderDecoder(nn.Module):
         return DecoderCache(cross, input_lengths)
 
     def decode(self, decoder_input_ids: Tensor, cache: DecoderCache) -> Tensor:
-        """Logits (B, T, V) for the next T decoder inputs (B, T); their keys and values are added to
-        the cache."""
+        """Logits (B, T, V) for the next T decoder inputs (B, T), whose keys and values are kept."""
         past, new = cache.steps, decoder_input_ids.shape[1]
         x = self.dropout(self.embedding(decoder_input_ids))
         rel_bias = self.decoder_bias(new, past + new, query_offset=past)

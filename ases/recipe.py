@@ -131,10 +131,9 @@ def train(
         watcher: told of everything while it happens.
         tokenizer: one to use; without it, one is trained on the training split.
         scorer: for labels by entropy; without it, a direct model is trained first, with as large a
-        budget again.
+            budget again.
         initial: makes the model that each sub-model starts as; without it, one of
-        ``recipe.model``'s shape with
-            random weights.
+            ``recipe.model``'s shape with random weights.
     Raises:
         ValueError: a sub-model has no pairs, or no budget is set.
         FloatingPointError: a loss that is not finite.
@@ -189,8 +188,7 @@ def _fit_all(
     watcher: Watcher | None,
     reports: dict[str, dict],
 ) -> dict[str, EncoderDecoder]:
-    """Train each sub-model on its own pairs with an equal share of the budget; what ``fit`` says
-    goes to reports."""
+    """Train each sub-model with an equal share of the budget; ``reports`` takes what fit says."""
     budget, n = recipe.training, len(pairs)
     share = replace(
         budget,
@@ -258,8 +256,7 @@ class ChainWriter:
         )
 
     def texts(self, chains: Sequence[Chain]) -> list[str]:
-        """Each chain as one text. It is decoded as a whole: a character's bytes may be spread over
-        two segments."""
+        """Each chain as one text, decoded as a whole: two segments may share a character's bytes."""
         return [
             self.tokenizer.decode([i for _, ids in chain.segments for i in ids]) for chain in chains
         ]

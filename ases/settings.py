@@ -86,8 +86,7 @@ def fits(cls: type, f: Field, value: Any) -> bool:
 
 
 def complaints(settings: Any) -> list[str]:
-    """Everything that is wrong with a dataclass of settings, one line each; empty if all is
-    well."""
+    """Everything that is wrong with a dataclass of settings, one line each."""
     cls = type(settings)
     declared = [f for f in fields(settings) if "help" in f.metadata]
     return [

@@ -41,8 +41,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: list[str], vocab_size: int) -> "Tokenizer":
-        """Learn the merges from ``texts``; the vocabulary has at most ``vocab_size`` ids, 260 at
-        the least."""
+        """Learn the merges from ``texts``, for at most ``vocab_size`` ids (260 are always there)."""
         backend = tokenizers.Tokenizer(models.BPE())
         digits = pre_tokenizers.Split(tokenizers.Regex(r" ?\p{N}"), "isolated")
         backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -136,8 +135,10 @@ class SentinelTokenizer(Tokenizer):
 
 
 def lost_characters(tokenizer: Tokenizer, texts: list[str]) -> tuple[float, str]:
-    """Share of the characters that do not survive encoding, and which ones; of blanks only newlines
-    are counted."""
+    """Share of the characters that do not survive encoding, and which ones.
+
+    Of blanks only newlines are counted.
+    """
     counts = Counter(c for text in texts for c in text if c == "\n" or not c.isspace())
     lost = {c for c in counts if c not in tokenizer.decode(tokenizer.encode(f"a {c} a"))}
     total = counts.total()

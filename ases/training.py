@@ -89,8 +89,7 @@ class Progress:
         return max(steps, minutes)
 
     def validations_due(self, settings: TrainingSettings) -> int:
-        """How many validations there should have been by now; whole numbers, so that none comes
-        twice."""
+        """How many validations there should be by now; whole numbers, so that none comes twice."""
         n = settings.validations
         if self.share(settings) >= 1:
             return n
@@ -121,8 +120,10 @@ class Progress:
 
 
 class Watcher:
-    """What ``fit`` tells while it trains. This one does not listen; ``ases.run.recorder`` has one
-    that writes files."""
+    """What ``fit`` tells while it trains. This one does not listen.
+
+    ``ases.run.checkpoints.Recorder`` writes files and shows a bar.
+    """
 
     def planned(self, recipe: object) -> None:
         """The data is cut and labelled; ``recipe`` has all settings now, the limits for decoding

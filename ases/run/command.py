@@ -41,7 +41,7 @@ def parse(description: str, groups: dict[str, type], complain: Complain) -> Flag
 
     Args:
         groups: title of a group of flags → the dataclass whose settings with ``flag=True`` are its
-        flags.
+            flags.
         complain: adds complaints about flags that do not go together; it sees the values given.
     Raises:
         InputError: naming every flag that is wrong, its value, and what was expected.

@@ -39,9 +39,8 @@ def read_examples(path: str | Path, task: str) -> Dataset:
 
     Raises:
         InputError: missing, empty or unreadable file; a line that is no JSON object; a missing or
-        non-text
-            field; unknown columns; an id that occurs twice; for ``mwp``, an answer without a final
-            number.
+            non-text field; unknown columns; an id that occurs twice; for ``mwp``, an answer without
+            a final number.
     """
     path = Path(path)
     text = _read_text(path)

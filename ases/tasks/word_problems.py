@@ -30,8 +30,7 @@ class Step(NamedTuple):
 
 
 class Story:
-    """What the sentences of one problem share: the hero, a friend, the items, the largest number
-    allowed."""
+    """What the sentences of one problem share: people, items, the largest number allowed."""
 
     def __init__(self, rng: random.Random, max_number: int):
         self.rng, self.max = rng, max_number
@@ -265,8 +264,7 @@ def word_problem(
 
 
 def _tell(s: Story, step: Step, first: bool) -> list[tuple[str, str]]:
-    """One step of the chain: usually its facts in one piece and then the derivation, sometimes
-    not."""
+    """One step of the chain: usually its facts in one piece and then the derivation."""
     start = "" if first else " "
     style = s.rng.random()
     if style < 0.12 and not first:  # no facts restated: interleaving by position is now out of step
