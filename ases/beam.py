@@ -1,5 +1,4 @@
-"""Beam search for one segment of each context: what ``greedy`` does, with several candidates kept
-at once."""
+"""Beam search: what ``greedy`` does, with several candidates kept at once."""
 
 from collections.abc import Sequence
 
@@ -26,8 +25,7 @@ class Beams:
         self.done = False
 
     def advance(self, candidates: Sequence[tuple[float, int, int]]) -> list[int]:
-        """Take the best continuations, (Σ log p, parent beam, token), best first; returns each new
-        beam's parent."""
+        """Take the best continuations, (Σ log p, parent beam, token); returns their parents."""
         kept: list[tuple[float, int, list[int]]] = []
         for rank, (score, parent, token) in enumerate(candidates):
             ids = [*self.running[parent][1], token]
@@ -48,8 +46,7 @@ class Beams:
         return [parent for _, parent, _ in kept]
 
     def best(self) -> tuple[float, list[int]]:
-        """The best candidate; where the limit came first, what is still running competes as it
-        stands."""
+        """The best candidate; at the limit, what is still running competes as it stands."""
         candidates = list(self.finished)
         if not self.done:
             candidates += [

@@ -8,8 +8,7 @@ TASKS = ("mwp", "pet")  # math word problems; PET/CT report summaries
 
 
 class InputError(ValueError):
-    """A mistake in what the user handed over, told in one line; the commands print it and exit with
-    2."""
+    """A mistake in what the user handed over, in one line; the commands then exit with code 2."""
 
 
 @dataclass(frozen=True)

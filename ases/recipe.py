@@ -214,8 +214,7 @@ def _fit_all(
 def _with_decoding_limits(
     recipe: Recipe, pairs: dict[str, list[Pair]], segmented: Sequence[Segmented]
 ) -> Recipe:
-    """Limits for decoding where none were given: twice the longest target and chain of the training
-    split [ours]."""
+    """Limits where none were given: twice the longest target and chain in training [ours]."""
     longest_target = max((len(pair.target) for own in pairs.values() for pair in own), default=1)
     longest_chain = 1 if recipe.mode == "direct" else 2 * max(len(s.segments) for s in segmented)
     return replace(
@@ -256,7 +255,7 @@ class ChainWriter:
         )
 
     def texts(self, chains: Sequence[Chain]) -> list[str]:
-        """Each chain as one text, decoded as a whole: two segments may share a character's bytes."""
+        """Each chain as one text, decoded whole: two segments may share a character's bytes."""
         return [
             self.tokenizer.decode([i for _, ids in chain.segments for i in ids]) for chain in chains
         ]

@@ -41,7 +41,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: list[str], vocab_size: int) -> "Tokenizer":
-        """Learn the merges from ``texts``, for at most ``vocab_size`` ids (260 are always there)."""
+        """Learn merges from ``texts``, for at most ``vocab_size`` ids; 260 are always there."""
         backend = tokenizers.Tokenizer(models.BPE())
         digits = pre_tokenizers.Split(tokenizers.Regex(r" ?\p{N}"), "isolated")
         backend.pre_tokenizer = pre_tokenizers.Sequence(

@@ -126,8 +126,7 @@ class Watcher:
     """
 
     def planned(self, recipe: object) -> None:
-        """The data is cut and labelled; ``recipe`` has all settings now, the limits for decoding
-        included."""
+        """The data is cut and labelled; ``recipe`` now has limits for decoding, too."""
 
     def start(self, name: str, training: "Training") -> None:
         """Training ``name`` begins; a watcher with a checkpoint of it may load it into ``training``
@@ -218,8 +217,7 @@ class Training:
         return {"learning_rate": rate, "gradient_norm": float(norm)}
 
     def keep_if_best(self, validation_loss: float) -> bool:
-        """Remember the weights if no earlier ones had a lower validation loss; says whether they
-        were kept."""
+        """Keep the weights if no earlier ones had a lower validation loss; says whether."""
         if validation_loss >= self.progress.best_loss:
             return False
         self.progress.best_loss, self.progress.best_step = validation_loss, self.progress.step
@@ -229,8 +227,7 @@ class Training:
         return True
 
     def state_dict(self) -> dict:
-        """Tensors and plain values: with the best weights, all that ``load_state_dict`` needs to go
-        on bit for bit."""
+        """Tensors and plain values: with the best weights, all that going on bit for bit needs."""
         return {
             "config": asdict(self.model.config),
             "model": self.model.state_dict(),
@@ -338,8 +335,7 @@ def _stream(
 def validation_loss(
     model: EncoderDecoder, pairs: Sequence[Pair], settings: TrainingSettings
 ) -> float:
-    """Nats per target token over all pairs, dropout off; the model is back in training mode
-    afterwards."""
+    """Nats per target token over all pairs, without dropout; leaves the model in training mode."""
     model.eval()
     total, count = 0.0, 0
     for indices in make_batches(pairs, 2 * settings.batch_tokens, seed=0, epoch=0):

@@ -1,5 +1,4 @@
-"""PET/CT reports: findings, organ by organ, and the impression that follows from them by fixed
-rules."""
+"""PET/CT reports: findings, organ by organ, and the impression that follows by fixed rules."""
 
 import random
 
