@@ -1,13 +1,11 @@
 """Score trained runs, or ask one a question: `python evaluate.py --run runs/mwp-usm-interleave`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from ases.data import Example, InputError
 from ases.run.command import choose_device, device_complaints, parse, run_command
-from ases.run.files import make_parent
-from ases.run.folder import digest, load_run, load_splits, pick_split
-from ases.run.report import evaluate, show_segments, table, training_seconds, write_evaluation
+from ases.run.folder import evaluation_folders, load_run, pick_split, splits_for
+from ases.run.report import answer, evaluate, table, training_seconds, write_evaluation
 from ases.settings import setting
 
 SPLITS = ("test", "validation", "train", "longer", "all")
@@ -60,56 +58,27 @@ def complain(given: dict) -> list[str]:
     return complaints
 
 
-def output_folder(run: Path, options: EvaluateOptions) -> Path:
-    if options.out_dir:
-        return Path(options.out_dir) / run.name if len(options.run) > 1 else Path(options.out_dir)
-    parts = ["eval", options.split]
-    if options.data:
-        parts.append(Path(options.data).stem)
-    if options.beams > 1:
-        parts.append(f"beam{options.beams}")
-    return run / "-".join(parts)
-
-
 def main() -> None:
-    options = parse(
-        "Score trained runs on a test set, or answer one question.", {"": EvaluateOptions}, complain
-    ).of(EvaluateOptions)
-    runs = {Path(run): load_run(run, choose_device(options.device)) for run in options.run}
+    what = "Score trained runs on a test set, or answer one question."
+    options = parse(what, {"what to do": EvaluateOptions}, complain).of(EvaluateOptions)
+    device = choose_device(options.device)
+    writers = {Path(run): load_run(run, device) for run in options.run}
+
     if options.question is not None:
-        for folder, writer in runs.items():
-            _, [line] = evaluate(
-                writer, [Example("question", options.question.strip(), "")], options.beams
-            )
-            segments = [(segment["role"], segment["text"]) for segment in line["segments"]]
-            answer = f"; answer: {line['answer']}" if line.get("answer") else ""
-            print(f"{folder}\n{show_segments(segments)}\n  stopped by {line['stop']}{answer}")
+        for folder, writer in writers.items():
+            print(f"{folder}\n{answer(writer, options.question.strip(), options.beams)}")
         return
 
-    outputs = {folder: output_folder(folder, options) for folder in runs}
-    if len(set(outputs.values())) < len(outputs):
-        raise InputError(
-            "--run names two folders of one name; expected no --out-dir, or one run at a time"
-        )
-    for path in outputs.values():
-        if (path / "results.json").exists() and not options.overwrite:
-            raise InputError(
-                f"{path}: holds results already; expected another --out-dir, or --overwrite"
-            )
-        make_parent(path / "results.json")
+    suffix = [options.split]
+    if options.data:
+        suffix.append(Path(options.data).stem)
+    if options.beams > 1:
+        suffix.append(f"beam{options.beams}")
+    outputs = evaluation_folders(list(writers), suffix, options.out_dir, options.overwrite)
 
     rows = {}
-    for folder, writer in runs.items():
-        data = writer.recipe.data
-        if options.data:
-            data = replace(data, data=options.data, train_problems=None, test_problems=None)
-        splits, description = load_splits(
-            data, whole=options.split == "all" and options.data is not None
-        )
-        if not options.data and digest(splits) != writer.recipe.data_digest:
-            raise InputError(
-                f"{data.data}: not the data that {folder} was trained on; expected the same file"
-            )
+    for folder, writer in writers.items():
+        splits, description = splits_for(folder, writer, options.data, options.split == "all")
         examples = pick_split(splits, options.split)
         print(f"{folder}: {description}; writing {len(examples)} chains …", flush=True)
         results, predictions = evaluate(writer, examples, options.beams)

@@ -10,6 +10,8 @@ runs/mwp-usm-interleave/
 """
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ases.data import Example, InputError, split_examples
@@ -17,7 +19,7 @@ from ases.pairs import MODES
 from ases.recipe import ChainWriter, Scorer, Splits
 from ases.run.checkpoints import load_model
 from ases.run.config import N_TEST, N_TRAIN, N_VALIDATION, DataSettings, RunConfig
-from ases.run.files import read_examples
+from ases.run.files import make_parent, read_examples
 from ases.tasks import make_splits
 from ases.tokenizer import SentinelTokenizer, Tokenizer
 
@@ -183,3 +185,49 @@ def load_scorer(folder: str | Path, device: str = "cpu") -> tuple[Scorer, RunCon
             f"{folder}: a run of mode {config.mode}; expected a direct one as --scorer"
         )
     return Scorer(writer.models["direct"], writer.tokenizer, config.max_source), config
+
+
+# --- evaluations ---------------------------------------------------------------------------------
+
+
+def splits_for(
+    folder: Path, writer: ChainWriter, data: str | None, whole: bool
+) -> tuple[Splits, str]:
+    """What a run is evaluated on: another file, or its own data.
+
+    Raises:
+        InputError: as ``load_splits``; the run's own file has changed.
+    """
+    if data is not None:
+        settings = replace(writer.recipe.data, data=data, train_problems=None, test_problems=None)
+        return load_splits(settings, whole)
+    splits, description = load_splits(writer.recipe.data)
+    if digest(splits) != writer.recipe.data_digest:
+        file = writer.recipe.data.data
+        raise InputError(f"{file}: not the data that {folder} was trained on; expected it")
+    return splits, description
+
+
+def evaluation_folders(
+    runs: Sequence[Path], suffix: Sequence[str], out_dir: str | None, overwrite: bool
+) -> dict[Path, Path]:
+    """Where each run's evaluation goes; the parents are made.
+
+    Raises:
+        InputError: two runs would write to one place, or a place holds results already.
+    """
+    outputs = {}
+    for run in runs:
+        place = run / "-".join(["eval", *suffix])
+        if out_dir is not None:
+            place = Path(out_dir) / run.name if len(runs) > 1 else Path(out_dir)
+        if place in outputs.values():
+            reason = "expected no --out-dir, or one run at a time"
+            raise InputError(f"--run names two folders of one name; {reason}")
+        if (place / "results.json").exists() and not overwrite:
+            reason = "holds results already; expected another --out-dir, or --overwrite"
+            raise InputError(f"{place}: {reason}")
+        outputs[run] = place
+    for place in outputs.values():
+        make_parent(place / "results.json")
+    return outputs

@@ -63,6 +63,14 @@ def _prediction(writer: ChainWriter, example: Example, chain: Chain, text: str) 
     return line
 
 
+def answer(writer: ChainWriter, question: str, beams: int = 1) -> str:
+    """The chain for one question, to read: segments with their roles, stop reason, number."""
+    _, [line] = evaluate(writer, [Example("question", question, "")], beams)
+    segments = [(segment["role"], segment["text"]) for segment in line["segments"]]
+    number = f"; answer: {line['answer']}" if line.get("answer") else ""
+    return f"{show_segments(segments)}\n  stopped by {line['stop']}{number}"
+
+
 def write_evaluation(
     folder: Path, results: dict, predictions: list[dict], suffix: str = ""
 ) -> None:
