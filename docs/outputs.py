@@ -17,9 +17,8 @@ BLOCK = re.compile(r"(<!-- slow -->\n)?```console\n(.*?)```\n", re.DOTALL)
 
 def run(command: str) -> str:
     """What a command prints, both streams together; `| tail` and the like are the shell's."""
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    shell = ["bash", "-c", f"{{ {command}; }} 2>&1"]
+    done = subprocess.run(shell, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     return done.stdout
 
 
