@@ -1,18 +1,89 @@
 """Attention with T5's learned relative position bias: one function, three ways to compute it.
 
-T5 adds to the score of query i and key j a learned number that depends on the head and on j − i
-alone. As a matrix that is Toeplitz, so a vector over the Q + T − 1 differences says it all:
-``rel_bias[h, j − i + Q − 1]``. Padding is a length for each row and causality a comparison of
-positions, so no mask needs to be handed over either.
+Every mask of the method is the same thing. A query sees **one run of keys**, ``first ≤ j < last``,
+and both ends only move right as the query does. Two vectors of integers say it all, and the
+functions at the top make them: once per batch, shared by all layers.
 
-Shapes: B batch, H heads, Q queries, T keys, K width of a head.
+T5 adds to the score of query i and key j a learned number that depends on the head and on j − i
+alone, and no longer on the distance from some ``span`` on. A vector of 2·span + 1 numbers per head
+holds it.
+
+Shapes here and in the kernels: B batch, H heads, Q queries, T keys, K width of a head.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+Runs = tuple[Tensor | None, Tensor | None]  # (first, last), each (B, Q) or (1, Q)
 BACKENDS = ("auto", "reference", "sdpa", "triton")
+
+# --- runs of keys --------------------------------------------------------------------------------
+
+
+def padding(lengths: Tensor, n_queries: int, query_lengths: Tensor | None = None) -> Runs:
+    """Every query sees its row's keys up to ``lengths[b]``: an encoder, or cross-attention.
+
+    Args:
+        lengths: (B,) integers.
+        query_lengths: (B,) integers; a query from there on sees nothing: no cost on a GPU.
+
+    >>> first, last = padding(torch.tensor([3, 1]), n_queries=2)
+    >>> first, last.tolist()
+    (None, [[3, 3], [1, 1]])
+    >>> first, last = padding(torch.tensor([3, 1]), 2, query_lengths=torch.tensor([2, 1]))
+    >>> first.tolist(), last.tolist()
+    ([[0, 0], [0, 1]], [[3, 3], [1, 1]])
+    """
+    last = lengths.to(torch.int32)[:, None].expand(-1, n_queries)
+    if query_lengths is None:
+        return None, last
+    padded = torch.arange(n_queries, device=lengths.device) >= query_lengths[:, None]
+    # An empty run that still moves right: it begins where it ends.
+    return torch.where(padded, last, 0), last
+
+
+def causal(n_queries: int, offset: int = 0, device: torch.device | None = None) -> Runs:
+    """Query i sees the keys up to its own place, i + offset: a decoder with ``offset`` cached keys.
+
+    >>> first, last = causal(3, offset=2)
+    >>> first, last.tolist()
+    (None, [[3, 4, 5]])
+    """
+    place = torch.arange(1, n_queries + 1, dtype=torch.int32, device=device)
+    return None, (place + offset)[None]
+
+
+def blocks(ends: Tensor) -> Runs:
+    """A token of block j sees blocks 0 … j.
+
+    Args:
+        ends: (B, Q) integers; for each token the end of its block, the place after its last token.
+            The same function reads a prefix in cross-attention: ``ends`` then counts source tokens.
+
+    >>> first, last = blocks(torch.tensor([[2, 2, 5, 5, 5]]))
+    >>> first, last.tolist()
+    (None, [[2, 2, 5, 5, 5]])
+    """
+    return None, ends.to(torch.int32)
+
+
+def packed(starts: Tensor) -> Runs:
+    """Several sequences in one row: a token sees its own sequence, up to itself.
+
+    Args:
+        starts: (B, Q) integers; for each token the place of its sequence's first token. For padding
+            at the end of a row, Q: it then sees nothing.
+
+    >>> first, last = packed(torch.tensor([[0, 0, 2, 2, 5]]))  # two, two, one of padding
+    >>> first.tolist(), last.tolist()
+    ([[0, 0, 2, 2, 5]], [[1, 2, 3, 4, 5]])
+    """
+    place = torch.arange(1, starts.shape[1] + 1, dtype=torch.int32, device=starts.device)
+    return starts.to(torch.int32), place.expand(starts.shape)
+
+
+# --- attention -----------------------------------------------------------------------------------
 
 
 def attention(
@@ -21,137 +92,210 @@ def attention(
     v: Tensor,
     rel_bias: Tensor | None = None,
     *,
-    causal: bool = False,
-    key_lengths: Tensor | None = None,
+    first: Tensor | None = None,
+    last: Tensor | None = None,
     query_offset: int = 0,
     scale: float = 1.0,
     backend: str = "auto",
-    bias_span: int | None = None,
 ) -> Tensor:
-    """softmax(scale · q kᵀ + bias) v, over the keys that a query may see.
+    """softmax(scale · q kᵀ + bias) v, over the keys that a query sees.
 
     Args:
         q: (B, H, Q, K).
         k, v: (B, H, T, K), of q's dtype and device.
-        rel_bias: (H, Q + T − 1); entry j − i + Q − 1 is added to the score of query i and key j.
-        causal: query i sees the keys j ≤ i + query_offset.
-        key_lengths: (B,) integers from 1 to T; row b sees its first key_lengths[b] keys. On a GPU
-            they are not looked at, which would wait for it, but brought into that range.
-        query_offset: position of query 0 among the keys, for causality (the keys cached before it).
+        rel_bias: (H, 2·span + 1), floating; entry clamp(j − i − query_offset, −span, span) + span
+            is added to the score of query i and key j. None: no bias.
+        first, last: (B, Q) integers, non-decreasing along the queries; (1, Q) for all rows alike.
+            Query i of row b sees the keys first[b, i] ≤ j < last[b, i]. None: 0 and T. An empty run
+            gives exactly zero and no gradient. On a CPU they are checked. On a GPU they are not
+            looked at, for that would wait for it: if they are wrong, so is the result.
+        query_offset: position of query 0 among the keys, for the bias (the keys cached before it).
         scale: factor of the scores; T5 has none (1.0).
         backend: ``reference`` is the definition, in any dtype; ``sdpa`` is PyTorch's; ``triton`` is
             the fused kernel, which never builds a matrix of scores; ``auto`` is triton for bfloat16
-            on CUDA, else sdpa.
-        bias_span: a promise that all keys this far from a query or farther share one bias on each
-            side, |j − i − query_offset| ≥ bias_span, as T5's do from its maximum distance on.
-            Triton then does less; the gradient of rel_bias beyond the span is right in sum on each
-            side, not entry by entry.
+            on CUDA from compute capability 8.0 on, else sdpa.
     Returns:
         (B, H, Q, K), of q's dtype.
+
+    Keys that nobody sees may hold anything, even NaN, in ``reference`` and ``triton``; ``sdpa``
+    multiplies them by zero, which leaves a NaN a NaN. A bias of a higher precision than q is
+    rounded to q's dtype in ``sdpa``, as PyTorch asks of a mask; the others add it as it is.
+
     Raises:
-        ValueError: an argument of a wrong shape, dtype, device or range, named.
-        RuntimeError: ``triton`` asked for where it is not installed or cannot run.
+        ValueError: an argument of a wrong shape, dtype, device or range, named with what was
+            expected; for runs with the row and the query.
+        RuntimeError: ``triton`` asked for where it is not installed or cannot run, with what to do.
     """
-    _check(q, k, v, rel_bias, causal, key_lengths, query_offset, backend, bias_span)
-    if key_lengths is not None and key_lengths.device.type != "cpu":
-        key_lengths = key_lengths.clamp(1, k.shape[2])
+    _check_tensors(q, k, v, rel_bias, query_offset, backend)
+    n_queries, n_keys = q.shape[2], k.shape[2]
+    first, _, highest_first = _checked("first", first, q, n_keys, default=0)
+    last, lowest_last, _ = _checked("last", last, q, n_keys, default=n_keys)
+    # Ends that hide nothing are dropped, where that is known.
+    first = None if highest_first == 0 else first
+    last = None if lowest_last == n_keys else last
+    if rel_bias is not None:
+        rel_bias, query_offset = _shorten(rel_bias, n_queries, n_keys, query_offset)
+
     if backend == "auto":
         backend = "triton" if _triton_applies(q) else "sdpa"
     if backend == "triton":
         try:  # here, for Triton is not installed everywhere
-            from ases.kernels.attention import triton_attention
+            from ases.kernels.operator import triton_attention
         except ImportError:
-            raise RuntimeError(
-                "backend='triton' needs the package triton: pip install triton"
-            ) from None
-        return triton_attention(
-            q, k, v, rel_bias, causal, key_lengths, query_offset, scale, bias_span
-        )
-    bias = _score_bias(q, k, rel_bias, causal, key_lengths, query_offset)
-    if backend == "sdpa":
-        return scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+            message = "backend='triton' needs the package triton: pip install triton"
+            raise RuntimeError(message) from None
+        return triton_attention(q, k, v, rel_bias, first, last, query_offset, scale)
+
+    bias = None
+    if rel_bias is not None:
+        bias = bias_matrix(rel_bias, n_queries, n_keys, query_offset)
+    seen = seen_keys(first, last, n_keys)
+    if backend == "reference":
+        return _reference(q, k, v, bias, seen, scale)
+    return _sdpa(q, k, v, bias, seen, scale, some_empty=lowest_last <= highest_first)
+
+
+def bias_matrix(rel_bias: Tensor, n_queries: int, n_keys: int, query_offset: int = 0) -> Tensor:
+    """(H, 2·span + 1) → (H, Q, T): entry [h, i, j] is that of the difference j − i − query_offset.
+
+    >>> bias_matrix(torch.tensor([[-1, 0, 1]]), 2, 4).tolist()
+    [[[0, 1, 1, 1], [-1, 0, 1, 1]]]
+    """
+    span = rel_bias.shape[1] // 2
+    lowest = -(n_queries - 1) - query_offset
+    difference = torch.arange(lowest, n_keys - query_offset, device=rel_bias.device)
+    along = rel_bias[:, difference.clamp(-span, span) + span]  # (H, Q + T − 1)
+    # Q windows of T entries, the last one first.
+    return along.unfold(-1, n_keys, 1).flip(-2)
+
+
+def seen_keys(first: Tensor | None, last: Tensor | None, n_keys: int) -> Tensor | None:
+    """Which keys are seen, booleans (B, 1, Q, T), or of size 1 where rows or queries agree."""
+    seen = None
+    for end, is_first in ((first, True), (last, False)):
+        if end is None:
+            continue
+        if end.stride(1) == 0:
+            end = end[:, :1]
+        key = torch.arange(n_keys, dtype=end.dtype, device=end.device)
+        inside = key >= end[..., None] if is_first else key < end[..., None]
+        seen = inside if seen is None else seen & inside
+    return None if seen is None else seen[:, None]
+
+
+def _reference(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, seen: Tensor | None, scale: float
+) -> Tensor:
+    """The definition, step by step."""
+    if seen is not None:
+        # Queries without keys and keys without queries must not count, whatever they hold.
+        seen = seen.expand(-1, -1, q.shape[2], -1)
+        q = q.masked_fill(~seen.any(-1)[..., None], 0)
+        unseen = ~seen.any(-2)[..., None]
+        k, v = k.masked_fill(unseen, 0), v.masked_fill(unseen, 0)
     scores = scale * (q @ k.transpose(-1, -2))  # (B, H, Q, T)
     if bias is not None:
         scores = scores + bias
-    return torch.softmax(scores, dim=-1) @ v
+    if seen is None:
+        return torch.softmax(scores, -1).to(v.dtype) @ v
+    lowest = torch.finfo(scores.dtype).min  # finite: no row can become NaN
+    weights = torch.softmax(scores.masked_fill(~seen, lowest), -1)
+    return weights.masked_fill(~seen, 0).to(v.dtype) @ v
 
 
-def toeplitz(rel_bias: Tensor, n_keys: int) -> Tensor:
-    """(H, Q + T − 1) → (H, Q, T): entry [h, i, j] is rel_bias[h, j − i + Q − 1].
-
-    >>> toeplitz(torch.tensor([[-1, 0, 1, 2]]), 3).tolist()
-    [[[0, 1, 2], [-1, 0, 1]]]
-    """
-    return rel_bias.unfold(-1, n_keys, 1).flip(-2)  # Q windows of T entries, the last one first
-
-
-def _score_bias(
+def _sdpa(
     q: Tensor,
     k: Tensor,
-    rel_bias: Tensor | None,
-    causal: bool,
-    key_lengths: Tensor | None,
-    query_offset: int,
-) -> Tensor | None:
-    """What is added to the scores: the bias, and a lowest number where a key is not seen."""
-    n_queries, n_keys = q.shape[2], k.shape[2]
-    bias = None if rel_bias is None else toeplitz(rel_bias, n_keys).to(q.dtype)[None]
-    hidden = None  # broadcasts to (B, 1, Q, T)
-    key = torch.arange(n_keys, device=q.device)
-    if key_lengths is not None:
-        hidden = (key >= key_lengths[:, None])[:, None, None, :]
-    if causal:
-        query = torch.arange(n_queries, device=q.device) + query_offset
-        future = key > query[:, None]  # (Q, T)
-        hidden = future[None, None] if hidden is None else hidden | future
-    if hidden is None:
-        return bias
-    lowest = torch.finfo(q.dtype).min  # finite: no row can become NaN
-    if bias is None:
-        return torch.zeros_like(hidden, dtype=q.dtype).masked_fill(hidden, lowest)
-    return bias.masked_fill(hidden, lowest)
+    v: Tensor,
+    bias: Tensor | None,
+    seen: Tensor | None,
+    scale: float,
+    some_empty: bool,
+) -> Tensor:
+    """PyTorch's attention; runs and bias become one matrix that is added to the scores."""
+    mask = None if bias is None else bias.to(q.dtype)[None]
+    if seen is not None:
+        if mask is None:
+            mask = torch.zeros_like(seen, dtype=q.dtype)
+        mask = mask.masked_fill(~seen, torch.finfo(q.dtype).min)
+    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    if seen is None or not some_empty:
+        return out
+    return out.masked_fill(~seen.any(-1)[..., None], 0)
 
 
-def _check(q, k, v, rel_bias, causal, key_lengths, query_offset, backend, bias_span) -> None:
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def _shorten(
+    rel_bias: Tensor, n_queries: int, n_keys: int, query_offset: int
+) -> tuple[Tensor, int]:
+    """The entries that these positions can reach, and the offset cut to what can matter."""
+    span = rel_bias.shape[1] // 2
+    query_offset = min(query_offset, n_keys + span)
+    reach = max(n_queries - 1 + query_offset, n_keys - 1)
+    if reach < span:
+        rel_bias = rel_bias[:, span - reach : span + reach + 1]
+    return rel_bias, query_offset
+
+
+def _check_tensors(
+    q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, query_offset: int, backend: str
+) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
     if query_offset < 0:
         raise ValueError(f"query_offset is {query_offset}; expected 0 or more")
-    if bias_span is not None and bias_span < 1:
-        raise ValueError(f"bias_span is {bias_span}; expected 1 or more, or None")
     if q.dim() != 4 or not q.is_floating_point() or 0 in q.shape:
         raise ValueError(f"q is {_kind(q)}; expected floating point (B, H, Q, K), none of them 0")
-    B, H, Q, K = q.shape
+    B, H, _, K = q.shape
     if k.dim() != 4 or k.shape[:2] != (B, H) or k.shape[3] != K or k.shape[2] == 0:
         raise ValueError(f"k has shape {tuple(k.shape)}; expected ({B}, {H}, T, {K}) with T > 0")
-    T = k.shape[2]
     if v.shape != k.shape:
         raise ValueError(f"v has shape {tuple(v.shape)}; expected k's shape {tuple(k.shape)}")
     if rel_bias is not None:
-        if rel_bias.shape != (H, Q + T - 1) or not rel_bias.is_floating_point():
-            raise ValueError(
-                f"rel_bias is {_kind(rel_bias)}; "
-                f"expected floating point ({H}, {Q + T - 1}), that is (H, Q + T - 1)"
-            )
-    for name, tensor in (("k", k), ("v", v), ("rel_bias", rel_bias), ("key_lengths", key_lengths)):
+        fits = rel_bias.dim() == 2 and rel_bias.shape[0] == H and rel_bias.shape[1] % 2 == 1
+        if not fits or not rel_bias.is_floating_point():
+            wanted = f"floating point of shape ({H}, 2 * span + 1)"
+            raise ValueError(f"rel_bias is {_kind(rel_bias)}; expected {wanted}")
+    for name, tensor in (("k", k), ("v", v), ("rel_bias", rel_bias)):
         if tensor is not None and tensor.device != q.device:
             raise ValueError(f"{name} is on {tensor.device}; expected q's device {q.device}")
         if name in "kv" and tensor.dtype != q.dtype:
             raise ValueError(f"{name} is {tensor.dtype}; expected q's dtype {q.dtype}")
-    if key_lengths is not None:
-        _check_lengths(key_lengths, B, T)
 
 
-def _check_lengths(lengths: Tensor, B: int, T: int) -> None:
-    integers = not lengths.is_floating_point() and lengths.dtype != torch.bool
-    if lengths.shape != (B,) or not integers:
-        raise ValueError(f"key_lengths is {_kind(lengths)}; expected integers of shape ({B},)")
-    # Their values are looked at where that is free: a GPU would be waited for.
-    if lengths.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    if not bool(((lengths >= 1) & (lengths <= T)).all()):
-        found = f"from {int(lengths.min())} to {int(lengths.max())}"
-        raise ValueError(f"key_lengths runs {found}; expected 1 to {T}")
+def _checked(
+    name: str, end: Tensor | None, q: Tensor, n_keys: int, default: int
+) -> tuple[Tensor | None, int, int]:
+    """One end of the runs as int32, and bounds of its numbers: true ones where looking is free."""
+    if end is None:
+        return None, default, default
+    B, _, n_queries, _ = q.shape
+    integers = not end.is_floating_point() and not end.is_complex() and end.dtype != torch.bool
+    if not integers or end.dim() != 2 or end.shape[0] not in (1, B) or end.shape[1] != n_queries:
+        wanted = f"integers of shape ({B}, {n_queries}) or (1, {n_queries})"
+        raise ValueError(f"{name} is {_kind(end)}; expected {wanted}")
+    if end.device != q.device:
+        raise ValueError(f"{name} is on {end.device}; expected q's device {q.device}")
+    if end.device.type != "cpu" or torch.compiler.is_compiling():
+        return end.to(torch.int32), 0, n_keys
+
+    end = end.to(torch.int64)
+    # An expanded tensor repeats one column: that one is enough.
+    column = end[:, :1] if end.stride(1) == 0 else end
+    low, high = (int(x) for x in column.aminmax())
+    if low < 0 or high > n_keys:
+        row, query = ((end < 0) | (end > n_keys)).nonzero()[0].tolist()
+        found = f"{name}[{row}, {query}] is {int(end[row, query])}"
+        raise ValueError(f"{found}; expected 0 to {n_keys}, the number of keys")
+    falls = column[:, 1:] < column[:, :-1]
+    if falls.any():
+        row, query = falls.nonzero()[0].tolist()
+        found = f"{name}[{row}, {query + 1}] is {int(end[row, query + 1])}"
+        before = int(end[row, query])
+        raise ValueError(f"{found} after {before}; expected no decrease along the queries")
+    return end.to(torch.int32), low, high
 
 
 def _kind(tensor: Tensor) -> str:
@@ -162,7 +306,7 @@ def _triton_applies(q: Tensor) -> bool:
     if not q.is_cuda:
         return False
     try:
-        from ases.kernels.attention import supports
+        from ases.kernels.operator import supports
     except ImportError:
         return False
     return supports(q)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ases.attention import attention
+from ases.attention import Runs, attention, causal, padding
 from ases.settings import complaints, setting
 
 
@@ -84,6 +84,8 @@ SIZES = {
 }
 
 
+KeysAndValues = tuple[Tensor, Tensor]  # (B, H, T, K) each
+
 # --- layers --------------------------------------------------------------------------------------
 
 
@@ -145,14 +147,13 @@ class RelativeBias(nn.Module):
         self.bidirectional = bidirectional
         self.max_distance = config.relative_attention_max_distance
 
-    def forward(self, n_queries: int, n_keys: int, query_offset: int = 0) -> Tensor:
-        """The vector (H, Q + T − 1) that ``attention`` wants, for Q queries and T keys.
+    def forward(self) -> Tensor:
+        """(H, 2·span + 1): entry d + span is the bias of the difference d = j − i of key and query.
 
-        Entry j − i + Q − 1 is the bias of query i, standing at i + query_offset, and key j.
+        The span is the largest distance: from there on, all differences share a bucket.
         """
-        first = -(n_queries - 1) - query_offset
-        last = first + n_queries + n_keys - 1
-        difference = torch.arange(first, last, device=self.table.weight.device)
+        span = self.max_distance
+        difference = torch.arange(-span, span + 1, device=self.table.weight.device)
         bucket = relative_position_bucket(
             difference, self.bidirectional, self.table.num_embeddings, self.max_distance
         )
@@ -167,8 +168,6 @@ class Attention(nn.Module):
         inner = config.num_heads * config.d_kv  # need not be D
         self.heads, self.width = config.num_heads, config.d_kv
         self.scale = config.d_kv**-0.5 if config.scale_scores else 1.0
-        # From there on, all differences share a bucket.
-        self.bias_span = config.relative_attention_max_distance
         self.q = linear(config.d_model, inner)
         self.k = linear(config.d_model, inner)
         self.v = linear(config.d_model, inner)
@@ -178,14 +177,28 @@ class Attention(nn.Module):
         """x (B, T, D) → keys and values, (B, H, T, K) each."""
         return self._split(self.k(x)), self._split(self.v(x))
 
-    def forward(self, x: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, **mask) -> Tensor:
-        """x (B, Q, D) and k, v (B, H, T, K) → (B, Q, D).
-
-        ``mask`` is handed on: ``causal``, ``key_lengths``, ``query_offset``.
-        """
+    def forward(
+        self,
+        x: Tensor,
+        k: Tensor,
+        v: Tensor,
+        runs: Runs,
+        rel_bias: Tensor | None = None,
+        query_offset: int = 0,
+    ) -> Tensor:
+        """x (B, Q, D) and k, v (B, H, T, K) → (B, Q, D); ``runs``: the keys that queries see."""
         q = self._split(self.q(x))
-        span = self.bias_span
-        out = attention(q, k, v, rel_bias, scale=self.scale, bias_span=span, **mask)
+        first, last = runs
+        out = attention(
+            q,
+            k,
+            v,
+            rel_bias,
+            first=first,
+            last=last,
+            query_offset=query_offset,
+            scale=self.scale,
+        )
         return self.o(out.transpose(1, 2).flatten(2))  # (B, H, Q, K) → (B, Q, H, K) → (B, Q, H·K)
 
     def _split(self, x: Tensor) -> Tensor:
@@ -222,10 +235,10 @@ class EncoderBlock(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout_rate)
 
-    def forward(self, x: Tensor, lengths: Tensor, rel_bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, runs: Runs, rel_bias: Tensor) -> Tensor:
         normed = self.norm_self(x)
         k, v = self.self_attention.keys_and_values(normed)
-        x = x + self.dropout(self.self_attention(normed, k, v, rel_bias, key_lengths=lengths))
+        x = x + self.dropout(self.self_attention(normed, k, v, runs, rel_bias))
         return x + self.dropout(self.feed_forward(self.norm_ff(x)))
 
 
@@ -243,29 +256,28 @@ class DecoderBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        cross: tuple[Tensor, Tensor],
-        lengths: Tensor,
+        runs: Runs,
         rel_bias: Tensor,
-        past: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        past: KeysAndValues | None,
+        cross: KeysAndValues,
+        cross_runs: Runs,
+    ) -> tuple[Tensor, KeysAndValues]:
+        """The next states, and the keys and values of the target so far."""
         normed = self.norm_self(x)
         k, v = self.self_attention.keys_and_values(normed)
         n_past = 0
         if past is not None:
             n_past = past[0].shape[2]
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        attended = self.self_attention(normed, k, v, rel_bias, causal=True, query_offset=n_past)
+        attended = self.self_attention(normed, k, v, runs, rel_bias, query_offset=n_past)
         x = x + self.dropout(attended)
 
-        normed = self.norm_cross(x)
-        attended = self.cross_attention(normed, *cross, None, key_lengths=lengths)
+        attended = self.cross_attention(self.norm_cross(x), *cross, cross_runs)
         x = x + self.dropout(attended)
         return x + self.dropout(self.feed_forward(self.norm_ff(x))), (k, v)
 
 
 # --- the whole -----------------------------------------------------------------------------------
-
-KeysAndValues = tuple[Tensor, Tensor]  # (B, H, T, K) each
 
 
 class DecoderCache:
@@ -323,9 +335,10 @@ class EncoderDecoder(nn.Module):
     def encode(self, input_ids: Tensor, input_lengths: Tensor) -> Tensor:
         """(B, S) ids → (B, S, D) states."""
         x = self.dropout(self.embedding(input_ids))
-        rel_bias = self.encoder_bias(input_ids.shape[1], input_ids.shape[1])
+        runs = padding(input_lengths, input_ids.shape[1])
+        rel_bias = self.encoder_bias()
         for block in self.encoder:
-            x = block(x, input_lengths, rel_bias)
+            x = block(x, runs, rel_bias)
         return self.dropout(self.encoder_norm(x))
 
     def start(self, states: Tensor, input_lengths: Tensor) -> DecoderCache:
@@ -335,11 +348,13 @@ class EncoderDecoder(nn.Module):
 
     def decode(self, decoder_input_ids: Tensor, cache: DecoderCache) -> Tensor:
         """Logits (B, T, V) for the next T decoder inputs (B, T), whose keys and values are kept."""
-        past, new = cache.steps, decoder_input_ids.shape[1]
+        n_past, n_new = cache.steps, decoder_input_ids.shape[1]
         x = self.dropout(self.embedding(decoder_input_ids))
-        rel_bias = self.decoder_bias(new, past + new, query_offset=past)
+        runs, cross_runs = causal(n_new, n_past, x.device), padding(cache.lengths, n_new)
+        rel_bias = self.decoder_bias()
         for i, block in enumerate(self.decoder):
-            x, cache.past[i] = block(x, cache.cross[i], cache.lengths, rel_bias, cache.past[i])
+            past, cross = cache.past[i], cache.cross[i]
+            x, cache.past[i] = block(x, runs, rel_bias, past, cross, cross_runs)
         x = self.dropout(self.decoder_norm(x))
         if self.config.scale_decoder_outputs:
             x = x * self.config.d_model**-0.5

@@ -1,43 +1,130 @@
-"""Compile every variant of the Triton kernels for an NVIDIA GPU of compute capability 9.0; none need be there.
+"""Compile the kernels in their real configurations for compute capability 9.0; no GPU is needed.
 
-Run without TRITON_INTERPRET. Stops before machine code: types, shapes and control flow are checked by then.
+Asserts what the machine code must be: the matrix instructions of that GPU, no spilled registers,
+shared memory that fits. Prints a table (docs/attention.md has it). Run without TRITON_INTERPRET.
 """
 
-import itertools
+import re
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ases.kernels import attention as kernels
+from ases.kernels.operator import tiles
 
-FLOATS = {"scale": "fp32"}
-POINTERS = {"lengths_ptr": "*i64", "m_ptr": "*fp32", "l_ptr": "*fp32", "delta_ptr": "*fp32", "band_ptr": "*fp32", "far_ptr": "*fp32"}
+TARGET = GPUTarget("cuda", 90, 32)
+# What one block of threads may use there.
+SHARED_LIMIT = 227 * 1024
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+ALIGNED = [["tt.divisibility", 16]]
+KERNELS = {
+    "forward": (kernels.forward_kernel, ("q", "k", "v", "out")),
+    "queries": (kernels.query_gradient_kernel, ("q", "k", "v", "do", "out", "dq")),
+    "keys": (kernels.key_gradient_kernel, ("q", "k", "v", "do", "dk", "dv")),
+}
+
+
+def compile_kernel(name: str, dtype: str, width: int, n_queries: int, bias: bool, runs: bool):
+    """The compiled kernel, with arguments as the model gives them: aligned, of float32 bias."""
+    kernel, tensors = KERNELS[name]
+    torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    tile = dict(tiles(torch_dtype, width, n_queries)[name])
+    options = {option: tile.pop(option) for option in ("num_warps", "num_stages")}
+    constants = tile | dict(
+        HAS_BIAS=bias,
+        GRADIENT=bias,
+        HAS_FIRST=runs,
+        HAS_LAST=runs,
+        WIDTH=width,
+        BLOCK_K=width,
+        PRECISION="ieee" if dtype == "fp32" else "tf32",
+    )
+    rows = (f"*{dtype}", "i32", "i32", "i32")
+    ends = ("*i32", "i32", "i32", "*i32", "i32", "i32")
+    signature, constexprs, attributes = {}, {}, {}
+    for place, argument in enumerate(kernel.arg_names):
+        if argument in constants:
+            signature[argument] = "constexpr"
+            constexprs[(place,)] = constants[argument]
+        elif argument in tensors:
+            signature[argument] = kernels.Rows(*rows)
+            attributes |= {(place, part): ALIGNED for part in range(4)}
+        elif argument == "runs":
+            signature[argument] = kernels.RunEnds(*ends)
+        elif argument == "bias":
+            signature[argument] = kernels.Bias("*fp32", "i32", "i32")
+        elif argument == "stats":
+            signature[argument] = kernels.Stats("*fp32", "*fp32", "*fp32")
+        elif argument.endswith("_ptr"):
+            signature[argument] = "*fp32"
+            attributes[(place,)] = ALIGNED
+        else:
+            signature[argument] = "fp32" if argument == "scale" else "i32"
+    source = ASTSource(kernel, signature, constexprs, attributes)
+    return triton.compile(source, target=TARGET, options=options)
+
+
+def machine_code(compiled) -> dict:
+    """Counts from the cubin: instructions, matrix instructions, registers, spills."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        text = subprocess.run(
+            [TOOLS / "cuobjdump", "-sass", "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    lines = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z][A-Z0-9_.]*)", text)
+
+    def count(pattern):
+        return sum(bool(re.match(pattern, line)) for line in lines)
+
+    return {
+        "registers": int(re.search(r"REG:(\d+)", text)[1]),
+        "stack": int(re.search(r"STACK:(\d+)", text)[1]),
+        "spills": count(r"(STL|LDL)\b"),
+        "shared": compiled.metadata.shared,
+        "warps": compiled.metadata.num_warps,
+        "instructions": len(lines),
+        "wgmma": count("HGMMA"),
+        "mma": count("HMMA"),
+        "exp2": count("MUFU.EX2"),
+        "async 16": len(re.findall(r"LDGSTS\S*\.128", text)),
+        "async 4": count(r"LDGSTS(?!.*128)"),
+    }
+
+
+#: kernels, type, head width, queries, bias, runs
+CONFIGURATIONS = [
+    (tuple(KERNELS), "bf16", 64, 1024, True, True),
+    (tuple(KERNELS), "bf16", 64, 1024, False, True),
+    (tuple(KERNELS), "bf16", 64, 1024, True, False),
+    (tuple(KERNELS), "bf16", 128, 1024, True, True),
+    (tuple(KERNELS), "bf16", 32, 1024, True, True),
+    (("forward",), "bf16", 64, 1, True, True),
+]
 
 
 def main() -> None:
-    target = GPUTarget("cuda", 90, 32)
-    options = itertools.product(("fp32", "bf16"), (False, True), (False, True), (False, True))
-    compiled = 0
-    for dtype, causal, bias, lengths in options:
-        for kernel in (kernels._forward_kernel, kernels._query_gradient_kernel, kernels._key_gradient_kernel):
-            constants = dict(CAUSAL=causal, HAS_BIAS=bias, HAS_LENGTHS=lengths, BLOCK=32, BLOCK_M=32, BLOCK_N=32, BLOCK_K=64, PRECISION="ieee" if dtype == "fp32" else "tf32")
-            names = kernel.arg_names
-            constants = {k: v for k, v in constants.items() if k in names}
-            signature = {n: "constexpr" if n in constants else POINTERS.get(n, "*fp32" if n == "bias_ptr" else f"*{dtype}") if n.endswith("_ptr") else FLOATS.get(n, "i32") for n in names}
-            source = ASTSource(fn=kernel, signature=signature, constexprs={(names.index(k),): v for k, v in constants.items()})
-            backend = triton.compiler.make_backend(target)
-            context = triton._C.libtriton.ir.context()
-            triton._C.libtriton.ir.load_dialects(context)
-            backend.load_dialects(context)
-            parsed = backend.parse_options({"num_warps": 8, "num_stages": 2})
-            source.make_ir(target, parsed, backend.get_codegen_implementation(parsed), backend.get_module_map(), context)
-            compiled += 1
-    print(f"{compiled} compiled")
+    printed = False
+    for names, dtype, width, n_queries, bias, runs in CONFIGURATIONS:
+        for name in names:
+            found = machine_code(compile_kernel(name, dtype, width, n_queries, bias, runs))
+            if not printed:
+                print("kernel", "type", "width", "queries", "bias", "runs", *found, sep="\t")
+                printed = True
+            print(name, dtype, width, n_queries, bias, runs, *found.values(), sep="\t", flush=True)
+            assert found["spills"] == 0 and found["stack"] == 0, "registers are spilled"
+            assert found["shared"] <= SHARED_LIMIT, "too much shared memory"
+            assert found["warps"] == (8 if name == "keys" and width > 64 else 4)
+            if n_queries > 16:
+                assert found["wgmma"] > 0 and found["mma"] == 0, "not the instruction of 9.0"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Attention: the reference against arithmetic by hand, SDPA against the reference, and refusals."""
+"""Attention: every mask against arithmetic by hand, SDPA against the reference, and refusals."""
 
 import itertools
 import math
@@ -6,81 +6,180 @@ import math
 import pytest
 import torch
 
-from ases.attention import attention, toeplitz
+from ases.attention import attention, bias_matrix, blocks, causal, packed, padding
+
+Q, T = 4, 6
+RUNS = {
+    "all keys": (None, None),
+    "padding": padding(torch.tensor([6, 2]), Q),
+    "padding on both sides": padding(torch.tensor([6, 2]), Q, torch.tensor([4, 1])),
+    "causal": causal(Q),
+    "causal with a cache": causal(Q, offset=2),
+    "blocks": blocks(torch.tensor([[1, 1, 3, 3], [2, 4, 4, 6]])),
+    "prefix, empty at first": blocks(torch.tensor([[0, 0, 3, 3], [0, 2, 2, 5]])),
+    "packed": packed(torch.tensor([[0, 0, 2, 2], [0, 1, 1, 4]])),
+    "first only": (torch.tensor([[0, 1, 3, 6], [0, 0, 0, 0]]), None),
+    "gaps": (torch.tensor([[0, 3, 3, 5], [1, 1, 4, 4]]), torch.tensor([[1, 4, 4, 6], [2, 2, 5, 5]])),
+}
 
 
-def random_inputs(B, H, S, T, K, dtype=torch.float32, seed=0, bias=True):
+def random_inputs(B, H, Q, T, K, dtype=torch.float64, seed=0, span=2):
     g = torch.Generator().manual_seed(seed)
-    q, k, v = (torch.randn(B, H, n, K, generator=g, dtype=torch.float64).to(dtype) for n in (S, T, T))
-    rel_bias = torch.randn(H, S + T - 1, generator=g, dtype=torch.float64).to(dtype) if bias else None
-    lengths = torch.randint(1, T + 1, (B,), generator=g)
-    return q, k, v, rel_bias, lengths
+    q, k, v = (torch.randn(B, H, n, K, generator=g, dtype=torch.float64).to(dtype) for n in (Q, T, T))
+    rel_bias = None
+    if span is not None:
+        rel_bias = torch.randn(H, 2 * span + 1, generator=g, dtype=torch.float64).to(dtype)
+    return q, k, v, rel_bias
 
 
-def by_loops(q, k, v, rel_bias, causal, key_lengths, query_offset, scale):
+def by_loops(q, k, v, rel_bias, first, last, query_offset, scale):
     """The definition, one number at a time."""
-    B, H, S, K = q.shape
-    T = k.shape[2]
     out = torch.zeros_like(q)
-    for b, h, i in itertools.product(range(B), range(H), range(S)):
-        seen = [j for j in range(T) if (key_lengths is None or j < key_lengths[b]) and (not causal or j <= i + query_offset)]
-        scores = [scale * float(q[b, h, i] @ k[b, h, j]) + (0 if rel_bias is None else float(rel_bias[h, j - i + S - 1])) for j in seen]
+    n_rows, n_heads, n_queries, _ = q.shape
+    span = 0 if rel_bias is None else rel_bias.shape[1] // 2
+    for b, h, i in itertools.product(range(n_rows), range(n_heads), range(n_queries)):
+        start = 0 if first is None else int(first.expand(n_rows, -1)[b, i])
+        stop = k.shape[2] if last is None else int(last.expand(n_rows, -1)[b, i])
+        scores = []
+        for j in range(start, stop):
+            score = scale * float(q[b, h, i] @ k[b, h, j])
+            if rel_bias is not None:
+                difference = max(-span, min(span, j - i - query_offset))
+                score += float(rel_bias[h, difference + span])
+            scores.append(score)
         weights = [math.exp(s - max(scores)) for s in scores]
-        out[b, h, i] = sum(w / sum(weights) * v[b, h, j] for w, j in zip(weights, seen))
+        for j, weight in zip(range(start, stop), weights):
+            out[b, h, i] += weight / sum(weights) * v[b, h, j]
     return out
 
 
+def with_gradients(backend, inputs, do, **arguments):
+    inputs = [x.clone().requires_grad_() for x in inputs]
+    out = attention(*inputs, backend=backend, **arguments)
+    return [out.detach(), *torch.autograd.grad(out, inputs, do)]
+
+
 @pytest.mark.parametrize("backend", ["reference", "sdpa"])
-@pytest.mark.parametrize("bias, causal, padded", list(itertools.product([True, False], repeat=3)))
-def test_against_the_definition(backend, bias, causal, padded):
-    q, k, v, rel_bias, lengths = random_inputs(2, 3, 4, 6, 5, torch.float64, bias=bias)
-    arguments = dict(causal=causal, key_lengths=lengths if padded else None, query_offset=2 if causal else 0, scale=0.7)
-    expected = by_loops(q, k, v, rel_bias, **arguments)
-    assert torch.allclose(attention(q, k, v, rel_bias, backend=backend, **arguments), expected, atol=1e-12)
+@pytest.mark.parametrize("span", [None, 0, 2, 50])
+@pytest.mark.parametrize("mask", RUNS)
+def test_against_the_definition(backend, span, mask):
+    first, last = RUNS[mask]
+    q, k, v, rel_bias = random_inputs(2, 3, Q, T, 5, span=span)
+    expected = by_loops(q, k, v, rel_bias, first, last, 2, 0.7)
+    found = attention(
+        q, k, v, rel_bias, first=first, last=last, query_offset=2, scale=0.7, backend=backend
+    )
+    assert torch.allclose(found, expected, atol=1e-12)
 
 
-def test_bias_belongs_to_the_difference():
-    assert toeplitz(torch.arange(10.0)[None], n_keys=4).shape == (1, 7, 4)
-    matrix = toeplitz(torch.arange(-2, 4)[None], n_keys=4)[0]
-    assert matrix.tolist() == [[j - i for j in range(4)] for i in range(3)]
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_sdpa_equals_reference_with_gradients(causal):
-    inputs = random_inputs(3, 2, 17, 17, 8, torch.float64)
-    gradients = []
-    for backend in ("reference", "sdpa"):
-        q, k, v, rel_bias = (x.clone().requires_grad_() for x in inputs[:4])
-        out = attention(q, k, v, rel_bias, causal=causal, key_lengths=inputs[4], backend=backend)
-        gradients.append([out, *torch.autograd.grad((out * torch.arange(8.0)).sum(), (q, k, v, rel_bias))])
-    for a, b in zip(*gradients):
+@pytest.mark.parametrize("mask", RUNS)
+def test_sdpa_equals_reference_with_gradients(mask):
+    first, last = RUNS[mask]
+    inputs = random_inputs(2, 3, Q, T, 5)
+    do = random_inputs(2, 3, Q, T, 5, seed=1)[0]
+    arguments = dict(first=first, last=last, query_offset=1, scale=0.7)
+    for a, b in zip(
+        with_gradients("reference", inputs, do, **arguments),
+        with_gradients("sdpa", inputs, do, **arguments),
+    ):
         assert torch.allclose(a, b, atol=1e-11)
 
 
+@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+def test_a_query_without_keys_gives_zero_and_no_gradient(backend):
+    first, last = RUNS["padding on both sides"]
+    inputs = random_inputs(2, 3, Q, T, 5)
+    do = torch.zeros(2, 3, Q, 5, dtype=torch.float64)
+    do[1, :, 1:] = 1.0  # only queries that see nothing
+    out, *gradients = with_gradients(backend, inputs, do, first=first, last=last)
+    assert not out[1, :, 1:].any()
+    assert not any(g.any() for g in gradients)
+
+
+def test_nothing_leaks_from_keys_that_nobody_sees():
+    first, last = RUNS["gaps"]  # keys 1 and 2 of row 0, keys 0, 2, 3 and 5 of row 1
+    inputs = random_inputs(2, 3, Q, T, 5)
+    do = torch.ones(2, 3, Q, 5, dtype=torch.float64)
+    clean = with_gradients("reference", inputs, do, first=first, last=last)
+    q, k, v, rel_bias = (x.clone() for x in inputs)
+    for x in (k, v):
+        x[0, :, 1:3] = float("nan")
+        x[1, :, [0, 2, 3, 5]] = float("inf")
+    poisoned = with_gradients("reference", (q, k, v, rel_bias), do, first=first, last=last)
+    assert all(torch.equal(a, b) for a, b in zip(clean, poisoned))
+
+
 def test_no_row_is_nan_however_large_the_scores():
-    q, k, v, rel_bias, _ = random_inputs(2, 2, 5, 9, 8)
+    q, k, v, rel_bias = random_inputs(2, 2, 5, 9, 8, torch.float32)
+    first, last = padding(torch.tensor([1, 9]), 5)
     for backend in ("reference", "sdpa"):
-        out = attention(1e4 * q, k, v, 1e4 * rel_bias, key_lengths=torch.tensor([1, 9]), backend=backend)
+        out = attention(1e4 * q, k, v, 1e4 * rel_bias, first=first, last=last, backend=backend)
         assert out.isfinite().all()
         assert torch.allclose(out[0], v[0, :, :1].expand(2, 5, 8))  # one key: its value
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(q=torch.zeros(2, 3, 4)), "q is"),
-    (dict(q=torch.zeros(2, 3, 4, 5, dtype=torch.int64)), "q is"),
-    (dict(k=torch.zeros(2, 3, 6, 4)), r"k has shape .* expected \(2, 3, T, 5\)"),
-    (dict(v=torch.zeros(2, 3, 5, 5)), "v has shape"),
-    (dict(v=torch.zeros(2, 3, 6, 5, dtype=torch.float64)), "v is torch.float64"),
-    (dict(rel_bias=torch.zeros(3, 10)), r"rel_bias .* \(3, 9\)"),
-    (dict(key_lengths=torch.tensor([1])), "key_lengths"),
-    (dict(key_lengths=torch.tensor([0, 6])), "from 0 to 6; expected 1 to 6"),
-    (dict(key_lengths=torch.tensor([1, 7])), "from 1 to 7; expected 1 to 6"),
-    (dict(key_lengths=torch.tensor([1.0, 2.0])), "key_lengths is torch.float32"),
-    (dict(query_offset=-1), "query_offset"),
-    (dict(backend="flash"), "backend"),
-])
-def test_refusals_name_the_argument(change, message):
-    q, k, v, rel_bias, lengths = random_inputs(2, 3, 4, 6, 5)
-    arguments = dict(q=q, k=k, v=v, rel_bias=rel_bias, key_lengths=lengths) | change
+def test_a_constant_on_the_bias_changes_nothing():
+    q, k, v, rel_bias = random_inputs(2, 3, Q, T, 5)
+    do = torch.ones(2, 3, Q, 5, dtype=torch.float64)
+    first, last = RUNS["causal with a cache"]
+    plain = with_gradients("reference", (q, k, v, rel_bias), do, first=first, last=last)
+    raised = with_gradients("reference", (q, k, v, rel_bias + 3), do, first=first, last=last)
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(plain, raised))
+    assert plain[4].sum(1).abs().max() < 1e-12
+
+
+def test_packed_is_separate():
+    q, k, v, rel_bias = random_inputs(1, 2, 9, 9, 5)
+    first, last = packed(torch.tensor([[0, 0, 0, 0, 4, 4, 4, 4, 4]]))
+    together = attention(q, k, v, rel_bias, first=first, last=last, backend="reference")
+    for part in (slice(0, 4), slice(4, 9)):
+        first, last = causal(part.stop - part.start)
+        alone = attention(q[:, :, part], k[:, :, part], v[:, :, part], rel_bias, first=first, last=last)
+        assert torch.allclose(together[:, :, part], alone, atol=1e-12)
+
+
+def test_bias_belongs_to_the_difference():
+    matrix = bias_matrix(torch.arange(-9, 10)[None], 3, 4, query_offset=1)[0]
+    assert matrix.tolist() == [[j - i - 1 for j in range(4)] for i in range(3)]
+
+
+def test_offsets_beyond_all_numbers():
+    q, k, v, rel_bias = random_inputs(1, 2, Q, T, 5)
+    far = attention(q, k, v, rel_bias, query_offset=2**62, backend="reference")
+    outermost = rel_bias[:, :1].expand(-1, 5).contiguous()  # all keys lie far to the left
+    assert torch.allclose(far, attention(q, k, v, outermost, backend="reference"))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_every_integer_type(dtype):
+    q, k, v, rel_bias = random_inputs(2, 3, Q, T, 5)
+    first, last = RUNS["gaps"]
+    expected = attention(q, k, v, rel_bias, first=first, last=last)
+    found = attention(q, k, v, rel_bias, first=first.to(dtype), last=last.to(dtype))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(q=torch.zeros(2, 3, 4)), "q is"),
+        (dict(q=torch.zeros(2, 3, 4, 5, dtype=torch.int64)), "q is"),
+        (dict(k=torch.zeros(2, 3, 6, 4)), r"k has shape .* expected \(2, 3, T, 5\)"),
+        (dict(v=torch.zeros(2, 3, 5, 5)), "v has shape"),
+        (dict(v=torch.zeros(2, 3, 6, 5, dtype=torch.float64)), "v is torch.float64"),
+        (dict(rel_bias=torch.zeros(3, 10)), r"rel_bias .* \(3, 2 \* span \+ 1\)"),
+        (dict(rel_bias=torch.zeros(2, 9)), "rel_bias"),
+        (dict(first=torch.zeros(2, 5, dtype=torch.int32)), r"first .* \(2, 4\) or \(1, 4\)"),
+        (dict(last=torch.ones(2, 4)), "last is torch.float32"),
+        (dict(last=torch.tensor([[1, 2, 3, 4], [1, 2, 3, 7]])), r"last\[1, 3\] is 7; expected 0 to 6"),
+        (dict(first=torch.tensor([[0, -1, 0, 0]])), r"first\[0, 1\] is -1; expected 0 to 6"),
+        (dict(last=torch.tensor([[1, 3, 2, 4]])), r"last\[0, 2\] is 2 after 3"),
+        (dict(query_offset=-1), "query_offset"),
+        (dict(backend="flash"), "backend"),
+    ],
+)
+def test_refusals_name_the_argument_and_the_place(change, message):
+    q, k, v, rel_bias = random_inputs(2, 3, Q, T, 5, torch.float32)
+    arguments = dict(q=q, k=k, v=v, rel_bias=rel_bias) | change
     with pytest.raises(ValueError, match=message):
         attention(**arguments)

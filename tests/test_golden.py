@@ -1,6 +1,7 @@
 """Our own implementation against the golden files that others check theirs with."""
 
 import importlib.util
+import itertools
 import json
 import math
 from pathlib import Path
@@ -95,6 +96,22 @@ def test_decoding():
         spelled = [{"role": role, "context": "".join({make.Letters.sep_id: "<sep>", make.Letters.eos_id: "</s>"}.get(i) or chr(i) for i in ids)} for role, ids in shown]
         assert spelled == row["read"] and chain.stop == row["stop"]
         assert [{"label": role, "text": make.Letters.decode(ids)} for role, ids in chain.segments] == row["segments"]
+
+
+def test_attention():
+    for case in read("attention.json"):
+        for b, h, i in itertools.product(range(2), range(2), range(4)):
+            first = 0 if case["first"] is None else case["first"][b][i]
+            last = 5 if case["last"] is None else case["last"][b][i]
+            q, weights = case["q"][b][h][i], {}
+            for j in range(first, last):
+                difference = min(max(j - i - case["query_offset"], -2), 2)
+                product = sum(x * y for x, y in zip(q, case["k"][b][h][j]))
+                weights[j] = math.exp(case["scale"] * product + case["rel_bias"][h][difference + 2])
+            for c in range(3):
+                value = sum(w * case["v"][b][h][j][c] for j, w in weights.items())
+                expected = value / sum(weights.values()) if weights else 0.0
+                assert case["out"][b][h][i][c] == pytest.approx(expected, abs=1e-9), case["name"]
 
 
 def test_scores():

@@ -1,15 +1,16 @@
-"""Fused attention with a relative position bias: Triton kernels, forward and backward.
+"""Fused attention over runs of keys with a relative position bias, both directions, in Triton.
 
-The matrix of scores never exists. A program owns one block of queries (or, for the gradients of keys and values,
-of keys) and walks over the blocks of the other side; the bias is read from its vector, ``rel_bias[h, j − i + S − 1]``,
-padding is a length, and causality a comparison. docs/attention.md draws the tiles. Everything below is for one
-batch row and one head; i is a query, j a key, s_ij = scale · q_i·k_j + b_{j−i} the score, −∞ where j is not seen.
+The matrix of scores never exists. A program owns one block of queries (or, for the gradients of
+keys and values, of keys) and walks over blocks of the other side. docs/attention.md draws the
+tiles. Below, i is a query, j a key, s_ij = scale · q_i·k_j + b_{j−i}, −∞ where i does not see j.
 
-**Forward, the online softmax.** Wanted is o_i = Σ_j e^{s_ij} v_j / Σ_j e^{s_ij}. Take the keys block by block and
-keep, for the keys so far, the largest score m_i, the sum l_i = Σ e^{s_ij − m_i} and the output a_i = Σ e^{s_ij − m_i} v_j.
-A new block with largest score m' moves the reference to n = max(m, m'): l and a shrink by e^{m − n}, then the block's
-terms are added. At the end o = a / l. m_i and l_i are kept for the backward pass: p_ij = e^{s_ij − m_i} / l_i. (One
-number, m_i + ln l_i, would do, but where scores are large it has no digits left for the logarithm.)
+**Forward, the online softmax.** Wanted is o_i = Σ_j e^{s_ij} v_j / Σ_j e^{s_ij}. Take the keys
+block by block. Keep, for the keys so far, the largest score m, the sum l = Σ e^{s − m} and the
+output a = Σ e^{s − m} v. A new block with largest score m' moves the reference to n = max(m, m'):
+l and a shrink by e^{m − n}, then the block's terms are added. At the end o = a / l. The backward
+pass needs p_ij = e^{s_ij − m_i} / l_i, so m and 1 / l are kept. (One number, m + ln l, would do, if
+large scores left it digits for the logarithm.) Powers are taken of 2: log₂ e is
+folded into the scale and the bias.
 
 **Backward.** With dO given, dP_ij = dO_i·v_j, and from o = Σ_j p_ij v_j and p = softmax(s):
 
@@ -18,30 +19,72 @@ number, m_i + ln l_i, would do, but where scores are large it has no digits left
     dQ_i = scale Σ_j dS_ij k_j,   dK_j = scale Σ_i dS_ij q_i
     db_d = Σ_{j − i = d} dS_ij
 
-D_i = dO_i·o_i is one product of rows, but o carries its own rounding, and where the softmax is nearly one-hot dP − D
-is nothing but rounding. In bfloat16 that drowns in the rest; in float32 a pass over the keys sums p_ij dP_ij instead.
+D_i = dO_i·o_i is one product of rows. But o carries its own rounding, and where the softmax is
+nearly one-hot dP − D is nothing but rounding. In bfloat16 that drowns in the rest; in float32 a
+pass over the keys sums p_ij dP_ij instead.
 
-**The bias gradient** sums dS along diagonals. In a tile of BLOCK × BLOCK, shifting row r by r places turns diagonals
-into columns (``tl.gather``), and a sum over rows finishes them: a lower and an upper half, BLOCK differences each.
-Walking to the next block of keys moves by exactly BLOCK, so this tile's upper half is the next tile's lower half:
-it is carried, and each program writes each difference once. No atomics: the gradient is deterministic.
+**The mirror.** Query i sees keys first_i ≤ j < last_i, and both ends only grow with i. So key j is
+seen by the queries from the first whose last exceeds j up to the last whose first is at most j: a
+run again, and its ends only grow with j. The key gradient is therefore the query gradient with the
+roles exchanged: same walk, same masks, dual runs, bias read backwards (SIGN = −1).
 
-**Beyond the band.** Where the caller says that all differences beyond ±span share one bias per side, as T5's do, a
-tile wholly beyond adds a scalar in the forward and the query pass, and its part of the gradient is one sum. What
-remains to do and to keep per difference then grows linearly with length; without the promise each block of queries
-keeps S + T − 1 sums. The sums beyond are returned at the first and last entry of the gradient: see ``attention``.
+**The bias gradient** sums dS along diagonals. Rotating row r of a tile by r turns diagonals into
+columns. A tile is twice as high as wide, so rows wrap none, one or two times, and sums over rows
+give three groups of diagonals, each as wide as the tile. The next tile lies one width to the right,
+so the upper groups are carried to it, and each program writes each difference once. No atomics: the
+bits are always the same.
 """
 
-import torch
+import math
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-UNBOUNDED = 1 << 29  # a span that no difference reaches
+LOG2_E = math.log2(math.e)
+LN_2 = tl.constexpr(math.log(2))
+
+# Fixed for each kernel where it is defined.
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+# Decoding changes these at every step. That must not compile new kernels.
+_VARYING = ["n_queries", "n_keys", "offset", "span"]
 
 
-_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))  # fixed for each kernel where it is defined
-_VARYING = ["S", "T", "offset", "span", "band_first", "band_width"]  # decoding changes them at every step: no new kernels for that
+class Rows(NamedTuple):
+    """A tensor (B, H, n, K) with its strides; the stride of the last dimension is 1."""
+
+    pointer: Tensor
+    batch: int
+    head: int
+    row: int
+
+
+class RunEnds(NamedTuple):
+    """The two ends of the runs, each (B, n), with their strides."""
+
+    first: Tensor
+    first_batch: int
+    first_row: int
+    last: Tensor
+    last_batch: int
+    last_row: int
+
+
+class Stats(NamedTuple):
+    """Of each query, (B, H, Q) float32: largest score, reciprocal of the sum of powers, and D."""
+
+    largest: Tensor
+    reciprocal: Tensor
+    delta: Tensor
+
+
+class Bias(NamedTuple):
+    """The padded bias (H, width), times log₂ e, and the place of difference 0 in a row."""
+
+    pointer: Tensor
+    width: int
+    centre: int
 
 
 # --- what all kernels share ----------------------------------------------------------------------
@@ -49,67 +92,153 @@ _VARYING = ["S", "T", "offset", "span", "band_first", "band_width"]  # decoding 
 
 @triton.jit
 def _dot(a, b, PRECISION: tl.constexpr):
-    if _INTERPRETED:  # the interpreter cannot multiply bfloat16
+    if INTERPRETED:  # the interpreter cannot multiply bfloat16
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision=PRECISION)
 
 
 @triton.jit
-def _rows(pointer, rows, n_rows, row_stride, columns, n_columns, column_stride):
-    """Load (rows, columns) of a matrix, zeros outside of it."""
-    inside = (rows[:, None] < n_rows) & (columns[None, :] < n_columns)
-    return tl.load(pointer + rows[:, None].to(tl.int64) * row_stride + columns[None, :] * column_stride, mask=inside, other=0.0)
+def _product(own, other, MIRRORED: tl.constexpr, PRECISION: tl.constexpr):
+    """own · otherᵀ. In float32 the mirror takes the query kernel's very sums: errors cancel."""
+    if MIRRORED and PRECISION == "ieee":
+        return tl.trans(_dot(other, tl.trans(own), PRECISION))
+    return _dot(own, tl.trans(other), PRECISION)
 
 
 @triton.jit
-def _store_rows(pointer, value, rows, n_rows, row_stride, columns, n_columns, column_stride):
-    inside = (rows[:, None] < n_rows) & (columns[None, :] < n_columns)
-    tl.store(pointer + rows[:, None].to(tl.int64) * row_stride + columns[None, :] * column_stride, value.to(pointer.dtype.element_ty), mask=inside)
+def _program(n, heads, BLOCK: tl.constexpr, LAST_FIRST: tl.constexpr):
+    """The block's first row, batch row and head. Blocks run fastest: neighbours share keys.
+
+    Under causality late queries see most keys, and early keys most queries: long work first.
+    """
+    n_blocks = tl.cdiv(n, BLOCK)
+    block = tl.program_id(0) % n_blocks
+    if LAST_FIRST:
+        block = n_blocks - 1 - block
+    b_h = (tl.program_id(0) // n_blocks).to(tl.int64)
+    return block * BLOCK, b_h // heads, b_h % heads
 
 
 @triton.jit
-def _scores(q, k, i, j, bias, S, T, n_keys, offset, scale, far_bias, CAUSAL: tl.constexpr, HAS_BIAS: tl.constexpr, FAR: tl.constexpr, PRECISION: tl.constexpr):
-    """One tile of s_ij, (queries, keys), −∞ where a key is not seen."""
-    s = _dot(q, tl.trans(k), PRECISION) * scale
+def _base(rows, b, h):
+    """Where the matrix of a batch row and head begins, and the stride of its rows."""
+    return rows.pointer + b * rows.batch + h * rows.head, rows.row
+
+
+@triton.jit
+def _load(matrix, start, inside, BLOCK: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Rows start … start + BLOCK of a matrix; zeros where not ``inside``, whatever stands there."""
+    pointer, stride = matrix
+    r, c = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK_K)[None, :]
+    mask = inside[:, None]
+    if WIDTH < BLOCK_K:
+        mask = mask & (c < WIDTH)
+    here = pointer + tl.cast(start, tl.int64) * stride
+    return tl.load(here + (r * stride + c), mask=mask, other=0.0)
+
+
+@triton.jit
+def _store(
+    matrix, start, n, value, BLOCK: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr
+):
+    pointer, stride = matrix
+    r, c = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK_K)[None, :]
+    here = pointer + tl.cast(start, tl.int64) * stride
+    value = value.to(pointer.dtype.element_ty)
+    tl.store(here + r * stride + c, value, mask=(start + r < n) & (c < WIDTH))
+
+
+@triton.jit
+def _ends(runs, b, at, n, n_others, HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr):
+    """The runs of the rows ``at``, kept within 0 … n_others; rows beyond n see nothing."""
+    first = tl.zeros_like(at)
+    last = tl.where(at < n, n_others, 0)
+    if HAS_FIRST:
+        place = runs.first + b * runs.first_batch + at * runs.first_row
+        first = tl.maximum(tl.load(place, mask=at < n, other=0).to(tl.int32), 0)
+    if HAS_LAST:
+        place = runs.last + b * runs.last_batch + at * runs.last_row
+        last = tl.minimum(tl.load(place, mask=at < n, other=0).to(tl.int32), n_others)
+    return first, last
+
+
+@triton.jit
+def _walk(
+    runs, b, start, n, n_others, shift, span,
+    HAS_BIAS: tl.constexpr, HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr,
+    BLOCK: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    """Where a block of rows walks on the other side: four numbers decide it.
+
+    Returns:
+        own: (places, first, last) of the block's rows.
+        bounds: (low, high, inner, outer). What any row sees lies in low … high; tiles within
+            inner … outer are seen by all rows and need no mask.
+        stops: the walk's beginning, the band's two ends, the walk's end. Before the band and
+            behind it, whole tiles lie beyond the span.
+    """
+    at = start + tl.arange(0, BLOCK)
+    first, last = _ends(runs, b, at, n, n_others, HAS_FIRST, HAS_LAST)
+    # Both ends only grow, but rows that see nothing must not widen the walk.
+    low = tl.min(tl.where(first < last, first, n_others), 0)
+    high = tl.max(tl.where(first < last, last, 0), 0)
+    inner = tl.max(first, 0)
+    outer = tl.min(tl.where(at < n, last, n_others), 0)
+    begin = low // STEP * STEP
+    left, right = high, high
     if HAS_BIAS:
-        if FAR:
-            s += far_bias
-        else:
-            difference = j[None, :] - i[:, None] + S - 1
-            s += tl.load(bias + difference, mask=(difference >= 0) & (difference < S + T - 1), other=0.0).to(tl.float32)
-    seen = j[None, :] < n_keys
-    if CAUSAL:
-        seen = seen & (j[None, :] <= i[:, None] + offset)
-    return tl.where(seen, s, float("-inf"))
+        whole = tl.cdiv(high, STEP) * STEP
+        left = tl.maximum(start + shift - span + 1, 0) // STEP * STEP
+        left = tl.maximum(tl.minimum(left, whole), begin)
+        right = tl.cdiv(tl.maximum(start + BLOCK - 1 + shift + span, 0), STEP) * STEP
+        right = tl.maximum(tl.minimum(right, whole), left)
+    return (at, first, last), (low, high, inner, outer), (begin, left, right, high)
 
 
 @triton.jit
-def _key_ranges(m0, n_keys, offset, span, CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Where the key blocks of a query block end: those beyond the band on the left, those in the band, all."""
-    end = n_keys
-    if CAUSAL:
-        end = tl.minimum(end, m0 + BLOCK_M + offset)
-    left = tl.maximum(m0 + offset - span + 1, 0) // BLOCK_N * BLOCK_N
-    left = tl.minimum(left, tl.cdiv(end, BLOCK_N) * BLOCK_N)
-    band = tl.cdiv(tl.maximum(m0 + BLOCK_M - 1 + offset + span, 0), BLOCK_N) * BLOCK_N
-    return left, tl.maximum(tl.minimum(band, end), left), end
+def _scores(
+    own, other, block, others, masked, scale, bias, far,
+    SIGN: tl.constexpr, HAS_BIAS: tl.constexpr, NEAR: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One tile of log₂ e · s, (own rows, other rows), −∞ where one does not see the other."""
+    at, first, last = block
+    s = _product(own, other, SIGN < 0, PRECISION) * scale
+    if HAS_BIAS:
+        if NEAR:
+            # The padding makes every difference of a band tile valid: no mask, no clamp.
+            s += tl.load(bias + SIGN * (others[None, :] - at[:, None]))
+        else:
+            s += far
+    if masked:
+        seen = (others[None, :] >= first[:, None]) & (others[None, :] < last[:, None])
+        s = tl.where(seen, s, float("-inf"))
+    return s
 
 
 # --- forward -------------------------------------------------------------------------------------
 
 
 @triton.jit
-def _forward_blocks(a, l, m, q, i, first, last, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, far_bias, S, T, K, n_keys, offset, scale,
-                    CAUSAL: tl.constexpr, HAS_BIAS: tl.constexpr, FAR: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):
-    c = tl.arange(0, BLOCK_K)
-    for n0 in range(first, last, BLOCK_N):
-        j = n0 + tl.arange(0, BLOCK_N)
-        k = _rows(k_ptr, j, T, stride_kt, c, K, stride_kk)
-        v = _rows(v_ptr, j, T, stride_vt, c, K, stride_vk)
-        s = _scores(q, k, i, j, bias, S, T, n_keys, offset, scale, far_bias, CAUSAL, HAS_BIAS, FAR, PRECISION)
+def _forward_tiles(
+    state, q, block, bounds, start, stop, keys, values, scale, bias, far,
+    HAS_BIAS: tl.constexpr, NEAR: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
+    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    a, l, m = state
+    low, high, inner, outer = bounds
+    for n0 in range(start, stop, STEP):
+        others = n0 + tl.arange(0, STEP)
+        used = (others >= low) & (others < high)
+        masked = (n0 < inner) | (n0 + STEP > outer)
+        k = _load(keys, n0, used, STEP, WIDTH, BLOCK_K)
+        v = _load(values, n0, used, STEP, WIDTH, BLOCK_K)
+        s = _scores(q, k, block, others, masked, scale, bias, far, 1, HAS_BIAS, NEAR, PRECISION)
+
         n = tl.maximum(m, tl.max(s, 1))
-        p = tl.exp(s - n[:, None])
-        shrink = tl.exp(m - n)
+        # While a query has seen nothing, n is −∞; any finite reference makes its powers 0.
+        reference = tl.where(n == float("-inf"), 0.0, n)
+        p = tl.exp2(s - reference[:, None])
+        shrink = tl.exp2(m - reference)
         l = l * shrink + tl.sum(p, 1)
         a = a * shrink[:, None] + _dot(p.to(v.dtype), v, PRECISION)
         m = n
@@ -117,265 +246,216 @@ def _forward_blocks(a, l, m, q, i, first, last, k_ptr, v_ptr, stride_kt, stride_
 
 
 @triton.jit(do_not_specialize=_VARYING)
-def _forward_kernel(q_ptr, k_ptr, v_ptr, bias_ptr, lengths_ptr, out_ptr, m_ptr, l_ptr, stride_qb, stride_qh, stride_qs, stride_qk, stride_kb, stride_kh, stride_kt, stride_kk,
-                    stride_vb, stride_vh, stride_vt, stride_vk, stride_ob, stride_oh, stride_os, stride_ok, H, S, T, K, offset, span, scale,
-                    CAUSAL: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_LENGTHS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):
-    m0 = tl.program_id(1) * BLOCK_M
-    b, h = (tl.program_id(0) // H).to(tl.int64), (tl.program_id(0) % H).to(tl.int64)
-    i, c = m0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_K)
-    k_ptr += b * stride_kb + h * stride_kh
-    v_ptr += b * stride_vb + h * stride_vh
-    n_keys = tl.load(lengths_ptr + b).to(tl.int32) if HAS_LENGTHS else T
-    bias = bias_ptr + h * (S + T - 1)
-    q = _rows(q_ptr + b * stride_qb + h * stride_qh, i, S, stride_qs, c, K, stride_qk)
+def forward_kernel(
+    q, k, v, bias, runs, out, stats,
+    heads, n_queries, n_keys, offset, span, scale,
+    HAS_BIAS: tl.constexpr, HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr,
+    BLOCK: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    m0, b, h = _program(n_queries, heads, BLOCK, True)
+    own, bounds, stops = _walk(
+        runs, b, m0, n_queries, n_keys, offset, span, HAS_BIAS, HAS_FIRST, HAS_LAST, BLOCK, STEP
+    )
+    at, first, last = own
+    q_own = _load(_base(q, b, h), m0, first < last, BLOCK, WIDTH, BLOCK_K)
+    keys, values = _base(k, b, h), _base(v, b, h)
+    zero = bias.pointer + h * bias.width + bias.centre
 
-    a = tl.zeros([BLOCK_M, BLOCK_K], tl.float32)
-    l = tl.zeros([BLOCK_M], tl.float32)
-    m = tl.full([BLOCK_M], float("-inf"), tl.float32)  # every query sees key 0, so the first block makes it finite
-    left, band, end = _key_ranges(m0, n_keys, offset, span, CAUSAL, BLOCK_M, BLOCK_N)
-    if HAS_BIAS:
-        far = tl.load(bias).to(tl.float32)
-        a, l, m = _forward_blocks(a, l, m, q, i, 0, left, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, far, S, T, K, n_keys, offset, scale, CAUSAL, True, True, BLOCK_N, BLOCK_K, PRECISION)
-        a, l, m = _forward_blocks(a, l, m, q, i, left, band, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, 0.0, S, T, K, n_keys, offset, scale, CAUSAL, True, False, BLOCK_N, BLOCK_K, PRECISION)
-        far = tl.load(bias + S + T - 2).to(tl.float32)
-        a, l, m = _forward_blocks(a, l, m, q, i, band, end, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, far, S, T, K, n_keys, offset, scale, CAUSAL, True, True, BLOCK_N, BLOCK_K, PRECISION)
-    else:
-        a, l, m = _forward_blocks(a, l, m, q, i, 0, end, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, 0.0, S, T, K, n_keys, offset, scale, CAUSAL, False, False, BLOCK_N, BLOCK_K, PRECISION)
-    _store_rows(out_ptr + b * stride_ob + h * stride_oh, a / l[:, None], i, S, stride_os, c, K, stride_ok)
-    tl.store(m_ptr + (b * H + h) * S + i, m, mask=i < S)
-    tl.store(l_ptr + (b * H + h) * S + i, l, mask=i < S)
+    a = tl.zeros([BLOCK, BLOCK_K], tl.float32)
+    l = tl.zeros([BLOCK], tl.float32)
+    m = tl.full([BLOCK], float("-inf"), tl.float32)
+    # Before the band, in it, behind it; all at once where there is no bias.
+    for part in tl.static_range(3 if HAS_BIAS else 1):
+        far = tl.load(zero + (part - 1) * span)
+        a, l, m = _forward_tiles(
+            (a, l, m), q_own, own, bounds, stops[part], stops[part + 1], keys, values,
+            scale, zero - offset, far, HAS_BIAS, part == 1, STEP, WIDTH, BLOCK_K, PRECISION,
+        )  # fmt: skip
+
+    r = tl.where(l > 0, 1.0 / tl.where(l > 0, l, 1.0), 0.0)
+    _store(_base(out, b, h), m0, n_queries, a * r[:, None], BLOCK, WIDTH, BLOCK_K)
+    place = (b * heads + h) * n_queries + at
+    # +∞ for a query that sees nothing: its probabilities come out as 0 again.
+    tl.store(stats.largest + place, tl.where(l > 0, m, float("inf")), mask=at < n_queries)
+    tl.store(stats.reciprocal + place, r, mask=at < n_queries)
 
 
 # --- backward: queries and bias ------------------------------------------------------------------
 
 
 @triton.jit
-def _diagonals(ds, BLOCK: tl.constexpr):
-    """Sums of a (BLOCK, BLOCK) tile along its diagonals c − r: those from −(BLOCK − 1) to 0, those from 1 to BLOCK."""
-    r, e = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK)[None, :]
-    column = e + r - (BLOCK - 1)
-    lower = tl.where(column >= 0, tl.gather(ds, tl.maximum(column, 0), 1), 0.0)
-    column = e + r + 1
-    upper = tl.where(column < BLOCK, tl.gather(ds, tl.minimum(column, BLOCK - 1), 1), 0.0)
-    return tl.sum(lower, 0), tl.sum(upper, 0)
+def _diagonals(ds, BLOCK: tl.constexpr, STEP: tl.constexpr):
+    """Sums along the diagonals e − 2·STEP, e − STEP and e of a tile (2·STEP, STEP), e < STEP."""
+    r, e = tl.arange(0, BLOCK)[:, None], tl.arange(0, STEP)[None, :]
+    rotated = tl.gather(ds, (e + r) % STEP, 1)
+    wraps = (e + r) // STEP
+    low = tl.sum(tl.where(wraps == 2, rotated, 0.0), 0)
+    middle = tl.sum(tl.where(wraps == 1, rotated, 0.0), 0)
+    return low, middle, tl.sum(tl.where(wraps == 0, rotated, 0.0), 0)
 
 
 @triton.jit
-def _query_blocks(dq, q, do, m, l, delta, i, m0, first, last, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, far_bias, band_ptr, band_first, band_width, S, T, K, n_keys, offset, scale,
-                  CAUSAL: tl.constexpr, HAS_BIAS: tl.constexpr, FAR: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):
-    c, e = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK)
-    carry = tl.zeros([BLOCK], tl.float32)
-    far_sum = tl.zeros([], tl.float32)
-    at = first - m0 + S - BLOCK - band_first + e  # where the lower half of the first tile's diagonals goes
-    for n0 in range(first, last, BLOCK):
-        j = n0 + tl.arange(0, BLOCK)
-        k = _rows(k_ptr, j, T, stride_kt, c, K, stride_kk)
-        v = _rows(v_ptr, j, T, stride_vt, c, K, stride_vk)
-        s = _scores(q, k, i, j, bias, S, T, n_keys, offset, scale, far_bias, CAUSAL, HAS_BIAS, FAR, PRECISION)
-        p = tl.exp(s - m[:, None]) / l[:, None]
+def _row_sums(
+    q, do, m, r, block, bounds, stops, keys, values, scale, zero, offset, span,
+    HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """D = Σ p·dP itself, over the same tiles as below: what float32 needs in place of dO·o."""
+    at, _, _ = block
+    low, high, _, _ = bounds
+    delta = tl.zeros([BLOCK], tl.float32)
+    for n0 in range(stops[0], high, STEP):
+        others = n0 + tl.arange(0, STEP)
+        used = (others >= low) & (others < high)
+        k = _load(keys, n0, used, STEP, WIDTH, BLOCK_K)
+        v = _load(values, n0, used, STEP, WIDTH, BLOCK_K)
+        s = _scores(q, k, block, others, True, scale, zero, 0.0, 1, False, False, "ieee")
+        if HAS_BIAS:
+            difference = others[None, :] - at[:, None] - offset
+            s += tl.load(zero + tl.minimum(tl.maximum(difference, -span), span))
+        p = tl.exp2(s - m[:, None]) * r[:, None]
+        delta += tl.sum(p * _dot(do, tl.trans(v), "ieee"), 1)
+    return delta
+
+
+@triton.jit
+def _query_gradient_tiles(
+    dq, q, do, m, r, delta, block, bounds, start, stop, keys, values, scale, bias, far, band,
+    HAS_BIAS: tl.constexpr, NEAR: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
+    STEP: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dQ so far with these tiles', and the sum of dS over them; the band's sums are stored."""
+    low, high, inner, outer = bounds
+    e = tl.arange(0, STEP)
+    carry, next_carry = tl.zeros([STEP], tl.float32), tl.zeros([STEP], tl.float32)
+    sums = tl.zeros([BLOCK], tl.float32)
+    for n0 in range(start, stop, STEP):
+        used = (n0 + e >= low) & (n0 + e < high)
+        masked = (n0 < inner) | (n0 + STEP > outer)
+        k = _load(keys, n0, used, STEP, WIDTH, BLOCK_K)
+        v = _load(values, n0, used, STEP, WIDTH, BLOCK_K)
+        s = _scores(q, k, block, n0 + e, masked, scale, bias, far, 1, HAS_BIAS, NEAR, PRECISION)
+        p = tl.exp2(s - m[:, None]) * r[:, None]
         ds = p * (_dot(do, tl.trans(v), PRECISION) - delta[:, None])
         dq += _dot(ds.to(k.dtype), k, PRECISION)
-        if HAS_BIAS:
-            if FAR:
-                far_sum += tl.sum(tl.sum(ds, 1), 0)
+        if GRADIENT:
+            if NEAR:
+                lower, middle, upper = _diagonals(ds, BLOCK, STEP)
+                tl.store(band + n0 - BLOCK + e, lower + carry)
+                carry, next_carry = middle + next_carry, upper
             else:
-                lower, upper = _diagonals(ds, BLOCK)
-                tl.store(band_ptr + at, lower + carry, mask=(at >= 0) & (at < band_width))
-                carry = upper
-                at += BLOCK
-    if HAS_BIAS and not FAR:
-        if first < last:
-            tl.store(band_ptr + at, carry, mask=(at >= 0) & (at < band_width))
-    return dq, far_sum
+                sums += tl.sum(ds, 1)
+    if GRADIENT and NEAR:
+        if start < stop:
+            tl.store(band + stop - BLOCK + e, carry)
+            tl.store(band + stop - STEP + e, next_carry)
+    return dq, tl.sum(sums, 0)
 
 
 @triton.jit(do_not_specialize=_VARYING)
-def _query_gradient_kernel(q_ptr, k_ptr, v_ptr, bias_ptr, lengths_ptr, do_ptr, out_ptr, m_ptr, l_ptr, delta_ptr, dq_ptr, band_ptr, far_ptr, stride_qb, stride_qh, stride_qs, stride_qk, stride_kb, stride_kh, stride_kt, stride_kk,
-                           stride_vb, stride_vh, stride_vt, stride_vk, stride_ob, stride_oh, stride_os, stride_ok, stride_ub, stride_uh, stride_us, stride_uk, stride_db, stride_dh, stride_ds, stride_dk,
-                           H, S, T, K, offset, span, scale, band_first, band_width,
-                           CAUSAL: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_LENGTHS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):
-    m0 = tl.program_id(1) * BLOCK
-    b, h = (tl.program_id(0) // H).to(tl.int64), (tl.program_id(0) % H).to(tl.int64)
-    i, c = m0 + tl.arange(0, BLOCK), tl.arange(0, BLOCK_K)
-    k_ptr += b * stride_kb + h * stride_kh
-    v_ptr += b * stride_vb + h * stride_vh
-    n_keys = tl.load(lengths_ptr + b).to(tl.int32) if HAS_LENGTHS else T
-    bias = bias_ptr + h * (S + T - 1)
-    q = _rows(q_ptr + b * stride_qb + h * stride_qh, i, S, stride_qs, c, K, stride_qk)
-    do = _rows(do_ptr + b * stride_ob + h * stride_oh, i, S, stride_os, c, K, stride_ok)
-    m = tl.load(m_ptr + (b * H + h) * S + i, mask=i < S, other=float("inf"))  # p = 0 in rows that do not exist
-    l = tl.load(l_ptr + (b * H + h) * S + i, mask=i < S, other=1.0)
-    left, band, end = _key_ranges(m0, n_keys, offset, span, CAUSAL, BLOCK, BLOCK)
-    if PRECISION == "ieee":
-        delta = tl.zeros([BLOCK], tl.float32)
-        for n0 in range(0, end, BLOCK):
-            j = n0 + tl.arange(0, BLOCK)
-            k = _rows(k_ptr, j, T, stride_kt, c, K, stride_kk)
-            v = _rows(v_ptr, j, T, stride_vt, c, K, stride_vk)
-            p = tl.exp(_scores(q, k, i, j, bias, S, T, n_keys, offset, scale, 0.0, CAUSAL, HAS_BIAS, False, PRECISION) - m[:, None]) / l[:, None]
-            delta += tl.sum(p * _dot(do, tl.trans(v), PRECISION), 1)
-    else:
-        out = _rows(out_ptr + b * stride_ub + h * stride_uh, i, S, stride_us, c, K, stride_uk)
-        delta = tl.sum(do.to(tl.float32) * out.to(tl.float32), 1)
-    tl.store(delta_ptr + (b * H + h) * S + i, delta, mask=i < S)  # for the kernel below
-    program = (b * H + h) * tl.num_programs(1) + tl.program_id(1)
-    band_ptr += program * band_width
+def query_gradient_kernel(
+    q, k, v, do, out, dq, bias, runs, stats, band_ptr,
+    heads, n_queries, n_keys, offset, span, scale,
+    HAS_BIAS: tl.constexpr, GRADIENT: tl.constexpr, HAS_FIRST: tl.constexpr,
+    HAS_LAST: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    STEP: tl.constexpr = BLOCK // 2  # see _diagonals
+    m0, b, h = _program(n_queries, heads, BLOCK, True)
+    own, bounds, stops = _walk(
+        runs, b, m0, n_queries, n_keys, offset, span, HAS_BIAS, HAS_FIRST, HAS_LAST, BLOCK, STEP
+    )
+    at, first, last = own
+    q_own = _load(_base(q, b, h), m0, first < last, BLOCK, WIDTH, BLOCK_K)
+    do_own = _load(_base(do, b, h), m0, first < last, BLOCK, WIDTH, BLOCK_K)
+    keys, values = _base(k, b, h), _base(v, b, h)
+    place = (b * heads + h) * n_queries + at
+    m = tl.load(stats.largest + place, mask=at < n_queries, other=float("inf"))
+    r = tl.load(stats.reciprocal + place, mask=at < n_queries, other=0.0)
+    zero = bias.pointer + h * bias.width + bias.centre
 
-    dq = tl.zeros([BLOCK, BLOCK_K], tl.float32)
-    if HAS_BIAS:
-        far = tl.load(bias).to(tl.float32)
-        dq, left_sum = _query_blocks(dq, q, do, m, l, delta, i, m0, 0, left, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, far, band_ptr, band_first, band_width, S, T, K, n_keys, offset, scale, CAUSAL, True, True, BLOCK, BLOCK_K, PRECISION)
-        dq, _ = _query_blocks(dq, q, do, m, l, delta, i, m0, left, band, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, 0.0, band_ptr, band_first, band_width, S, T, K, n_keys, offset, scale, CAUSAL, True, False, BLOCK, BLOCK_K, PRECISION)
-        far = tl.load(bias + S + T - 2).to(tl.float32)
-        dq, right_sum = _query_blocks(dq, q, do, m, l, delta, i, m0, band, end, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, far, band_ptr, band_first, band_width, S, T, K, n_keys, offset, scale, CAUSAL, True, True, BLOCK, BLOCK_K, PRECISION)
-        tl.store(far_ptr + 2 * program, left_sum)
-        tl.store(far_ptr + 2 * program + 1, right_sum)
+    if PRECISION == "ieee":
+        delta = _row_sums(
+            q_own, do_own, m, r, own, bounds, stops, keys, values, scale, zero, offset, span,
+            HAS_BIAS, BLOCK, STEP, WIDTH, BLOCK_K,
+        )  # fmt: skip
     else:
-        dq, _ = _query_blocks(dq, q, do, m, l, delta, i, m0, 0, end, k_ptr, v_ptr, stride_kt, stride_kk, stride_vt, stride_vk, bias, 0.0, band_ptr, band_first, band_width, S, T, K, n_keys, offset, scale, CAUSAL, False, False, BLOCK, BLOCK_K, PRECISION)
-    _store_rows(dq_ptr + b * stride_db + h * stride_dh, dq * scale, i, S, stride_ds, c, K, stride_dk)
+        o = _load(_base(out, b, h), m0, first < last, BLOCK, WIDTH, BLOCK_K)
+        delta = tl.sum(do_own.to(tl.float32) * o.to(tl.float32), 1)
+    tl.store(stats.delta + place, delta, mask=at < n_queries)  # for the kernel below
+
+    # This program's sums of dS: the band, with what lies beyond it at the two ends of the row.
+    sums = band_ptr + tl.program_id(0).to(tl.int64) * bias.width
+    band = sums + bias.centre - offset - m0
+    dq_own = tl.zeros([BLOCK, BLOCK_K], tl.float32)
+    for part in tl.static_range(3 if HAS_BIAS else 1):
+        far = tl.load(zero + (part - 1) * span)
+        dq_own, total = _query_gradient_tiles(
+            dq_own, q_own, do_own, m, r, delta, own, bounds, stops[part], stops[part + 1],
+            keys, values, scale, zero - offset, far, band,
+            HAS_BIAS, part == 1, GRADIENT, BLOCK, STEP, WIDTH, BLOCK_K, PRECISION,
+        )  # fmt: skip
+        if GRADIENT and part != 1:
+            tl.store(sums + (bias.width - 1) * (part // 2), total)
+    _store(_base(dq, b, h), m0, n_queries, dq_own * (scale * LN_2), BLOCK, WIDTH, BLOCK_K)
 
 
 # --- backward: keys and values -------------------------------------------------------------------
 
 
+@triton.jit
+def _key_gradient_tiles(
+    dk, dv, k, v, block, bounds, start, stop, queries, output_gradients, stats, row,
+    scale, bias, far,
+    HAS_BIAS: tl.constexpr, NEAR: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
+    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    low, high, inner, outer = bounds
+    for m0 in range(start, stop, STEP):
+        others = m0 + tl.arange(0, STEP)
+        used = (others >= low) & (others < high)
+        masked = (m0 < inner) | (m0 + STEP > outer)
+        q = _load(queries, m0, used, STEP, WIDTH, BLOCK_K)
+        do = _load(output_gradients, m0, used, STEP, WIDTH, BLOCK_K)
+        m = tl.load(stats.largest + row + others, mask=used, other=float("inf"))
+        r = tl.load(stats.reciprocal + row + others, mask=used, other=0.0)
+        delta = tl.load(stats.delta + row + others, mask=used, other=0.0)
+        s = _scores(k, q, block, others, masked, scale, bias, far, -1, HAS_BIAS, NEAR, PRECISION)
+        p = tl.exp2(s - m[None, :]) * r[None, :]
+        dv += _dot(p.to(do.dtype), do, PRECISION)
+        ds = p * (_product(v, do, True, PRECISION) - delta[None, :])
+        dk += _dot(ds.to(q.dtype), q, PRECISION)
+    return dk, dv
+
+
 @triton.jit(do_not_specialize=_VARYING)
-def _key_gradient_kernel(q_ptr, k_ptr, v_ptr, bias_ptr, lengths_ptr, do_ptr, m_ptr, l_ptr, delta_ptr, dk_ptr, dv_ptr, stride_qb, stride_qh, stride_qs, stride_qk, stride_kb, stride_kh, stride_kt, stride_kk,
-                         stride_vb, stride_vh, stride_vt, stride_vk, stride_ob, stride_oh, stride_os, stride_ok, stride_db, stride_dh, stride_dt, stride_dd, stride_eb, stride_eh, stride_et, stride_ed,
-                         H, S, T, K, offset, scale,
-                         CAUSAL: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_LENGTHS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):
-    n0 = tl.program_id(1) * BLOCK
-    b, h = (tl.program_id(0) // H).to(tl.int64), (tl.program_id(0) % H).to(tl.int64)
-    j, c = n0 + tl.arange(0, BLOCK), tl.arange(0, BLOCK_K)
-    n_keys = tl.load(lengths_ptr + b).to(tl.int32) if HAS_LENGTHS else T
-    bias = bias_ptr + h * (S + T - 1)
-    k = _rows(k_ptr + b * stride_kb + h * stride_kh, j, T, stride_kt, c, K, stride_kk)
-    v = _rows(v_ptr + b * stride_vb + h * stride_vh, j, T, stride_vt, c, K, stride_vk)
-    q_ptr += b * stride_qb + h * stride_qh
-    do_ptr += b * stride_ob + h * stride_oh
+def key_gradient_kernel(
+    q, k, v, do, dk, dv, bias, runs, stats,
+    heads, n_queries, n_keys, offset, span, scale,
+    HAS_BIAS: tl.constexpr, HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr,
+    BLOCK: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    n0, b, h = _program(n_keys, heads, BLOCK, False)
+    own, bounds, stops = _walk(
+        runs, b, n0, n_keys, n_queries, -offset, span, HAS_BIAS, HAS_FIRST, HAS_LAST, BLOCK, STEP
+    )
+    _, first, last = own
+    k_own = _load(_base(k, b, h), n0, first < last, BLOCK, WIDTH, BLOCK_K)
+    v_own = _load(_base(v, b, h), n0, first < last, BLOCK, WIDTH, BLOCK_K)
+    row = (b * heads + h) * n_queries
+    zero = bias.pointer + h * bias.width + bias.centre
 
-    dk = tl.zeros([BLOCK, BLOCK_K], tl.float32)
-    dv = tl.zeros([BLOCK, BLOCK_K], tl.float32)
-    first = tl.maximum(n0 - offset, 0) // BLOCK * BLOCK if CAUSAL else 0
-    last = tl.where(n0 < n_keys, S, 0)  # keys that nobody sees have no gradient
-    for m0 in range(first, last, BLOCK):
-        i = m0 + tl.arange(0, BLOCK)
-        q = _rows(q_ptr, i, S, stride_qs, c, K, stride_qk)
-        do = _rows(do_ptr, i, S, stride_os, c, K, stride_ok)
-        m = tl.load(m_ptr + (b * H + h) * S + i, mask=i < S, other=float("inf"))
-        l = tl.load(l_ptr + (b * H + h) * S + i, mask=i < S, other=1.0)
-        delta = tl.load(delta_ptr + (b * H + h) * S + i, mask=i < S, other=0.0)
-        # Beyond the band the vector holds one value over and over, so reading it there is right too.
-        s = _scores(q, k, i, j, bias, S, T, n_keys, offset, scale, 0.0, CAUSAL, HAS_BIAS, False, PRECISION)
-        p = tl.exp(s - m[:, None]) / l[:, None]
-        dv += _dot(tl.trans(p.to(do.dtype)), do, PRECISION)
-        ds = p * (_dot(do, tl.trans(v), PRECISION) - delta[:, None])
-        dk += _dot(tl.trans(ds.to(q.dtype)), q, PRECISION)
-    _store_rows(dk_ptr + b * stride_db + h * stride_dh, dk * scale, j, T, stride_dt, c, K, stride_dd)
-    _store_rows(dv_ptr + b * stride_eb + h * stride_eh, dv, j, T, stride_et, c, K, stride_ed)
-
-
-# --- from tensors to kernels ---------------------------------------------------------------------
-
-
-def _settings(q: Tensor, causal: bool, rel_bias: Tensor | None, lengths: Tensor | None) -> dict:
-    return dict(CAUSAL=causal, HAS_BIAS=rel_bias is not None, HAS_LENGTHS=lengths is not None, BLOCK_K=max(16, triton.next_power_of_2(q.shape[-1])),
-                PRECISION="ieee" if q.dtype == torch.float32 else "tf32",  # tf32 has no meaning for 16-bit inputs
-                num_warps=8, num_stages=1 if q.dtype == torch.float32 else 2)  # what fits the registers and shared memory of most GPUs
-
-
-@torch.library.custom_op("ases::attention_forward", mutates_args=())
-def _forward(q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, lengths: Tensor | None, causal: bool, offset: int, span: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, laid out like q, and m and l, (B, H, S) float32."""
-    B, H, S, K = q.shape
-    T = k.shape[2]
-    out, m, l = torch.empty_like(q), *(torch.empty(B, H, S, dtype=torch.float32, device=q.device) for _ in range(2))
-    block_m, block_n = (32, 32) if q.dtype == torch.float32 else (128, 64) if K <= 64 else (64, 64)
-    bias = q if rel_bias is None else rel_bias.contiguous()
-    with torch.cuda.device_of(q):  # Triton launches on the current device
-        _forward_kernel[(B * H, triton.cdiv(S, block_m))](
-            q, k, v, bias, q if lengths is None else lengths.contiguous(), out, m, l, *q.stride(), *k.stride(), *v.stride(), *out.stride(), H, S, T, K, offset, span, scale,
-            BLOCK_M=block_m, BLOCK_N=block_n, **_settings(q, causal, rel_bias, lengths))
-    return out, m, l
-
-
-@torch.library.custom_op("ases::attention_backward", mutates_args=())
-def _backward(do: Tensor, q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, lengths: Tensor | None, out: Tensor, m: Tensor, l: Tensor, causal: bool, offset: int, span: int, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dQ, dK, dV laid out like q, k, v, and db, (H, S + T − 1) float32 (empty without a bias)."""
-    B, H, S, K = q.shape
-    T = k.shape[2]
-    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    delta = torch.empty_like(m)  # D, (B, H, S); the first kernel fills it for the second
-    block = 32 if q.dtype == torch.float32 or K > 64 else 64
-    settings = _settings(q, causal, rel_bias, lengths) | dict(BLOCK=block)
-    n_blocks = triton.cdiv(S, block)
-    bias = q if rel_bias is None else rel_bias.contiguous()
-    lengths_ = q if lengths is None else lengths.contiguous()
-    strides = (*q.stride(), *k.stride(), *v.stride(), *do.stride())
-
-    # The differences that band tiles can hold, two blocks beyond ±span, or all of them if that is fewer.
-    band_first, band_width = S - 1 + offset - span - 2 * block, 2 * span + 4 * block + 1
-    if rel_bias is None or band_width >= S + T - 1:
-        band_first, band_width = 0, S + T - 1
-    shape = (B, H, n_blocks) if rel_bias is not None else (1, 1, 1)
-    band = torch.zeros(*shape, band_width if rel_bias is not None else 1, dtype=torch.float32, device=q.device)
-    far = torch.zeros(*shape, 2, dtype=torch.float32, device=q.device)
-    with torch.cuda.device_of(q):
-        _query_gradient_kernel[(B * H, n_blocks)](
-            q, k, v, bias, lengths_, do, out, m, l, delta, dq, band, far, *strides, *out.stride(), *dq.stride(), H, S, T, K, offset, span, scale, band_first, band_width, **settings)
-        _key_gradient_kernel[(B * H, triton.cdiv(T, block))](
-            q, k, v, bias, lengths_, do, m, l, delta, dk, dv, *strides, *dk.stride(), *dv.stride(), H, S, T, K, offset, scale, **settings)
-    if rel_bias is None:
-        return dq, dk, dv, q.new_empty(0, dtype=torch.float32)
-    d_bias = torch.zeros(H, S + T - 1, dtype=torch.float32, device=q.device)
-    low = max(band_first, 0)
-    high = max(low, min(band_first + band_width, S + T - 1))
-    d_bias[:, low:high] = band.sum((0, 2))[:, low - band_first : high - band_first]
-    d_bias[:, 0] += far[..., 0].sum((0, 2))
-    d_bias[:, -1] += far[..., 1].sum((0, 2))
-    return dq, dk, dv, d_bias
-
-
-@_forward.register_fake
-def _(q, k, v, rel_bias, lengths, causal, offset, span, scale):
-    return torch.empty_like(q), *(q.new_empty(q.shape[:3], dtype=torch.float32) for _ in range(2))
-
-
-@_backward.register_fake
-def _(do, q, k, v, rel_bias, lengths, out, m, l, causal, offset, span, scale):
-    shape = (0,) if rel_bias is None else rel_bias.shape
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), q.new_empty(shape, dtype=torch.float32)
-
-
-def _keep(ctx, inputs, output):
-    q, k, v, rel_bias, lengths, *ctx.settings = inputs
-    ctx.save_for_backward(q, k, v, rel_bias, lengths, *output)
-
-
-def _differentiate(ctx, do, *_):
-    q, k, v, rel_bias, lengths, out, m, l = ctx.saved_tensors
-    dq, dk, dv, d_bias = _backward(do, q, k, v, rel_bias, lengths, out, m, l, *ctx.settings)
-    return dq, dk, dv, None if rel_bias is None else d_bias.to(rel_bias.dtype), None, None, None, None, None
-
-
-_forward.register_autograd(_differentiate, setup_context=_keep)
-
-
-def triton_attention(q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, causal: bool, key_lengths: Tensor | None, query_offset: int, scale: float, bias_span: int | None) -> Tensor:
-    """``attention`` by the kernels above; arguments and shapes are those of ``attention``.
-
-    Raises:
-        ValueError: a dtype other than float32 and bfloat16, or a head width outside 16 to 128.
-        RuntimeError: neither CUDA nor Triton's interpreter to run on.
-    """
-    if q.dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"q is {q.dtype}; expected float32 or bfloat16 for backend='triton'")
-    if not 16 <= q.shape[-1] <= 128:
-        raise ValueError(f"q has a head width of {q.shape[-1]}; expected 16 to 128 for backend='triton'")
-    if not q.is_cuda and not _INTERPRETED.value:
-        raise RuntimeError(f"backend='triton' needs a CUDA device, and q is on {q.device}; set TRITON_INTERPRET=1 before the first import to run the kernels on a CPU, slowly")
-    return _forward(q, k, v, rel_bias, key_lengths, causal, query_offset, UNBOUNDED if bias_span is None else min(bias_span, UNBOUNDED), scale)[0]
-
-
-def supports(q: Tensor) -> bool:
-    """Whether ``auto`` chooses these kernels for q: in bfloat16, what they are built for; float32 is exact but slow."""
-    return q.is_cuda and q.dtype == torch.bfloat16 and 16 <= q.shape[-1] <= 128
+    dk_own = tl.zeros([BLOCK, BLOCK_K], tl.float32)
+    dv_own = tl.zeros([BLOCK, BLOCK_K], tl.float32)
+    for part in tl.static_range(3 if HAS_BIAS else 1):
+        # Queries far to the left see this key far to their right.
+        far = tl.load(zero + (1 - part) * span)
+        dk_own, dv_own = _key_gradient_tiles(
+            dk_own, dv_own, k_own, v_own, own, bounds, stops[part], stops[part + 1],
+            _base(q, b, h), _base(do, b, h), stats, row, scale, zero - offset, far,
+            HAS_BIAS, part == 1, STEP, WIDTH, BLOCK_K, PRECISION,
+        )  # fmt: skip
+    _store(_base(dk, b, h), n0, n_keys, dk_own * (scale * LN_2), BLOCK, WIDTH, BLOCK_K)
+    _store(_base(dv, b, h), n0, n_keys, dv_own, BLOCK, WIDTH, BLOCK_K)

@@ -11,6 +11,7 @@ sys.path.insert(0, str(HERE.parent.parent))
 
 from ases.decoding import Decoded, generate_chains
 from ases.answers import parse_answer
+from ases.attention import attention, blocks, causal, packed, padding
 from ases.conventions import CONVENTIONS
 from ases.entropy import token_entropies
 from ases.metrics import score
@@ -89,8 +90,37 @@ PREDICTIONS = [
 REPORTS = [("1、胰头部高代谢灶，考虑恶性。", "1、胰头部高代谢肿块，考虑恶性；肝囊肿。"), ("肝囊肿 SUVmax 3.6", "肝囊肿，SUVmax：3.6。"), ("", "未见异常。")]
 
 
+def attention_cases() -> list[dict]:
+    """One head-pair of small numbers for each kind of mask, in float64."""
+    masks = {
+        "dense": (None, None),
+        "padding": padding(torch.tensor([3, 5]), 4),
+        "padded queries": padding(torch.tensor([3, 5]), 4, torch.tensor([2, 4])),
+        "causal, behind one cached key": causal(4, offset=1),
+        "blocks": blocks(torch.tensor([[2, 2, 4, 4], [1, 3, 3, 5]])),
+        "packed": packed(torch.tensor([[0, 0, 2, 2], [0, 1, 1, 4]])),
+        "any": (torch.tensor([[0, 1, 1, 4], [2, 2, 3, 5]]), torch.tensor([[2, 2, 5, 5], [2, 4, 4, 5]])),
+    }
+    generator = torch.Generator().manual_seed(0)
+    cases = []
+    for name, (first, last) in masks.items():
+        q, k, v, rel_bias = (
+            (torch.randn(*shape, generator=generator, dtype=torch.float64) * 1.5).round(decimals=2)
+            for shape in ((2, 2, 4, 3), (2, 2, 5, 3), (2, 2, 5, 3), (2, 5))
+        )
+        offset = 1 if "cached" in name else 0
+        out = attention(q, k, v, rel_bias, first=first, last=last, query_offset=offset, scale=0.5)
+        case = {"name": name, "q": q, "k": k, "v": v, "rel_bias": rel_bias, "out": out}
+        case = {key: x.tolist() if isinstance(x, torch.Tensor) else x for key, x in case.items()}
+        case |= {"first": None if first is None else first.expand(2, -1).tolist()}
+        case |= {"last": None if last is None else last.expand(2, -1).tolist()}
+        cases.append(case | {"query_offset": offset, "scale": 0.5})
+    return cases
+
+
 def main() -> None:
     torch.manual_seed(0)
+    write("attention.json", attention_cases())
     segmentation, scoring, all_pairs = [], [], []
     for name, question, answer in PROBLEMS:
         pieces = split_pieces(answer)

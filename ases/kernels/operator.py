@@ -1,0 +1,274 @@
+"""From tensors to kernels: fused attention as a PyTorch operator with a gradient."""
+
+import torch
+import triton
+from torch import Tensor
+
+from ases.kernels.attention import (
+    INTERPRETED,
+    LOG2_E,
+    Bias,
+    Rows,
+    RunEnds,
+    Stats,
+    forward_kernel,
+    key_gradient_kernel,
+    query_gradient_kernel,
+)
+
+
+def tiles(dtype: torch.dtype, width: int, n_queries: int) -> dict[str, dict]:
+    """Tile sizes, warps and pipeline stages of each kernel: an offline table, nothing is tuned.
+
+    Chosen so that, compiled for compute capability 9.0, bfloat16 uses that GPU's matrix
+    instructions and spills no register; tests/compile_kernels.py asserts it.
+    """
+    if dtype == torch.float32:
+        # All kernels multiply 32 queries by 16 keys, so that large scores are rounded alike.
+        small = dict(num_warps=8, num_stages=1)
+        return {
+            "forward": small | dict(BLOCK=32, STEP=16),
+            "queries": small | dict(BLOCK=32),
+            "keys": small | dict(BLOCK=16, STEP=32),
+        }
+    wide = width > 64
+    four = dict(num_warps=4, num_stages=3)
+    return {
+        # One query, as in decoding, needs no block of 64.
+        "forward": four | dict(BLOCK=16 if n_queries <= 16 else 64, STEP=32 if wide else 64),
+        "queries": four | dict(BLOCK=64),
+        # dK and dV of 64 wide rows take the registers of two warp groups.
+        "keys": four | dict(BLOCK=64, STEP=32, num_warps=8 if wide else 4),
+    }
+
+
+# --- arguments of the kernels --------------------------------------------------------------------
+
+
+def _unit_columns(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _rows(x: Tensor) -> Rows:
+    return Rows(x, *x.stride()[:3])
+
+
+def _bias(rel_bias: Tensor | None, pad: int, dummy: Tensor) -> Bias:
+    """(H, 2·span + 1) → (H, 2·span + 1 + 2·pad) float32, times log₂ e, its ends repeated."""
+    if rel_bias is None:
+        return Bias(dummy, 0, 0)
+    left = rel_bias[:, :1].expand(-1, pad)
+    right = rel_bias[:, -1:].expand(-1, pad)
+    padded = torch.cat([left, rel_bias, right], 1).float() * LOG2_E
+    return Bias(padded, padded.shape[1], rel_bias.shape[1] // 2 + pad)
+
+
+def _run_ends(first: Tensor | None, last: Tensor | None, batch: int, dummy: Tensor) -> RunEnds:
+    ends = []
+    for end in (first, last):
+        if end is None:
+            ends += [dummy, 0, 0]
+        else:
+            end = end.expand(batch, -1)
+            ends += [end, *end.stride()]
+    return RunEnds(*ends)
+
+
+def dual_runs(
+    first: Tensor | None, last: Tensor | None, n_keys: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Which queries see each key: runs (rows, Q) of keys → runs (rows, T) of queries.
+
+    >>> first, last = dual_runs(torch.tensor([[0, 0, 1]]), torch.tensor([[1, 2, 3]]), 3)
+    >>> first.tolist(), last.tolist()  # key 0 is seen by queries 0 and 1, key 1 by 1 and 2, ...
+    ([[0, 1, 2]], [[2, 3, 3]])
+    """
+
+    def reaching(ends: Tensor | None) -> Tensor | None:
+        if ends is None:
+            return None
+        keys = torch.arange(n_keys, dtype=ends.dtype, device=ends.device).repeat(ends.shape[0], 1)
+        return torch.searchsorted(ends.contiguous(), keys, right=True, out_int32=True)
+
+    return reaching(last), reaching(first)
+
+
+def _constants(
+    q: Tensor, rel_bias: Tensor | None, first: Tensor | None, last: Tensor | None
+) -> dict:
+    return dict(
+        HAS_BIAS=rel_bias is not None,
+        HAS_FIRST=first is not None,
+        HAS_LAST=last is not None,
+        WIDTH=q.shape[3],
+        BLOCK_K=max(16, triton.next_power_of_2(q.shape[3])),
+        # tf32 has no meaning for 16-bit inputs.
+        PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
+    )
+
+
+# --- the operator --------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("ases::attention_forward", mutates_args=())
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_bias: Tensor | None,
+    first: Tensor | None,
+    last: Tensor | None,
+    offset: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, laid out like q, and the largest scores and reciprocal sums, (B, H, Q) float32."""
+    q, k, v = _unit_columns(q), _unit_columns(k), _unit_columns(v)
+    B, H, Q, K = q.shape
+    T = k.shape[2]
+    out = torch.empty_like(q)
+    m = torch.empty(B, H, Q, dtype=torch.float32, device=q.device)
+    r = torch.empty_like(m)
+
+    tile = tiles(q.dtype, K, Q)["forward"]
+    span = 0 if rel_bias is None else rel_bias.shape[1] // 2
+    bias = _bias(rel_bias, tile["BLOCK"] + tile["STEP"], m)
+    runs = _run_ends(first, last, B, m)
+    sizes = (H, Q, T, offset, span, scale * LOG2_E)
+    constants = _constants(q, rel_bias, first, last) | tile
+    grid = (B * H * triton.cdiv(Q, tile["BLOCK"]),)
+    with torch.cuda.device_of(q):  # Triton launches on the current device
+        forward_kernel[grid](
+            _rows(q), _rows(k), _rows(v), bias, runs, _rows(out), Stats(m, r, r),
+            *sizes, **constants,
+        )  # fmt: skip
+    return out, m, r
+
+
+@torch.library.custom_op("ases::attention_backward", mutates_args=())
+def _backward(
+    do: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_bias: Tensor | None,
+    first: Tensor | None,
+    last: Tensor | None,
+    out: Tensor,
+    m: Tensor,
+    r: Tensor,
+    offset: int,
+    scale: float,
+    bias_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """dQ, dK, dV laid out like q, k, v, and db, (H, 2·span + 1) float32 (empty if not wanted)."""
+    do, q, k, v = _unit_columns(do), _unit_columns(q), _unit_columns(k), _unit_columns(v)
+    B, H, Q, K = q.shape
+    T = k.shape[2]
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    stats = Stats(m, r, torch.empty_like(m))  # the first kernel fills D for the second
+
+    tile = tiles(q.dtype, K, Q)
+    pad = 2 * tile["queries"]["BLOCK"]
+    span = 0 if rel_bias is None else rel_bias.shape[1] // 2
+    bias = _bias(rel_bias, pad, m)
+    n_blocks = triton.cdiv(Q, tile["queries"]["BLOCK"])
+    sums = m
+    if bias_gradient:
+        sums = torch.zeros(B, H, n_blocks, bias.width, dtype=torch.float32, device=q.device)
+    sizes = (H, Q, T, offset, span, scale * LOG2_E)
+    constants = _constants(q, rel_bias, first, last)
+    runs = _run_ends(first, last, B, m)
+    dual = _run_ends(*dual_runs(first, last, T), B, m)
+    # What hides the first keys from queries hides the last queries from keys.
+    dual_constants = constants | dict(HAS_FIRST=last is not None, HAS_LAST=first is not None)
+    with torch.cuda.device_of(q):
+        query_gradient_kernel[(B * H * n_blocks,)](
+            _rows(q), _rows(k), _rows(v), _rows(do), _rows(out), _rows(dq), bias, runs, stats, sums,
+            *sizes, GRADIENT=bias_gradient, **constants, **tile["queries"],
+        )  # fmt: skip
+        key_gradient_kernel[(B * H * triton.cdiv(T, tile["keys"]["BLOCK"]),)](
+            _rows(q), _rows(k), _rows(v), _rows(do), _rows(dk), _rows(dv), bias, dual, stats,
+            *sizes, **dual_constants, **tile["keys"],
+        )  # fmt: skip
+
+    if not bias_gradient:
+        return dq, dk, dv, q.new_empty(0, dtype=torch.float32)
+    # What stands in the padding belongs to the two outermost entries.
+    sums = sums.sum((0, 2))
+    d_bias = sums[:, pad:-pad].clone()
+    d_bias[:, 0] += sums[:, :pad].sum(1)
+    d_bias[:, -1] += sums[:, -pad:].sum(1)
+    return dq, dk, dv, d_bias
+
+
+@_forward.register_fake
+def _(q, k, v, rel_bias, first, last, offset, scale):
+    stats = [q.new_empty(q.shape[:3], dtype=torch.float32) for _ in range(2)]
+    return torch.empty_like(_unit_columns(q)), *stats
+
+
+@_backward.register_fake
+def _(do, q, k, v, rel_bias, first, last, out, m, r, offset, scale, bias_gradient):
+    gradients = [torch.empty_like(_unit_columns(x)) for x in (q, k, v)]
+    shape = rel_bias.shape if bias_gradient else (0,)
+    return *gradients, q.new_empty(shape, dtype=torch.float32)
+
+
+def _keep(ctx, inputs, output):
+    *tensors, offset, scale = inputs
+    ctx.settings = (offset, scale)
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _differentiate(ctx, do, *_):
+    tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[3]
+    *gradients, d_bias = _backward(do, *tensors, *ctx.settings, wanted)
+    if wanted:
+        d_bias = d_bias.to(tensors[3].dtype)
+    return *gradients, d_bias if wanted else None, None, None, None, None
+
+
+def _refuse(ctx, *_):
+    raise RuntimeError(
+        "backend='triton' has no second derivative; use backend='reference' or 'sdpa' for it"
+    )
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
+_backward.register_autograd(_refuse)
+
+
+def triton_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_bias: Tensor | None,
+    first: Tensor | None,
+    last: Tensor | None,
+    query_offset: int,
+    scale: float,
+) -> Tensor:
+    """``ases.attention.attention`` by the kernels; arguments and shapes are those.
+
+    Raises:
+        ValueError: a dtype other than float32 and bfloat16, or a head width outside 16 to 128.
+        RuntimeError: neither CUDA nor Triton's interpreter to run on; a second derivative.
+    """
+    if q.dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"q is {q.dtype}; expected float32 or bfloat16 for backend='triton'")
+    if not 16 <= q.shape[-1] <= 128:
+        width = f"a head width of {q.shape[-1]}"
+        raise ValueError(f"q has {width}; expected 16 to 128 for backend='triton'")
+    if not q.is_cuda and not INTERPRETED.value:
+        raise RuntimeError(
+            f"backend='triton' needs a CUDA device, and q is on {q.device}; set TRITON_INTERPRET=1 "
+            "before the first import to run the kernels on a CPU, slowly"
+        )
+    return _forward(q, k, v, rel_bias, first, last, query_offset, scale)[0]
+
+
+def supports(q: Tensor) -> bool:
+    """Whether ``auto`` chooses these kernels: in bfloat16, on GPUs with matrix units for it."""
+    if not q.is_cuda or q.dtype != torch.bfloat16 or not 16 <= q.shape[-1] <= 128:
+        return False
+    return torch.cuda.get_device_capability(q.device) >= (8, 0)
