@@ -89,7 +89,8 @@ def check(*shape, seed, prepare=lambda *inputs: inputs, options={}, bias_floor=4
     for name, error in largest_errors("triton", draws, exact, **arguments).items():
         floor = FLOOR[draws[0][0].dtype] * max(float(t[name].abs().max()) for t in exact)
         if name == "drel_bias":
-            floor *= bias_floor
+            # An entry may be a sum of thousands that cancel: its error goes with theirs, not with it.
+            floor = bias_floor * max(floor, FLOOR[draws[0][0].dtype])
         allowed = max(2 * max(y[name] for y in yardsticks), floor)
         assert error <= allowed, (name, error, yardsticks, floor)
 
@@ -181,7 +182,7 @@ def test_strides_of_the_output_gradient():
 def test_spans_and_offsets(Q, T, offset, span):
     options = dict(span=span)
     mask = runs("padding on both sides", Q, T)
-    check(2, 1, Q, T, 16, torch.float32, seed=span, options=options, query_offset=offset, scale=0.3, **mask)
+    check(2, 1, Q, T, 16, torch.float32, seed=span, options=options, bias_floor=10, query_offset=offset, scale=0.3, **mask)
 
 
 @pytest.mark.parametrize("magnitude", [1e-4, 300.0, 2500.0])
