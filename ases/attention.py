@@ -144,7 +144,8 @@ def attention(
         except ImportError:
             message = "backend='triton' needs the package triton: pip install triton"
             raise RuntimeError(message) from None
-        return triton_attention(q, k, v, rel_bias, first, last, query_offset, scale)
+        ends = [None if end is None else end.to(torch.int32) for end in (first, last)]
+        return triton_attention(q, k, v, rel_bias, *ends, query_offset, scale)
 
     bias = None
     if rel_bias is not None:
@@ -162,10 +163,15 @@ def bias_matrix(rel_bias: Tensor, n_queries: int, n_keys: int, query_offset: int
     [[[0, 1, 1, 1], [-1, 0, 1, 1]]]
     """
     span = rel_bias.shape[1] // 2
-    lowest = -(n_queries - 1) - query_offset
-    difference = torch.arange(lowest, n_keys - query_offset, device=rel_bias.device)
-    along = rel_bias[:, difference.clamp(-span, span) + span]  # (H, Q + T − 1)
-    # Q windows of T entries, the last one first.
+    lowest, highest = -(n_queries - 1) - query_offset, n_keys - 1 - query_offset
+    along = rel_bias[:, max(lowest, -span) + span : max(highest + span + 1, 0)]
+    # What lies beyond the span repeats the outermost entries.
+    n_left = min(highest + 1, -span) - lowest
+    if n_left > 0:
+        along = torch.cat([rel_bias[:, :1].expand(-1, n_left), along], 1)
+    if highest > span:
+        along = torch.cat([along, rel_bias[:, -1:].expand(-1, highest - span)], 1)
+    # (H, Q + T − 1) → Q windows of T entries, the last one first.
     return along.unfold(-1, n_keys, 1).flip(-2)
 
 
@@ -268,7 +274,7 @@ def _check_tensors(
 def _checked(
     name: str, end: Tensor | None, q: Tensor, n_keys: int, default: int
 ) -> tuple[Tensor | None, int, int]:
-    """One end of the runs as int32, and bounds of its numbers: true ones where looking is free."""
+    """One end of the runs, and bounds of its numbers: true ones where looking is free."""
     if end is None:
         return None, default, default
     B, _, n_queries, _ = q.shape
@@ -279,9 +285,10 @@ def _checked(
     if end.device != q.device:
         raise ValueError(f"{name} is on {end.device}; expected q's device {q.device}")
     if end.device.type != "cpu" or torch.compiler.is_compiling():
-        return end.to(torch.int32), 0, n_keys
+        return end, 0, n_keys
 
-    end = end.to(torch.int64)
+    if end.dtype not in (torch.int32, torch.int64):
+        end = end.to(torch.int32)
     # An expanded tensor repeats one column: that one is enough.
     column = end[:, :1] if end.stride(1) == 0 else end
     low, high = (int(x) for x in column.aminmax())
@@ -290,12 +297,12 @@ def _checked(
         found = f"{name}[{row}, {query}] is {int(end[row, query])}"
         raise ValueError(f"{found}; expected 0 to {n_keys}, the number of keys")
     falls = column[:, 1:] < column[:, :-1]
-    if falls.any():
+    if column.shape[1] > 1 and falls.any():
         row, query = falls.nonzero()[0].tolist()
         found = f"{name}[{row}, {query + 1}] is {int(end[row, query + 1])}"
         before = int(end[row, query])
         raise ValueError(f"{found} after {before}; expected no decrease along the queries")
-    return end.to(torch.int32), low, high
+    return end, low, high
 
 
 def _kind(tensor: Tensor) -> str:
