@@ -135,7 +135,9 @@ def bench(lengths: list[int]) -> list[dict]:
             flops = 4 * H * K * seen_pairs(first, last, B, n)
             for name, function in contenders(kind, B, n, first, last).items():
                 for passes in ("forward", "forward+backward"):
-                    inputs = [x.detach().requires_grad_(passes != "forward") for x in (q, k, v, bias)]
+                    inputs = [
+                        x.detach().requires_grad_(passes != "forward") for x in (q, k, v, bias)
+                    ]
 
                     def call(function=function, inputs=inputs, passes=passes, name=name, do=do):
                         out = function(*inputs)

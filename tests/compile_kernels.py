@@ -78,7 +78,10 @@ def machine_code(compiled) -> dict:
         file.write(compiled.asm["cubin"])
         file.flush()
         text = subprocess.run(
-            [TOOLS / "cuobjdump", "-sass", "-res-usage", file.name], capture_output=True, text=True, check=True
+            [TOOLS / "cuobjdump", "-sass", "-res-usage", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
     lines = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z][A-Z0-9_.]*)", text)
 

@@ -6,17 +6,27 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: its kernels then run on the CPU
+    os.environ["TRITON_INTERPRET"] = (
+        "1"  # before triton is imported: its kernels then run on the CPU
+    )
 
 from ases.data import TOY
 from ases.model import EncoderDecoder, ModelConfig
 from ases.tokenizer import Tokenizer
 
-TOY_PIECES = ["Tom has 3 boxes of 4 apples,", " so he has 3 * 4 = 12 apples.", " He eats 2,", " so 12 - 2 = 10 are left.", " The answer is 10."]
+TOY_PIECES = [
+    "Tom has 3 boxes of 4 apples,",
+    " so he has 3 * 4 = 12 apples.",
+    " He eats 2,",
+    " so 12 - 2 = 10 are left.",
+    " The answer is 10.",
+]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--solutions", default=None, help="your answers to docs/exercises.md, a Python file")
+    parser.addoption(
+        "--solutions", default=None, help="your answers to docs/exercises.md, a Python file"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -27,4 +37,14 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture
 def model(tokenizer) -> EncoderDecoder:
     torch.manual_seed(1)
-    return EncoderDecoder(ModelConfig(vocab_size=tokenizer.vocab_size, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=3)).eval()
+    return EncoderDecoder(
+        ModelConfig(
+            vocab_size=tokenizer.vocab_size,
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_decoder_layers=2,
+            num_heads=3,
+        )
+    ).eval()

@@ -35,7 +35,9 @@ CHANGES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Share of pieces whose label changes with each choice.")
+    parser = argparse.ArgumentParser(
+        description="Share of pieces whose label changes with each choice."
+    )
     parser.add_argument("--scorer", required=True, help="a direct run; its data is segmented")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     args = parser.parse_args()
@@ -44,7 +46,10 @@ def main() -> None:
     examples = splits[args.split]
     pieces = [split_pieces(e.answer) for e in examples]
     questions = [e.question for e in examples]
-    tokens = {c: chain_entropies(scorer.model, scorer.tokenizer, questions, pieces, c) for c in ("prefix", "question")}
+    tokens = {
+        c: chain_entropies(scorer.model, scorer.tokenizer, questions, pieces, c)
+        for c in ("prefix", "question")
+    }
 
     def labels(settings: SegmentationSettings) -> list[str]:
         found = []
@@ -54,7 +59,9 @@ def main() -> None:
 
     defaults = SegmentationSettings(segmentation="entropy")
     base = labels(defaults)
-    print(f"{description}\n{args.split}: {len(examples)} chains, {len(base)} pieces, {base.count(AS) / len(base):.1%} AS")
+    print(
+        f"{description}\n{args.split}: {len(examples)} chains, {len(base)} pieces, {base.count(AS) / len(base):.1%} AS"
+    )
     variants = {"interleaving": [label for p in pieces for label in interleaved_labels(len(p))]}
     variants |= {name: labels(replace(defaults, **change)) for name, change in CHANGES.items()}
     for name, found in variants.items():

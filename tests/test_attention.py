@@ -19,13 +19,18 @@ RUNS = {
     "prefix, empty at first": blocks(torch.tensor([[0, 0, 3, 3], [0, 2, 2, 5]])),
     "packed": packed(torch.tensor([[0, 0, 2, 2], [0, 1, 1, 4]])),
     "first only": (torch.tensor([[0, 1, 3, 6], [0, 0, 0, 0]]), None),
-    "gaps": (torch.tensor([[0, 3, 3, 5], [1, 1, 4, 4]]), torch.tensor([[1, 4, 4, 6], [2, 2, 5, 5]])),
+    "gaps": (
+        torch.tensor([[0, 3, 3, 5], [1, 1, 4, 4]]),
+        torch.tensor([[1, 4, 4, 6], [2, 2, 5, 5]]),
+    ),
 }
 
 
 def random_inputs(B, H, Q, T, K, dtype=torch.float64, seed=0, span=2):
     g = torch.Generator().manual_seed(seed)
-    q, k, v = (torch.randn(B, H, n, K, generator=g, dtype=torch.float64).to(dtype) for n in (Q, T, T))
+    q, k, v = (
+        torch.randn(B, H, n, K, generator=g, dtype=torch.float64).to(dtype) for n in (Q, T, T)
+    )
     rel_bias = None
     if span is not None:
         rel_bias = torch.randn(H, 2 * span + 1, generator=g, dtype=torch.float64).to(dtype)
@@ -134,7 +139,9 @@ def test_packed_is_separate():
     together = attention(q, k, v, rel_bias, first=first, last=last, backend="reference")
     for part in (slice(0, 4), slice(4, 9)):
         first, last = causal(part.stop - part.start)
-        alone = attention(q[:, :, part], k[:, :, part], v[:, :, part], rel_bias, first=first, last=last)
+        alone = attention(
+            q[:, :, part], k[:, :, part], v[:, :, part], rel_bias, first=first, last=last
+        )
         assert torch.allclose(together[:, :, part], alone, atol=1e-12)
 
 
@@ -171,7 +178,10 @@ def test_every_integer_type(dtype):
         (dict(rel_bias=torch.zeros(2, 9)), "rel_bias"),
         (dict(first=torch.zeros(2, 5, dtype=torch.int32)), r"first .* \(2, 4\) or \(1, 4\)"),
         (dict(last=torch.ones(2, 4)), "last is torch.float32"),
-        (dict(last=torch.tensor([[1, 2, 3, 4], [1, 2, 3, 7]])), r"last\[1, 3\] is 7; expected 0 to 6"),
+        (
+            dict(last=torch.tensor([[1, 2, 3, 4], [1, 2, 3, 7]])),
+            r"last\[1, 3\] is 7; expected 0 to 6",
+        ),
         (dict(first=torch.tensor([[0, -1, 0, 0]])), r"first\[0, 1\] is -1; expected 0 to 6"),
         (dict(last=torch.tensor([[1, 3, 2, 4]])), r"last\[0, 2\] is 2 after 3"),
         (dict(query_offset=-1), "query_offset"),

@@ -16,7 +16,14 @@ SMALL = "--size micro --train-problems 60 --test-problems 12 --device cpu".split
 
 def command(script, *arguments, cwd=None):
     environment = os.environ | {"NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def succeed(script, *arguments, cwd=None):
@@ -28,7 +35,9 @@ def succeed(script, *arguments, cwd=None):
 def fail(script, *arguments, cwd=None):
     """One line on standard error, exit code 2."""
     done = command(script, *arguments, cwd=cwd)
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert (
+        done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    ), done.stderr
     return done.stderr
 
 
@@ -37,30 +46,67 @@ def runs(tmp_path_factory):
     """A run of each mode; usm with labels by entropy, from the direct run."""
     folder = tmp_path_factory.mktemp("runs")
     for mode in ("direct", "dsm", "usm"):
-        extra = ["--segmentation", "entropy", "--scorer", folder / "direct"] if mode == "usm" else []
-        succeed("train.py", "--mode", mode, "--max-steps", 40, "--out-dir", folder / mode, *SMALL, *extra)
+        extra = (
+            ["--segmentation", "entropy", "--scorer", folder / "direct"] if mode == "usm" else []
+        )
+        succeed(
+            "train.py",
+            "--mode",
+            mode,
+            "--max-steps",
+            40,
+            "--out-dir",
+            folder / mode,
+            *SMALL,
+            *extra,
+        )
     return folder
 
 
 RESULTS = "task mode segmentation n accuracy accuracy_strict bleu rouge1 rouge2 rougeL parseable rounds_mean stop_reasons train_seconds".split()
 
 
-@pytest.mark.parametrize("mode, models", [("direct", ["direct"]), ("dsm", ["esm", "asm"]), ("usm", ["usm"])])
+@pytest.mark.parametrize(
+    "mode, models", [("direct", ["direct"]), ("dsm", ["esm", "asm"]), ("usm", ["usm"])]
+)
 def test_a_run_leaves_what_others_can_read(runs, mode, models):
     folder = runs / mode
     files = {p.name for p in folder.iterdir() if p.is_file()}
-    assert files == {"config.json", "metrics.jsonl", "tokenizer.json", "predictions.jsonl", "results.json", "predictions-longer.jsonl", "results-longer.json",
-                     *(f"{m}.{kind}.pt" for m in models for kind in ("best", "last"))}
+    assert files == {
+        "config.json",
+        "metrics.jsonl",
+        "tokenizer.json",
+        "predictions.jsonl",
+        "results.json",
+        "predictions-longer.jsonl",
+        "results-longer.json",
+        *(f"{m}.{kind}.pt" for m in models for kind in ("best", "last")),
+    }
     results = json.loads((folder / "results.json").read_text())
-    assert set(RESULTS) <= results.keys() and results["n"] == 12 and results["mode"] == mode and results["train_seconds"] > 0
+    assert (
+        set(RESULTS) <= results.keys()
+        and results["n"] == 12
+        and results["mode"] == mode
+        and results["train_seconds"] > 0
+    )
     assert sum(results["stop_reasons"].values()) == pytest.approx(1)
-    predictions = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().split("\n")[:-1]]
+    predictions = [
+        json.loads(line) for line in (folder / "predictions.jsonl").read_text().split("\n")[:-1]
+    ]
     assert len(predictions) == 12
     for p in predictions:
-        assert p["stop"] in ("end", "rounds", "length", "stuck") and p["rounds"] == len(p["segments"])
-        expected = ["CHAIN"] if mode == "direct" else [("ES", "AS")[i % 2] for i in range(p["rounds"])]
+        assert p["stop"] in ("end", "rounds", "length", "stuck") and p["rounds"] == len(
+            p["segments"]
+        )
+        expected = (
+            ["CHAIN"] if mode == "direct" else [("ES", "AS")[i % 2] for i in range(p["rounds"])]
+        )
         assert [s["role"] for s in p["segments"]] == expected
-    losses = [r for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "validation_loss" in r]
+    losses = [
+        r
+        for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        if "validation_loss" in r
+    ]
     assert {r["model"] for r in losses} == set(models)
     for m in models:
         values = [r["validation_loss"] for r in losses if r["model"] == m]
@@ -68,20 +114,50 @@ def test_a_run_leaves_what_others_can_read(runs, mode, models):
 
 
 def test_entropy_segmentation_trains_its_own_scorer_and_pet_has_no_accuracy(tmp_path):
-    done = succeed("train.py", "--task", "pet", "--mode", "dsm", "--segmentation", "entropy", "--max-steps", 6, "--out-dir", tmp_path / "run", *SMALL)
+    done = succeed(
+        "train.py",
+        "--task",
+        "pet",
+        "--mode",
+        "dsm",
+        "--segmentation",
+        "entropy",
+        "--max-steps",
+        6,
+        "--out-dir",
+        tmp_path / "run",
+        *SMALL,
+    )
     assert (tmp_path / "run" / "scorer.best.pt").exists() and str(tmp_path / "run") in done.stdout
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["accuracy"] is None and results["bleu"] is not None and set(results["training"]) == {"scorer", "esm", "asm"}
+    assert (
+        results["accuracy"] is None
+        and results["bleu"] is not None
+        and set(results["training"]) == {"scorer", "esm", "asm"}
+    )
 
 
 def losses_and_predictions(folder):
     rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [(r["model"], r["step"], r.get("loss"), r.get("validation_loss")) for r in rows], (folder / "predictions.jsonl").read_text()
+    return [(r["model"], r["step"], r.get("loss"), r.get("validation_loss")) for r in rows], (
+        folder / "predictions.jsonl"
+    ).read_text()
 
 
 def test_same_seed_same_losses_and_predictions(tmp_path):
     for name in "ab":
-        succeed("train.py", "--mode", "usm", "--max-steps", 20, "--dropout", 0.1, "--out-dir", tmp_path / name, *SMALL)
+        succeed(
+            "train.py",
+            "--mode",
+            "usm",
+            "--max-steps",
+            20,
+            "--dropout",
+            0.1,
+            "--out-dir",
+            tmp_path / name,
+            *SMALL,
+        )
     assert losses_and_predictions(tmp_path / "a") == losses_and_predictions(tmp_path / "b")
 
 
@@ -89,96 +165,208 @@ def test_a_killed_run_resumes_to_the_same_result(tmp_path):
     arguments = ["--mode", "dsm", "--max-steps", 60, "--dropout", 0.1, *SMALL]
     succeed("train.py", *arguments, "--out-dir", tmp_path / "whole")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *map(str, arguments), "--out-dir", str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            str(ROOT / "train.py"),
+            *map(str, arguments),
+            "--out-dir",
+            str(tmp_path / "killed"),
+        ],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     while process.poll() is None and not (tmp_path / "killed" / "esm.last.pt").exists():
         pass
     process.kill()
     process.wait()
     done = succeed("train.py", "--resume", tmp_path / "killed")
-    assert losses_and_predictions(tmp_path / "killed") == losses_and_predictions(tmp_path / "whole"), done.stdout
+    assert losses_and_predictions(tmp_path / "killed") == losses_and_predictions(
+        tmp_path / "whole"
+    ), done.stdout
 
 
 def test_evaluate_repeats_training_and_compares(runs, tmp_path):
-    done = succeed("evaluate.py", "--run", runs / "usm", "--run", runs / "direct", "--out-dir", tmp_path)
-    assert all(name in done.stdout for name in ("accuracy", "rougeL", str(runs / "usm"), str(runs / "direct")))
+    done = succeed(
+        "evaluate.py", "--run", runs / "usm", "--run", runs / "direct", "--out-dir", tmp_path
+    )
+    assert all(
+        name in done.stdout
+        for name in ("accuracy", "rougeL", str(runs / "usm"), str(runs / "direct"))
+    )
     for mode in ("usm", "direct"):
-        assert (tmp_path / mode / "predictions.jsonl").read_text() == (runs / mode / "predictions.jsonl").read_text()
-        assert json.loads((tmp_path / mode / "results.json").read_text())["train_seconds"] == json.loads((runs / mode / "results.json").read_text())["train_seconds"]
-    assert "holds results already" in fail("evaluate.py", "--run", runs / "usm", "--run", runs / "direct", "--out-dir", tmp_path)
+        assert (tmp_path / mode / "predictions.jsonl").read_text() == (
+            runs / mode / "predictions.jsonl"
+        ).read_text()
+        assert (
+            json.loads((tmp_path / mode / "results.json").read_text())["train_seconds"]
+            == json.loads((runs / mode / "results.json").read_text())["train_seconds"]
+        )
+    assert "holds results already" in fail(
+        "evaluate.py", "--run", runs / "usm", "--run", runs / "direct", "--out-dir", tmp_path
+    )
 
 
 def test_evaluate_other_data_and_a_question(runs, tmp_path):
     data = tmp_path / "mine.jsonl"
-    data.write_text("".join(json.dumps({"question": f"Tom has {i} pens. How many pens?", "answer": f"He has {i}.\n#### {i}"}) + "\n" for i in range(10)))
-    succeed("evaluate.py", "--run", runs / "usm", "--data", data, "--split", "all", "--beams", 2, "--out-dir", tmp_path / "out")
+    data.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "question": f"Tom has {i} pens. How many pens?",
+                    "answer": f"He has {i}.\n#### {i}",
+                }
+            )
+            + "\n"
+            for i in range(10)
+        )
+    )
+    succeed(
+        "evaluate.py",
+        "--run",
+        runs / "usm",
+        "--data",
+        data,
+        "--split",
+        "all",
+        "--beams",
+        2,
+        "--out-dir",
+        tmp_path / "out",
+    )
     assert json.loads((tmp_path / "out" / "results.json").read_text())["n"] == 10
-    done = succeed("evaluate.py", "--run", runs / "dsm", "--question", "Tom has 3 boxes of 4 pens. How many?")
+    done = succeed(
+        "evaluate.py", "--run", runs / "dsm", "--question", "Tom has 3 boxes of 4 pens. How many?"
+    )
     assert " ES " in done.stdout and "stopped by" in done.stdout
 
 
 def test_segment_writes_json_lines(runs, tmp_path):
     data = tmp_path / "mine.csv"
-    data.write_text("question,answer,id\n\"q, a\",\"He has 3 boxes, so 3 * 4 = 12. The answer is 12.\",x1\n", encoding="utf-8-sig")
+    data.write_text(
+        'question,answer,id\n"q, a","He has 3 boxes, so 3 * 4 = 12. The answer is 12.",x1\n',
+        encoding="utf-8-sig",
+    )
     # one question cannot be split into three parts
     assert "1 different questions" in fail("segment.py", "--data", data, "--split", "test")
     assert len(succeed("segment.py", "--data", data).stdout.splitlines()) == 1
-    data.write_text(data.read_text(encoding="utf-8-sig") + "b,#### 2,x2\nc,#### 3,x3\n", encoding="utf-8-sig")
-    rows = [json.loads(line) for line in succeed("segment.py", "--data", data).stdout.split("\n")[:-1]]
+    data.write_text(
+        data.read_text(encoding="utf-8-sig") + "b,#### 2,x2\nc,#### 3,x3\n", encoding="utf-8-sig"
+    )
+    rows = [
+        json.loads(line) for line in succeed("segment.py", "--data", data).stdout.split("\n")[:-1]
+    ]
     assert sorted(r["id"] for r in rows) == ["x1", "x2", "x3"]
     [row] = [r for r in rows if r["id"] == "x1"]
-    assert row["pieces"] == [{"text": "He has 3 boxes,", "label": "ES", "entropy": None}, {"text": " so 3 * 4 = 12.", "label": "AS", "entropy": None}, {"text": " The answer is 12.", "label": "ES", "entropy": None}]
+    assert row["pieces"] == [
+        {"text": "He has 3 boxes,", "label": "ES", "entropy": None},
+        {"text": " so 3 * 4 = 12.", "label": "AS", "entropy": None},
+        {"text": " The answer is 12.", "label": "ES", "entropy": None},
+    ]
     assert row["segments"] == [{"label": p["label"], "text": p["text"]} for p in row["pieces"]]
 
     out = tmp_path / "out.jsonl"
-    done = succeed("segment.py", "--segmentation", "entropy", "--scorer", runs / "direct", "--split", "test", "--test-problems", 5, "--out", out, "--show", 2)
-    assert done.stdout.count("  ES ") >= 2 and "\033" not in done.stdout and "agreement with the true roles: ES" in done.stderr
+    done = succeed(
+        "segment.py",
+        "--segmentation",
+        "entropy",
+        "--scorer",
+        runs / "direct",
+        "--split",
+        "test",
+        "--test-problems",
+        5,
+        "--out",
+        out,
+        "--show",
+        2,
+    )
+    assert (
+        done.stdout.count("  ES ") >= 2
+        and "\033" not in done.stdout
+        and "agreement with the true roles: ES" in done.stderr
+    )
     for row in map(json.loads, out.read_text().split("\n")[:-1]):
         mean = sum(p["entropy"] for p in row["pieces"]) / len(row["pieces"])
         assert all((p["label"] == "AS") == (p["entropy"] > mean) for p in row["pieces"])
-        assert "".join(s["text"] for s in row["segments"]) == row["answer"] and row["segments"][0]["label"] == "ES"
+        assert (
+            "".join(s["text"] for s in row["segments"]) == row["answer"]
+            and row["segments"][0]["label"] == "ES"
+        )
     assert "exists" in fail("segment.py", "--out", out)
 
 
 def test_all_bad_flags_at_once():
-    message = fail("train.py", "--max-steps", "many", "--beta", "-1", "--task", "chess", "--learning-rate", "0")
-    assert all(part in message for part in ("--max-steps is 'many'", "--beta is '-1'", "--task is 'chess'; expected one of mwp, pet", "--learning-rate is '0'; expected a number above 0"))
+    message = fail(
+        "train.py", "--max-steps", "many", "--beta", "-1", "--task", "chess", "--learning-rate", "0"
+    )
+    assert all(
+        part in message
+        for part in (
+            "--max-steps is 'many'",
+            "--beta is '-1'",
+            "--task is 'chess'; expected one of mwp, pet",
+            "--learning-rate is '0'; expected a number above 0",
+        )
+    )
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--mode", "direct", "--segmentation", "entropy"], "--segmentation is 'entropy' with --mode direct"),
-    (["--scorer", "x"], "--scorer is 'x' with --segmentation interleave"),
-    (["--data", "none.csv"], "none.csv: cannot be read"),
-    (["--resume", "nowhere"], "config.json: cannot be read"),
-    (["--resume", "nowhere", "--mode", "dsm"], "--mode with --resume"),
-    (["--frobnicate"], "unrecognized arguments"),
-    (["--max-steps", "-1", "--device", "abacus"], "--device is 'abacus'"),
-    (["--seed", "9" * 30], "--seed is"),
-    (["--beta", "1.4"], "--beta is 1.4 with --segmentation interleave"),
-    (["--mode", "direct", "--no-merge"], "--no-merge with --mode direct"),
-    (["--scorer", "a", "--segmentation", "entropy", "--out-dir", "a"], "and so is --scorer"),
-    (["--segmentation", "entropy", "--scorer", "nowhere"], "config.json: cannot be read"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            ["--mode", "direct", "--segmentation", "entropy"],
+            "--segmentation is 'entropy' with --mode direct",
+        ),
+        (["--scorer", "x"], "--scorer is 'x' with --segmentation interleave"),
+        (["--data", "none.csv"], "none.csv: cannot be read"),
+        (["--resume", "nowhere"], "config.json: cannot be read"),
+        (["--resume", "nowhere", "--mode", "dsm"], "--mode with --resume"),
+        (["--frobnicate"], "unrecognized arguments"),
+        (["--max-steps", "-1", "--device", "abacus"], "--device is 'abacus'"),
+        (["--seed", "9" * 30], "--seed is"),
+        (["--beta", "1.4"], "--beta is 1.4 with --segmentation interleave"),
+        (["--mode", "direct", "--no-merge"], "--no-merge with --mode direct"),
+        (["--scorer", "a", "--segmentation", "entropy", "--out-dir", "a"], "and so is --scorer"),
+        (["--segmentation", "entropy", "--scorer", "nowhere"], "config.json: cannot be read"),
+    ],
+)
 def test_mistakes_of_train(arguments, message, tmp_path):
     assert message in fail("train.py", *arguments, cwd=tmp_path)
     assert not list(tmp_path.iterdir())  # nothing was begun
 
 
 def test_runs_are_not_overwritten(runs, tmp_path):
-    assert "holds a run already" in fail("train.py", "--mode", "usm", "--out-dir", runs / "usm", *SMALL)
+    assert "holds a run already" in fail(
+        "train.py", "--mode", "usm", "--out-dir", runs / "usm", *SMALL
+    )
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("keep me")
-    assert "is no run folder" in fail("train.py", "--out-dir", tmp_path / "letters", "--overwrite", *SMALL)
-    (tmp_path / "letters" / "config.json").write_text('{"model_type": "t5"}')  # somebody else's folder
-    assert "is no run folder" in fail("train.py", "--out-dir", tmp_path / "letters", "--overwrite", *SMALL)
+    assert "is no run folder" in fail(
+        "train.py", "--out-dir", tmp_path / "letters", "--overwrite", *SMALL
+    )
+    (tmp_path / "letters" / "config.json").write_text(
+        '{"model_type": "t5"}'
+    )  # somebody else's folder
+    assert "is no run folder" in fail(
+        "train.py", "--out-dir", tmp_path / "letters", "--overwrite", *SMALL
+    )
     assert (tmp_path / "letters" / "dear.txt").read_text() == "keep me"
 
 
 def test_mistakes_about_runs(runs, tmp_path):
-    assert "expected a direct one as --scorer" in fail("segment.py", "--segmentation", "entropy", "--scorer", runs / "usm")
+    assert "expected a direct one as --scorer" in fail(
+        "segment.py", "--segmentation", "entropy", "--scorer", runs / "usm"
+    )
     assert "without --scorer" in fail("segment.py", "--segmentation", "entropy")
     assert "config.json: cannot be read" in fail("evaluate.py", "--run", tmp_path)
-    assert "names one folder twice" in fail("evaluate.py", "--run", runs / "usm", "--run", runs / "usm")
-    assert "--question with --data" in fail("evaluate.py", "--run", runs / "usm", "--question", "q", "--data", "d")
+    assert "names one folder twice" in fail(
+        "evaluate.py", "--run", runs / "usm", "--run", runs / "usm"
+    )
+    assert "--question with --data" in fail(
+        "evaluate.py", "--run", runs / "usm", "--question", "q", "--data", "d"
+    )
 
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -189,11 +377,23 @@ def test_mistakes_about_runs(runs, tmp_path):
     tokenizer = json.loads((broken / "tokenizer.json").read_text())
     tokenizer["model"]["vocab"]["one more"] = len(tokenizer["model"]["vocab"])
     (broken / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert "a vocabulary of" in fail("evaluate.py", "--run", broken)  # a checkpoint of another vocabulary
+    assert "a vocabulary of" in fail(
+        "evaluate.py", "--run", broken
+    )  # a checkpoint of another vocabulary
 
 
-@pytest.mark.parametrize("change", [{"max_rounds": "x"}, {"model": None}, {"max_tokens": None}, {"mode": "both"}, {"data": {"task": "mwp", "seed": "0"}}, {"surplus": 1},
-                                    {"training": {"max_steps": None, "max_minutes": None}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_rounds": "x"},
+        {"model": None},
+        {"max_tokens": None},
+        {"mode": "both"},
+        {"data": {"task": "mwp", "seed": "0"}},
+        {"surplus": 1},
+        {"training": {"max_steps": None, "max_minutes": None}},
+    ],
+)
 def test_damaged_settings_are_told_in_one_line(runs, tmp_path, change):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -214,14 +414,32 @@ def test_two_runs_of_one_name_and_a_place_that_is_none(runs, tmp_path):
     for path in (runs / "usm").iterdir():
         if path.is_file():
             (other / path.name).write_bytes(path.read_bytes())
-    assert "two folders of one name" in fail("evaluate.py", "--run", runs / "usm", "--run", other, "--out-dir", tmp_path / "out")
+    assert "two folders of one name" in fail(
+        "evaluate.py", "--run", runs / "usm", "--run", other, "--out-dir", tmp_path / "out"
+    )
     (tmp_path / "file").write_text("")
-    assert "cannot be made" in fail("evaluate.py", "--run", other, "--out-dir", tmp_path / "file" / "out")
+    assert "cannot be made" in fail(
+        "evaluate.py", "--run", other, "--out-dir", tmp_path / "file" / "out"
+    )
     assert "a folder; expected a file" in fail("segment.py", "--out", tmp_path, "--overwrite")
 
 
 def test_labels_that_leave_a_model_without_pairs(runs, tmp_path):
-    arguments = ["--mode", "dsm", "--segmentation", "entropy", "--scorer", runs / "direct", "--beta", 50, "--max-steps", 4, "--out-dir", tmp_path / "run", *SMALL]
+    arguments = [
+        "--mode",
+        "dsm",
+        "--segmentation",
+        "entropy",
+        "--scorer",
+        runs / "direct",
+        "--beta",
+        50,
+        "--max-steps",
+        4,
+        "--out-dir",
+        tmp_path / "run",
+        *SMALL,
+    ]
     assert "asm: 0 training and 0 validation pairs" in fail("train.py", *arguments)
 
 
@@ -238,7 +456,14 @@ REAL = ROOT.parent / "shared" / "data"
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not here")
-@pytest.mark.parametrize("name, task, rows", [("gsm8k_train.jsonl", "mwp", 7473), ("llm_cot.jsonl", "mwp", 1143), ("cpet_part.csv", "pet", 10677)])
+@pytest.mark.parametrize(
+    "name, task, rows",
+    [
+        ("gsm8k_train.jsonl", "mwp", 7473),
+        ("llm_cot.jsonl", "mwp", 1143),
+        ("cpet_part.csv", "pet", 10677),
+    ],
+)
 def test_segmentation_of_the_real_sets_is_lossless(name, task, rows, tmp_path):
     out = tmp_path / "out.jsonl"
     done = succeed("segment.py", "--task", task, "--data", REAL / name, "--out", out)

@@ -23,71 +23,99 @@ def lines(*rows):
 
 def test_gsm8k_answers_are_brought_to_one_form():
     answer = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nShe sold 48+24 = <<48+24=72>>72 clips.\n#### 72"
-    assert normalise_answer(answer) == "Natalia sold 48/2 = 24 clips in May.\nShe sold 48+24 = 72 clips.\nThe answer is 72."
+    assert (
+        normalise_answer(answer)
+        == "Natalia sold 48/2 = 24 clips in May.\nShe sold 48+24 = 72 clips.\nThe answer is 72."
+    )
 
 
-@pytest.mark.parametrize("answer, expected", [
-    ("a\n#### 1,080", "a\nThe answer is 1,080."),
-    ("#### -3", "The answer is -3."),
-    ("So 7 left. \nThe answer is 7. \n\nI hope this helps!", "So 7 left. \nThe answer is 7."),
-    ('The answer is "48".', "The answer is 48."),
-    ("The answer is 51", "The answer is 51."),
-    ("The answer is : \n\n17", "The answer is 17."),
-    ("the answer is 4? No, the answer is $5.50.", "the answer is 4? No, The answer is 5.50."),
-    ("The answer is -$5.", "The answer is -5."),
-    ("The answer is −５.", "The answer is -5."),
-    ("x\n#### -$72%", "x\nThe answer is -72."),
-    ("The answer is 1 1/2.", None),
-    ("The answer is 1,00,000.", None),
-    ("The answer is 1/0.", None),
-    ("Nothing stated: 5", None),
-    ("The answer is unknown.", None),
-])
+@pytest.mark.parametrize(
+    "answer, expected",
+    [
+        ("a\n#### 1,080", "a\nThe answer is 1,080."),
+        ("#### -3", "The answer is -3."),
+        ("So 7 left. \nThe answer is 7. \n\nI hope this helps!", "So 7 left. \nThe answer is 7."),
+        ('The answer is "48".', "The answer is 48."),
+        ("The answer is 51", "The answer is 51."),
+        ("The answer is : \n\n17", "The answer is 17."),
+        ("the answer is 4? No, the answer is $5.50.", "the answer is 4? No, The answer is 5.50."),
+        ("The answer is -$5.", "The answer is -5."),
+        ("The answer is −５.", "The answer is -5."),
+        ("x\n#### -$72%", "x\nThe answer is -72."),
+        ("The answer is 1 1/2.", None),
+        ("The answer is 1,00,000.", None),
+        ("The answer is 1/0.", None),
+        ("Nothing stated: 5", None),
+        ("The answer is unknown.", None),
+    ],
+)
 def test_stated_answers(answer, expected):
     assert normalise_answer(answer) == expected
 
 
 def test_json_lines_with_and_without_ids(tmp_path):
     data = read_examples(write(tmp_path, lines(QA | {"id": "a"}, QA | {"qid": 7}, QA)), "mwp")
-    assert data.examples == [Example("a", *QA.values()), Example("7", *QA.values()), Example("line-3", *QA.values())]
+    assert data.examples == [
+        Example("a", *QA.values()),
+        Example("7", *QA.values()),
+        Example("line-3", *QA.values()),
+    ]
 
 
 def test_chinese_csv_with_bom_quotes_and_newlines(tmp_path):
     text = '\ufeffquestion,answer,qid\n"  肺部，\n结节 ","1、结节，考虑良性。",5\n肝脏,正常。,6\n'
     data = read_examples(write(tmp_path, text), "pet")
-    assert data.examples == [Example("5", "肺部，\n结节", "1、结节，考虑良性。"), Example("6", "肝脏", "正常。")]
+    assert data.examples == [
+        Example("5", "肺部，\n结节", "1、结节，考虑良性。"),
+        Example("6", "肝脏", "正常。"),
+    ]
 
 
 def test_rows_with_nothing_in_them_are_counted(tmp_path):
-    data = read_examples(write(tmp_path, lines(QA, {"question": "  ", "answer": "x"}, {"question": "x", "answer": ""})), "pet")
+    data = read_examples(
+        write(
+            tmp_path, lines(QA, {"question": "  ", "answer": "x"}, {"question": "x", "answer": ""})
+        ),
+        "pet",
+    )
     assert len(data.examples) == 1 and data.empty_rows == 2
 
 
-@pytest.mark.parametrize("text, message", [
-    ("", "is empty"),
-    (" \n\n", "is empty"),
-    (lines(QA) + "{oops\n", ":2: not JSON"),
-    ('["a"]\n', ":1: a JSON list"),
-    (lines(QA, {"question": "q"}), ":2: field 'answer' is missing"),
-    (lines(QA | {"answer": 3}), ":1: field 'answer' is int"),
-    (lines(QA | {"id": None}), ":1: field 'id' is NoneType"),
-    ('{"id": ' + "1" * 5000 + '}\n', ":1: not JSON"),
-    ('{"id": "\\ud800", "question": "q", "answer": "#### 1"}', "field 'id' holds half a surrogate pair"),
-    ("x" * 200_000, "not CSV"),
-    (lines(QA | {"id": 1}, QA | {"id": "1"}), ":2: field 'id': '1' stands already in line 1"),
-    (lines(QA, QA | {"answer": "no number"}), ":2: field 'answer': no final number"),
-    ('{"question": "\\ud800", "answer": "#### 1"}', "half a surrogate pair"),
-    ("frage,antwort\na,b\n", ":1: columns 'frage, antwort'"),
-    ("question,answer\n\"a\nb\",c,d\n", ":2: 3 fields; expected 2"),
-    ("question,answer,answer\na,b,c\n", "column 'answer' stands twice"),
-    ('question,answer\n"a,b\n', ":2: not CSV"),
-    (b"question,answer\nx,\xff\n", ":2: byte 18 is not UTF-8"),
-    (lines({"question": " ", "answer": " "}), "no usable row"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "is empty"),
+        (" \n\n", "is empty"),
+        (lines(QA) + "{oops\n", ":2: not JSON"),
+        ('["a"]\n', ":1: a JSON list"),
+        (lines(QA, {"question": "q"}), ":2: field 'answer' is missing"),
+        (lines(QA | {"answer": 3}), ":1: field 'answer' is int"),
+        (lines(QA | {"id": None}), ":1: field 'id' is NoneType"),
+        ('{"id": ' + "1" * 5000 + "}\n", ":1: not JSON"),
+        (
+            '{"id": "\\ud800", "question": "q", "answer": "#### 1"}',
+            "field 'id' holds half a surrogate pair",
+        ),
+        ("x" * 200_000, "not CSV"),
+        (lines(QA | {"id": 1}, QA | {"id": "1"}), ":2: field 'id': '1' stands already in line 1"),
+        (lines(QA, QA | {"answer": "no number"}), ":2: field 'answer': no final number"),
+        ('{"question": "\\ud800", "answer": "#### 1"}', "half a surrogate pair"),
+        ("frage,antwort\na,b\n", ":1: columns 'frage, antwort'"),
+        ('question,answer\n"a\nb",c,d\n', ":2: 3 fields; expected 2"),
+        ("question,answer,answer\na,b,c\n", "column 'answer' stands twice"),
+        ('question,answer\n"a,b\n', ":2: not CSV"),
+        (b"question,answer\nx,\xff\n", ":2: byte 18 is not UTF-8"),
+        (lines({"question": " ", "answer": " "}), "no usable row"),
+    ],
+)
 def test_bad_files_are_told_in_one_line(tmp_path, text, message):
     with pytest.raises(InputError, match=".") as error:
         read_examples(write(tmp_path, text), "mwp")
-    assert message in str(error.value) and "data.txt" in str(error.value) and "\n" not in str(error.value)
+    assert (
+        message in str(error.value)
+        and "data.txt" in str(error.value)
+        and "\n" not in str(error.value)
+    )
 
 
 def test_a_missing_file_and_a_folder(tmp_path):
@@ -101,7 +129,11 @@ def test_splits_are_by_question_and_seeded():
     splits = split_examples(examples, seed=3)
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [160, 20, 20]
     questions = [{e.question for e in part} for part in splits.values()]
-    assert not questions[0] & questions[1] and not questions[0] & questions[2] and not questions[1] & questions[2]
+    assert (
+        not questions[0] & questions[1]
+        and not questions[0] & questions[2]
+        and not questions[1] & questions[2]
+    )
     assert sorted(e.id for part in splits.values() for e in part) == sorted(e.id for e in examples)
     assert split_examples(examples, seed=3) == splits != split_examples(examples, seed=4)
 

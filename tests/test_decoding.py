@@ -5,14 +5,13 @@ import random
 
 import pytest
 import torch
+from conftest import TOY, TOY_PIECES
 
 from ases.beam import beam_search
 from ases.decoding import Chain, Decoded, generate_chains, greedy, segment_decoder
 from ases.model import EncoderDecoder, ModelConfig
 from ases.pairs import CHAIN, join_context, make_pairs, pad_rows
 from ases.segmentation import AS, ES, make_segments
-
-from conftest import TOY, TOY_PIECES
 
 
 class Ids:
@@ -26,7 +25,9 @@ def oracle(model, source, max_tokens):
     ids = []
     for _ in range(max_tokens):
         inputs = torch.tensor([[0, *ids]])
-        ids.append(int(model(torch.tensor([source]), inputs, torch.tensor([len(source)]))[0, -1].argmax()))
+        ids.append(
+            int(model(torch.tensor([source]), inputs, torch.tensor([len(source)]))[0, -1].argmax())
+        )
         if ids[-1] in (1, 2):
             break
     return ids
@@ -34,7 +35,15 @@ def oracle(model, source, max_tokens):
 
 def random_model(seed, vocab_size=12, **shape):
     torch.manual_seed(seed)
-    return EncoderDecoder(ModelConfig(vocab_size=vocab_size, **(dict(d_model=16, d_kv=4, d_ff=24, num_layers=2, num_decoder_layers=2, num_heads=2) | shape))).eval()
+    return EncoderDecoder(
+        ModelConfig(
+            vocab_size=vocab_size,
+            **(
+                dict(d_model=16, d_kv=4, d_ff=24, num_layers=2, num_decoder_layers=2, num_heads=2)
+                | shape
+            ),
+        )
+    ).eval()
 
 
 @torch.no_grad()
@@ -50,7 +59,10 @@ def test_greedy_is_the_oracle_in_any_batch_and_order(seed):
             batch = order[start : start + size]
             for i, decoded in zip(batch, greedy(model, [sources[i] for i in batch], Ids, 15)):
                 end = {1: "segment", 2: "chain"}.get(expected[i][-1], "length")
-                assert (decoded.ids, decoded.end) == (expected[i][:-1] if end != "length" else expected[i], end)
+                assert (decoded.ids, decoded.end) == (
+                    expected[i][:-1] if end != "length" else expected[i],
+                    end,
+                )
 
 
 def all_sequences(vocab, length):
@@ -70,12 +82,16 @@ def test_wide_beams_find_what_brute_force_finds(length_penalty):
         source = [3, 4, 3]
         best, best_ids = -torch.inf, None
         for ids in all_sequences(5, 3):
-            logits = model(torch.tensor([source]), torch.tensor([[0, *ids[:-1]]]), torch.tensor([3]))[0].log_softmax(-1)
+            logits = model(
+                torch.tensor([source]), torch.tensor([[0, *ids[:-1]]]), torch.tensor([3])
+            )[0].log_softmax(-1)
             score = float(sum(logits[t, i] for t, i in enumerate(ids))) / len(ids) ** length_penalty
             if score > best:
                 best, best_ids = score, ids
         [found] = beam_search(model, [source], Ids, 3, width=40, length_penalty=length_penalty)
-        assert found.ids == [i for i in best_ids if i not in (1, 2)] and found.score == pytest.approx(best, abs=1e-5)
+        assert found.ids == [
+            i for i in best_ids if i not in (1, 2)
+        ] and found.score == pytest.approx(best, abs=1e-5)
 
 
 @torch.no_grad()
@@ -87,7 +103,10 @@ def test_one_beam_is_greedy_and_batches_do_not_matter():
     together = beam_search(model, sources, Ids, 8, width=3)
     for source, expected in zip(sources, together):
         [alone] = beam_search(model, [source], Ids, 8, width=3)
-        assert (alone.ids, alone.end) == (expected.ids, expected.end) and alone.score == pytest.approx(expected.score, abs=1e-5)
+        assert (alone.ids, alone.end) == (
+            expected.ids,
+            expected.end,
+        ) and alone.score == pytest.approx(expected.score, abs=1e-5)
 
 
 # --- the loop ------------------------------------------------------------------------------------------------
@@ -117,7 +136,9 @@ def test_roles_alternate_and_finished_chains_leave():
         15: [segment(70), segment(71), segment(72), segment(73)],
     }
     calls = []
-    chains = generate_chains(scripted(script, calls), [[q] for q in script], Ids, (ES, AS), max_rounds=4, max_source=50)
+    chains = generate_chains(
+        scripted(script, calls), [[q] for q in script], Ids, (ES, AS), max_rounds=4, max_source=50
+    )
     assert chains == [
         Chain([(ES, [20]), (AS, [21]), (ES, [22])], "end"),
         Chain([(ES, [30])], "end"),
@@ -126,7 +147,12 @@ def test_roles_alternate_and_finished_chains_leave():
         Chain([(ES, []), (AS, [60]), (ES, [])], "stuck"),
         Chain([(ES, [70]), (AS, [71]), (ES, [72]), (AS, [73])], "rounds"),
     ]
-    assert [(role, len(contexts)) for role, contexts in calls] == [(ES, 6), (AS, 5), (ES, 3), (AS, 1)]
+    assert [(role, len(contexts)) for role, contexts in calls] == [
+        (ES, 6),
+        (AS, 5),
+        (ES, 3),
+        (AS, 1),
+    ]
     assert calls[2][1] == [[10, 3, 20, 3, 21, 1], [14, 3, 3, 60, 1], [15, 3, 70, 3, 71, 1]]
 
 
@@ -141,19 +167,30 @@ def test_inference_reads_what_training_read(tokenizer):
         end = "chain" if tokenizer.end_id in pair.target else "segment"
         return [Decoded([i for i in pair.target if i not in tokenizer.special_ids], end)]
 
-    [chain] = generate_chains(teacher, [tokenizer.encode(TOY.question)], tokenizer, (ES, AS), 10, 1024)
+    [chain] = generate_chains(
+        teacher, [tokenizer.encode(TOY.question)], tokenizer, (ES, AS), 10, 1024
+    )
     assert read == [(p.role, p.source) for p in pairs] and chain.stop == "end"
     assert tokenizer.decode([i for _, ids in chain.segments for i in ids]) == TOY.answer
 
 
 def test_direct_is_one_round():
     script = {10: [Decoded([20, 21], "chain")], 11: [segment(30)]}
-    chains = generate_chains(scripted(script, []), [[10], [11]], Ids, (CHAIN,), max_rounds=1, max_source=50)
+    chains = generate_chains(
+        scripted(script, []), [[10], [11]], Ids, (CHAIN,), max_rounds=1, max_source=50
+    )
     assert [(c.stop, len(c.segments)) for c in chains] == [("end", 1), ("rounds", 1)]
 
 
 def test_cut_contexts_are_counted():
-    chains = generate_chains(scripted({10: [segment(20), Decoded([], "chain")]}, []), [[10] + [11] * 9], Ids, (ES, AS), 5, max_source=8)
+    chains = generate_chains(
+        scripted({10: [segment(20), Decoded([], "chain")]}, []),
+        [[10] + [11] * 9],
+        Ids,
+        (ES, AS),
+        5,
+        max_source=8,
+    )
     assert chains[0].cut == 5  # 10 + 2 + 1 ids, room for 8
 
 
@@ -163,7 +200,9 @@ def test_the_dual_path_asks_the_model_of_the_role():
     sources = [[4, 5, 6], [7], [8, 9, 4, 4, 5]]
     decode = segment_decoder({ES: esm, AS: asm}, Ids, max_tokens=6, batch_tokens=6)
     for role, model in ((ES, esm), (AS, asm)):
-        assert [d.ids for d in decode(role, sources)] == [d.ids for d in greedy(model, sources, Ids, 6)]
+        assert [d.ids for d in decode(role, sources)] == [
+            d.ids for d in greedy(model, sources, Ids, 6)
+        ]
 
 
 def test_padding_value_is_the_models():

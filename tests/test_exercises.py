@@ -10,7 +10,7 @@ import torch
 
 import ases.entropy
 import ases.segmentation
-from ases.model import EncoderDecoder, ModelConfig, SIZES
+from ases.model import SIZES, EncoderDecoder, ModelConfig
 from ases.pairs import Pair, pairs_by_model
 from ases.recipe import segment
 from ases.segmentation import AS, ES, SegmentationSettings
@@ -57,7 +57,11 @@ def mine(request):
     specification = importlib.util.spec_from_file_location("solutions", path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    return type("Mine", (Reference,), {n: staticmethod(f) for n, f in vars(module).items() if hasattr(Reference, n)})
+    return type(
+        "Mine",
+        (Reference,),
+        {n: staticmethod(f) for n, f in vars(module).items() if hasattr(Reference, n)},
+    )
 
 
 def test_1_interleaving(mine):
@@ -69,9 +73,13 @@ def test_1_interleaving(mine):
 
 def test_2_token_entropies(mine):
     logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [1000.0, 0.0], [0.0, -math.inf]])
-    expected = torch.tensor([math.log(2), -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)), 0.0, 0.0])
+    expected = torch.tensor(
+        [math.log(2), -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)), 0.0, 0.0]
+    )
     assert torch.allclose(mine.token_entropies(logits), expected, atol=1e-6)
-    assert torch.allclose(mine.token_entropies(torch.zeros(2, 3, 50)), torch.full((2, 3), math.log(50)))
+    assert torch.allclose(
+        mine.token_entropies(torch.zeros(2, 3, 50)), torch.full((2, 3), math.log(50))
+    )
     wide = torch.zeros(1, 32_000, dtype=torch.bfloat16)
     assert float(mine.token_entropies(wide)) == pytest.approx(math.log(32_000), rel=1e-4)
 

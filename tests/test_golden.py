@@ -9,13 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from ases.decoding import Decoded, generate_chains
 from ases.answers import parse_answer
 from ases.conventions import CONVENTIONS
+from ases.decoding import Decoded, generate_chains
 from ases.entropy import token_entropies
 from ases.metrics import score
 from ases.pairs import make_direct_pair, make_pairs
-from ases.segmentation import AS, ES, entropy_labels, interleaved_labels, make_segments, piece_entropies, split_pieces
+from ases.segmentation import (
+    AS,
+    ES,
+    entropy_labels,
+    interleaved_labels,
+    make_segments,
+    piece_entropies,
+    split_pieces,
+)
 from ases.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -48,11 +56,17 @@ def test_entropy():
         pieces = PROBLEMS[row["id"]]["pieces"]
         values = token_entropies(torch.tensor(row["logits"]))
         assert values.tolist() == pytest.approx(row["token_entropies"], abs=1e-6)
-        for logits, expected in zip(row["logits"], row["token_entropies"]):  # and by plain arithmetic
+        for logits, expected in zip(
+            row["logits"], row["token_entropies"]
+        ):  # and by plain arithmetic
             total = sum(math.exp(x) for x in logits)
-            assert -sum(math.exp(x) / total * math.log(math.exp(x) / total) for x in logits) == pytest.approx(expected, abs=1e-9)
+            assert -sum(
+                math.exp(x) / total * math.log(math.exp(x) / total) for x in logits
+            ) == pytest.approx(expected, abs=1e-9)
         per_piece = [part.tolist() for part in values.split(row["tokens_per_piece"])]
-        assert len(per_piece) == len(pieces) and len(row["scored"]) == (1 if row["context"] == "prefix" else len(pieces))
+        assert len(per_piece) == len(pieces) and len(row["scored"]) == (
+            1 if row["context"] == "prefix" else len(pieces)
+        )
         for gamma, expected in row["piece_entropies"].items():
             assert piece_entropies(per_piece, float(gamma)) == pytest.approx(expected, abs=1e-5)
         for key, labels in row["labels"].items():
@@ -68,11 +82,21 @@ def test_pairs():
     for row in read("pairs.json"):
         p = PROBLEMS[row["id"]]
         ours = make_pairs(p["question"], make_segments(p["pieces"], row["labels"]), tokenizer)
-        for name, found in (("usm", ours), ("esm", [x for x in ours if x.role == ES]), ("asm", [x for x in ours if x.role == AS]), ("direct", [make_direct_pair(p["question"], p["pieces"], tokenizer)])):
+        for name, found in (
+            ("usm", ours),
+            ("esm", [x for x in ours if x.role == ES]),
+            ("asm", [x for x in ours if x.role == AS]),
+            ("direct", [make_direct_pair(p["question"], p["pieces"], tokenizer)]),
+        ):
             assert len(found) == len(row[name])
             for pair, expected in zip(found, row[name]):
-                assert pair.role == expected["role"] and tokenizer.decode(pair.target) == expected["target"]
-                assert (tokenizer.end_id in pair.target) == expected["end"] and pair.target[-1] == pair.source[-1] == tokenizer.eos_id
+                assert (
+                    pair.role == expected["role"]
+                    and tokenizer.decode(pair.target) == expected["target"]
+                )
+                assert (tokenizer.end_id in pair.target) == expected["end"] and pair.target[
+                    -1
+                ] == pair.source[-1] == tokenizer.eos_id
                 parts, part = [], []
                 for i in pair.source[:-1]:
                     if i == tokenizer.sep_id:
@@ -90,12 +114,35 @@ def test_decoding():
         def decode(role, contexts):
             shown.append((role, contexts[0]))
             step = next(turns)
-            return [Decoded([ord(c) for c in step["segment"]], {"</s>": "segment", "<end>": "chain", "limit": "length"}[step["ended_by"]])]
+            return [
+                Decoded(
+                    [ord(c) for c in step["segment"]],
+                    {"</s>": "segment", "<end>": "chain", "limit": "length"}[step["ended_by"]],
+                )
+            ]
 
-        [chain] = generate_chains(decode, [[ord(c) for c in row["question"]]], make.Letters, (ES, AS), row["max_rounds"], 1000)
-        spelled = [{"role": role, "context": "".join({make.Letters.sep_id: "<sep>", make.Letters.eos_id: "</s>"}.get(i) or chr(i) for i in ids)} for role, ids in shown]
+        [chain] = generate_chains(
+            decode,
+            [[ord(c) for c in row["question"]]],
+            make.Letters,
+            (ES, AS),
+            row["max_rounds"],
+            1000,
+        )
+        spelled = [
+            {
+                "role": role,
+                "context": "".join(
+                    {make.Letters.sep_id: "<sep>", make.Letters.eos_id: "</s>"}.get(i) or chr(i)
+                    for i in ids
+                ),
+            }
+            for role, ids in shown
+        ]
         assert spelled == row["read"] and chain.stop == row["stop"]
-        assert [{"label": role, "text": make.Letters.decode(ids)} for role, ids in chain.segments] == row["segments"]
+        assert [
+            {"label": role, "text": make.Letters.decode(ids)} for role, ids in chain.segments
+        ] == row["segments"]
 
 
 def test_attention():
@@ -119,9 +166,13 @@ def test_scores():
     for row in content["answers"]:
         number = parse_answer(row["text"])
         assert (None if number is None else str(number)) == row["number"]
-        assert {name: rule(row["text"]) for name, rule in CONVENTIONS.items()} == row["by_convention"]
+        assert {name: rule(row["text"]) for name, rule in CONVENTIONS.items()} == row[
+            "by_convention"
+        ]
     for row in content["sets"]:
-        assert score(row["task"], row["predictions"], row["references"]) == pytest.approx(row["scores"], abs=1e-9)
+        assert score(row["task"], row["predictions"], row["references"]) == pytest.approx(
+            row["scores"], abs=1e-9
+        )
 
 
 def assert_alike(a, b, place):
@@ -145,6 +196,9 @@ def test_the_files_are_what_make_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(make, "HERE", tmp_path)
     make.main()
     for path in tmp_path.iterdir():
-        written, kept = (json.loads((folder / path.name).read_text(encoding="utf-8")) for folder in (tmp_path, GOLDEN))
+        written, kept = (
+            json.loads((folder / path.name).read_text(encoding="utf-8"))
+            for folder in (tmp_path, GOLDEN)
+        )
         assert_alike(written, kept, path.name)
     assert sum(p.stat().st_size for p in GOLDEN.glob("*.json")) < 400_000

@@ -5,6 +5,8 @@ import json
 import pytest
 import tokenizers
 import torch
+from conftest import TOY, TOY_PIECES
+from test_commands import fail, succeed
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from ases.data import InputError
@@ -12,22 +14,31 @@ from ases.model import EncoderDecoder, ModelConfig
 from ases.pretrained import load_t5, save_t5
 from ases.tokenizer import SentinelTokenizer, Tokenizer, lost_characters
 
-from conftest import TOY, TOY_PIECES
-from test_commands import fail, succeed
-
 pytest.importorskip("safetensors")
 
 
 def t5_tokenizer(path):
     """A unigram tokenizer built as T5's is: blanks as ▁, newlines folded, an unknown token, sentinels at the end."""
     backend = tokenizers.Tokenizer(models.Unigram())
-    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(tokenizers.Regex(r"\s+"), " ")])
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Replace(tokenizers.Regex(r"\s+"), " ")]
+    )
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False)
-    backend.train_from_iterator([TOY.question, TOY.answer, "0123456789 abcdefghijklmnopqrstuvwxyz # The answer is 12."] * 5, trainer)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=200,
+        special_tokens=["<pad>", "</s>", "<unk>"],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    backend.train_from_iterator(
+        [TOY.question, TOY.answer, "0123456789 abcdefghijklmnopqrstuvwxyz # The answer is 12."] * 5,
+        trainer,
+    )
     backend.add_special_tokens([f"<extra_id_{i}>" for i in range(10)])
-    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
     backend.save(str(path))
     return backend.get_vocab_size()
 
@@ -40,15 +51,24 @@ def folder(tmp_path):
     vocabulary = t5_tokenizer(path / "tokenizer.json")
     torch.manual_seed(0)
     shape = dict(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2)
-    save_t5(EncoderDecoder(ModelConfig(vocab_size=vocabulary + 12, scale_scores=False, **shape)), path)  # rounded up, as T5's are
+    save_t5(
+        EncoderDecoder(ModelConfig(vocab_size=vocabulary + 12, scale_scores=False, **shape)), path
+    )  # rounded up, as T5's are
     return path
 
 
 def test_sentinels_take_the_places_of_our_tokens(folder):
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    assert isinstance(tokenizer, SentinelTokenizer) and (tokenizer.pad_id, tokenizer.eos_id) == (0, 1)
-    assert tokenizer.end_id == tokenizer.backend.token_to_id("<extra_id_0>") and tokenizer.sep_id == tokenizer.backend.token_to_id("<extra_id_1>")
-    assert tokenizer.eos_id not in tokenizer.encode(TOY.question) and tokenizer.end_id not in tokenizer.encode("a <extra_id_0> b")
+    assert isinstance(tokenizer, SentinelTokenizer) and (tokenizer.pad_id, tokenizer.eos_id) == (
+        0,
+        1,
+    )
+    assert tokenizer.end_id == tokenizer.backend.token_to_id(
+        "<extra_id_0>"
+    ) and tokenizer.sep_id == tokenizer.backend.token_to_id("<extra_id_1>")
+    assert tokenizer.eos_id not in tokenizer.encode(
+        TOY.question
+    ) and tokenizer.end_id not in tokenizer.encode("a <extra_id_0> b")
 
 
 def test_pieces_share_one_encoding(folder):
@@ -65,7 +85,12 @@ def test_a_token_belongs_to_the_piece_of_its_first_character_that_is_not_blank(t
     backend.normalizer = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=60,
+        special_tokens=["<pad>", "</s>", "<unk>"],
+        unk_token="<unk>",
+        show_progress=False,
+    )
     pieces = ["Tom has 3 boxes.\n", "He has 12 apples.\n"]
     backend.train_from_iterator(["".join(pieces)] * 5 + ["He He He has"], trainer)
     backend.add_special_tokens(["<extra_id_0>", "<extra_id_1>"])
@@ -84,13 +109,43 @@ def test_lost_characters_are_counted(folder):
 
 def test_fine_tuning_with_a_checkpoints_own_tokenizer(folder, tmp_path):
     data = tmp_path / "mine.jsonl"
-    data.write_text("".join(json.dumps({"question": f"Tom has {i} boxes of 4 apples. How many?", "answer": f"Tom has {i} boxes, so {i} * 4 = {4 * i}.\n#### {4 * i}"}) + "\n" for i in range(30)))
-    arguments = ["--init", folder, "--mode", "usm", "--data", data, "--max-steps", 8, "--device", "cpu"]
+    data.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "question": f"Tom has {i} boxes of 4 apples. How many?",
+                    "answer": f"Tom has {i} boxes, so {i} * 4 = {4 * i}.\n#### {4 * i}",
+                }
+            )
+            + "\n"
+            for i in range(30)
+        )
+    )
+    arguments = [
+        "--init",
+        folder,
+        "--mode",
+        "usm",
+        "--data",
+        data,
+        "--max-steps",
+        8,
+        "--device",
+        "cpu",
+    ]
     done = succeed("train.py", *arguments, "--out-dir", tmp_path / "run")
     assert "of the training characters cannot be written: '\\n'" in done.stdout
     assert (tmp_path / "run" / "tokenizer.json").exists()
-    assert torch.load(tmp_path / "run" / "usm.best.pt", weights_only=True)["config"]["scale_scores"] is False
-    assert "stopped by" in succeed("evaluate.py", "--run", tmp_path / "run", "--question", "Tom has 3 boxes. How many?").stdout
+    assert (
+        torch.load(tmp_path / "run" / "usm.best.pt", weights_only=True)["config"]["scale_scores"]
+        is False
+    )
+    assert (
+        "stopped by"
+        in succeed(
+            "evaluate.py", "--run", tmp_path / "run", "--question", "Tom has 3 boxes. How many?"
+        ).stdout
+    )
     assert json.loads((tmp_path / "run" / "results.json").read_text())["n"] == 3
     succeed("train.py", "--resume", tmp_path / "run")
 
@@ -98,8 +153,28 @@ def test_fine_tuning_with_a_checkpoints_own_tokenizer(folder, tmp_path):
 def test_the_first_loss_is_the_checkpoints(folder, tmp_path):
     """Training starts from the weights given: without a step's change the model is the checkpoint."""
     data = tmp_path / "mine.jsonl"
-    data.write_text("".join(json.dumps({"question": f"q {i}", "answer": f"a.\n#### {i}"}) + "\n" for i in range(9)))
-    succeed("train.py", "--init", folder, "--mode", "direct", "--data", data, "--max-steps", 1, "--learning-rate", "1e-12", "--device", "cpu", "--out-dir", tmp_path / "run")
+    data.write_text(
+        "".join(
+            json.dumps({"question": f"q {i}", "answer": f"a.\n#### {i}"}) + "\n" for i in range(9)
+        )
+    )
+    succeed(
+        "train.py",
+        "--init",
+        folder,
+        "--mode",
+        "direct",
+        "--data",
+        data,
+        "--max-steps",
+        1,
+        "--learning-rate",
+        "1e-12",
+        "--device",
+        "cpu",
+        "--out-dir",
+        tmp_path / "run",
+    )
     state = torch.load(tmp_path / "run" / "direct.best.pt", weights_only=True)["model"]
     for name, tensor in load_t5(folder).state_dict().items():
         assert torch.allclose(state[name], tensor, atol=1e-9), name
@@ -109,14 +184,39 @@ def test_mistakes(folder, tmp_path):
     assert "--size with --init" in fail("train.py", "--init", folder, "--size", "tiny")
     assert "config.json: cannot be read" in fail("train.py", "--init", tmp_path / "nowhere")
     (folder / "tokenizer.json").rename(tmp_path / "elsewhere.json")
-    assert "only spiece.model" in fail("train.py", "--init", folder, "--out-dir", tmp_path / "run")  # as in an mT5 folder
-    arguments = ["--max-steps", 1, "--train-problems", 9, "--test-problems", 3, "--out-dir", tmp_path / "run", "--device", "cpu"]
+    assert "only spiece.model" in fail(
+        "train.py", "--init", folder, "--out-dir", tmp_path / "run"
+    )  # as in an mT5 folder
+    arguments = [
+        "--max-steps",
+        1,
+        "--train-problems",
+        9,
+        "--test-problems",
+        3,
+        "--out-dir",
+        tmp_path / "run",
+        "--device",
+        "cpu",
+    ]
     (tmp_path / "elsewhere.json").rename(folder / "tokenizer.json")
     succeed("train.py", "--init", folder, *arguments)
-    small = EncoderDecoder(ModelConfig(vocab_size=50, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2))
+    small = EncoderDecoder(
+        ModelConfig(
+            vocab_size=50,
+            d_model=16,
+            d_kv=8,
+            d_ff=24,
+            num_layers=1,
+            num_decoder_layers=1,
+            num_heads=2,
+        )
+    )
     save_t5(small, tmp_path / "small")
     (tmp_path / "small" / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
-    assert "a vocabulary of 50; expected" in fail("train.py", "--init", tmp_path / "small", "--out-dir", tmp_path / "run2")
+    assert "a vocabulary of 50; expected" in fail(
+        "train.py", "--init", tmp_path / "small", "--out-dir", tmp_path / "run2"
+    )
     (folder / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match="not readable as safetensors"):
         load_t5(folder)

@@ -130,7 +130,17 @@ def runs(kind, Q, T, seed=0):
     return dict(zip(("first", "last"), (x if x is None else x.to(DEVICE) for x in (first, last))))
 
 
-KINDS = ("dense", "padding", "padding on both sides", "causal", "blocks", "prefix", "packed", "first only", "any")
+KINDS = (
+    "dense",
+    "padding",
+    "padding on both sides",
+    "causal",
+    "blocks",
+    "prefix",
+    "packed",
+    "first only",
+    "any",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,7 +158,20 @@ def test_the_production_configuration(kind):
     """
     options = dict(span=20, bias_dtype=torch.float32, layout="split")
     mask = runs(kind, 150, 200)
-    check(2, 1, 150, 200, 32, torch.bfloat16, seed=2, options=options, scale=0.2, query_offset=9, bias_floor=2, **mask)
+    check(
+        2,
+        1,
+        150,
+        200,
+        32,
+        torch.bfloat16,
+        seed=2,
+        options=options,
+        scale=0.2,
+        query_offset=9,
+        bias_floor=2,
+        **mask,
+    )
 
 
 @pytest.mark.parametrize("Q, T", [(1, 1), (1, 40), (40, 1), (33, 65), (64, 32), (3, 2)])
@@ -165,7 +188,9 @@ def test_head_widths(K):
 @pytest.mark.parametrize("layout", ["split", "expanded", "strided"])
 def test_strides(layout):
     options = dict(layout=layout)
-    check(2, 3, 35, 50, 20, torch.float32, seed=5, options=options, scale=0.3, **runs("any", 35, 50))
+    check(
+        2, 3, 35, 50, 20, torch.float32, seed=5, options=options, scale=0.3, **runs("any", 35, 50)
+    )
 
 
 def test_strides_of_the_output_gradient():
@@ -177,12 +202,34 @@ def test_strides_of_the_output_gradient():
 
 @pytest.mark.parametrize(
     "Q, T, offset, span",
-    [(90, 90, 0, 0), (90, 90, 0, 33), (60, 200, 0, 5), (20, 150, 130, 30), (130, 60, 0, 64), (40, 40, 0, 500), (60, 60, 240, 5), (60, 60, 2**40, 5)],
+    [
+        (90, 90, 0, 0),
+        (90, 90, 0, 33),
+        (60, 200, 0, 5),
+        (20, 150, 130, 30),
+        (130, 60, 0, 64),
+        (40, 40, 0, 500),
+        (60, 60, 240, 5),
+        (60, 60, 2**40, 5),
+    ],
 )
 def test_spans_and_offsets(Q, T, offset, span):
     options = dict(span=span)
     mask = runs("padding on both sides", Q, T)
-    check(2, 1, Q, T, 16, torch.float32, seed=span, options=options, bias_floor=10, query_offset=offset, scale=0.3, **mask)
+    check(
+        2,
+        1,
+        Q,
+        T,
+        16,
+        torch.float32,
+        seed=span,
+        options=options,
+        bias_floor=10,
+        query_offset=offset,
+        scale=0.3,
+        **mask,
+    )
 
 
 @pytest.mark.parametrize("magnitude", [1e-4, 300.0, 2500.0])
@@ -202,20 +249,42 @@ def test_fuzz():
         Q, T, span, offset = (int(torch.randint(low, 90, (), generator=g)) for low in (1, 1, 0, 0))
         mask = runs(KINDS[seed % len(KINDS)] if seed % 2 else "any", Q, T, seed)
         options = dict(span=span)
-        check(2, 1, Q, T, 16, torch.float32, seed=seed, options=options, query_offset=offset, scale=0.3, **mask)
+        check(
+            2,
+            1,
+            Q,
+            T,
+            16,
+            torch.float32,
+            seed=seed,
+            options=options,
+            query_offset=offset,
+            scale=0.3,
+            **mask,
+        )
 
 
 def test_the_gradient_of_the_table():
     """From the output to the table of buckets, through the model's own bias."""
     q, k, v, _, do = make(2, 4, 80, 80, 16, torch.float32, 3)
-    bias = RelativeBias(ModelConfig(vocab_size=9, num_heads=4), bidirectional=True).to(DEVICE).double()
+    bias = (
+        RelativeBias(ModelConfig(vocab_size=9, num_heads=4), bidirectional=True).to(DEVICE).double()
+    )
     results = {}
-    for backend, dtype in (("reference", torch.float64), ("sdpa", torch.float32), ("triton", torch.float32)):
+    for backend, dtype in (
+        ("reference", torch.float64),
+        ("sdpa", torch.float32),
+        ("triton", torch.float32),
+    ):
         bias.table.weight.grad = None
-        out = attention(q.to(dtype), k.to(dtype), v.to(dtype), bias().to(dtype), scale=0.3, backend=backend)
+        out = attention(
+            q.to(dtype), k.to(dtype), v.to(dtype), bias().to(dtype), scale=0.3, backend=backend
+        )
         out.backward(do.to(dtype))
         results[backend] = bias.table.weight.grad
-    error, theirs = ((results[name] - results["reference"]).abs().max() for name in ("triton", "sdpa"))
+    error, theirs = (
+        (results[name] - results["reference"]).abs().max() for name in ("triton", "sdpa")
+    )
     floor = 10 * torch.finfo(torch.float32).eps * results["reference"].abs().max()
     assert error <= max(3 * theirs, floor)
 
@@ -347,7 +416,9 @@ def test_registered_operators_are_consistent(layout):
         out, m, r = torch.ops.ases.attention_forward(q, k, v, rel_bias, first, last, 0, 1.0)
     backward = (do, q, k, v, rel_bias, first, last, out, m, r, 0, 1.0, True)
     torch.library.opcheck(
-        torch.ops.ases.attention_backward.default, backward, test_utils=("test_schema", "test_faketensor")
+        torch.ops.ases.attention_backward.default,
+        backward,
+        test_utils=("test_schema", "test_faketensor"),
     )
     inputs = tuple(x.detach().requires_grad_() for x in (q, k, v, rel_bias))
     torch.library.opcheck(torch.ops.ases.attention_forward.default, (*inputs, first, last, 0, 1.0))

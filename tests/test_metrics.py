@@ -9,23 +9,70 @@ from rouge_score import rouge_scorer
 
 from ases.answers import parse_answer, to_number
 from ases.conventions import CONVENTIONS
-from ases.metrics import accuracy, accuracy_strict, corpus_bleu, is_chinese, role_agreement, rouge, score, tokenize_13a, tokenize_characters, tokenize_zh
+from ases.metrics import (
+    accuracy,
+    accuracy_strict,
+    corpus_bleu,
+    is_chinese,
+    rouge,
+    score,
+    tokenize_13a,
+    tokenize_characters,
+    tokenize_zh,
+)
 
 
-@pytest.mark.parametrize("text, number", [
-    ("1,005.00", Fraction(1005)), ("$1,005.00", Fraction(1005)), ("-3", Fraction(-3)), ("72.", Fraction(72)), ("1/2", Fraction(1, 2)), (".5", Fraction(1, 2)),
-    ("-$7", Fraction(-7)), ("3/0", None), ("", None), ("five", None), ("1e5", None), ("0.1", Fraction(1, 10)), ("--2", None), ("½", None), ("٣", None),
-])
+@pytest.mark.parametrize(
+    "text, number",
+    [
+        ("1,005.00", Fraction(1005)),
+        ("$1,005.00", Fraction(1005)),
+        ("-3", Fraction(-3)),
+        ("72.", Fraction(72)),
+        ("1/2", Fraction(1, 2)),
+        (".5", Fraction(1, 2)),
+        ("-$7", Fraction(-7)),
+        ("3/0", None),
+        ("", None),
+        ("five", None),
+        ("1e5", None),
+        ("0.1", Fraction(1, 10)),
+        ("--2", None),
+        ("½", None),
+        ("٣", None),
+    ],
+)
 def test_numbers(text, number):
     assert to_number(text) == number
 
 
-@pytest.mark.parametrize("text, number", [
-    ("The answer is 72.", 72), ("The answer is 72", 72), ("the answer is $1,005.00.", 1005), ("The answer is -3.", -3), ("The answer is -$3.", -3), ("The answer is −５.", -5), ("#### " + "1" * 5000, None),
-    ("The answer is 1/2.", Fraction(1, 2)), ("The answer is 10,000 apples.", 10000), ("The answer is 29.00", 29), ("#### 1,080", 1080),
-    ("The answer is 5. Wait. The answer is 6.", 6), ("The answer is 5-2.", 5), ("He has 5-2", 2), ("He has 5 - 2", 2), ("it is -2", -2), ("He has 3 and then 4 apples.", 4),
-    ("The answer is unknown.", None), ("nothing", None), ("", None), ("The answer is 3/0.", None), ("9.5", Fraction(19, 2)),
-])
+@pytest.mark.parametrize(
+    "text, number",
+    [
+        ("The answer is 72.", 72),
+        ("The answer is 72", 72),
+        ("the answer is $1,005.00.", 1005),
+        ("The answer is -3.", -3),
+        ("The answer is -$3.", -3),
+        ("The answer is −５.", -5),
+        ("#### " + "1" * 5000, None),
+        ("The answer is 1/2.", Fraction(1, 2)),
+        ("The answer is 10,000 apples.", 10000),
+        ("The answer is 29.00", 29),
+        ("#### 1,080", 1080),
+        ("The answer is 5. Wait. The answer is 6.", 6),
+        ("The answer is 5-2.", 5),
+        ("He has 5-2", 2),
+        ("He has 5 - 2", 2),
+        ("it is -2", -2),
+        ("He has 3 and then 4 apples.", 4),
+        ("The answer is unknown.", None),
+        ("nothing", None),
+        ("", None),
+        ("The answer is 3/0.", None),
+        ("9.5", Fraction(19, 2)),
+    ],
+)
 def test_parsed_answers(text, number):
     assert parse_answer(text) == number
 
@@ -37,34 +84,106 @@ def test_accuracy_compares_numbers_and_strict_compares_strings():
     assert accuracy_strict(predictions, references) == 0.25
 
 
-@pytest.mark.parametrize("convention, text, answer", [
-    ("gsm8k", "so 5\n#### 1,080", "1080"),
-    ("gsm8k", "#### $72", None),  # misses the dollar sign
-    ("gsm8k", "#### 72.", "72."),  # is not "72"
-    ("lm-eval-strict", "#### 72.", "72"),
-    ("lm-eval-flexible", "it costs $1,005. Then 29.00", "29.00"),  # is not "29"
-    ("lm-eval-flexible", "pays $1,005.", "1005"),
-    ("lm-eval-cot", "The answer is 72.", "72"),
-    ("lm-eval-cot", "The answer is 72", "7"),  # the full stop it waits for is the 2
-    ("reasoning-teacher", "The answer is 4 of 5", "4"),
-    ("reasoning-teacher", "we have 5-2", "-2"),  # takes the minus sign for a sign
-    ("released", "costs 10,000", "10,000"),
-    ("released", "it is -3", "3"),  # loses the sign
-    ("released", "none", None),
-])
+@pytest.mark.parametrize(
+    "convention, text, answer",
+    [
+        ("gsm8k", "so 5\n#### 1,080", "1080"),
+        ("gsm8k", "#### $72", None),  # misses the dollar sign
+        ("gsm8k", "#### 72.", "72."),  # is not "72"
+        ("lm-eval-strict", "#### 72.", "72"),
+        ("lm-eval-flexible", "it costs $1,005. Then 29.00", "29.00"),  # is not "29"
+        ("lm-eval-flexible", "pays $1,005.", "1005"),
+        ("lm-eval-cot", "The answer is 72.", "72"),
+        ("lm-eval-cot", "The answer is 72", "7"),  # the full stop it waits for is the 2
+        ("reasoning-teacher", "The answer is 4 of 5", "4"),
+        ("reasoning-teacher", "we have 5-2", "-2"),  # takes the minus sign for a sign
+        ("released", "costs 10,000", "10,000"),
+        ("released", "it is -3", "3"),  # loses the sign
+        ("released", "none", None),
+    ],
+)
 def test_conventions_of_others(convention, text, answer):
     assert CONVENTIONS[convention](text) == answer
 
 
-ALPHABET = ["the", "cat", "sat", ".", ",", "-", "$", "3", "1,005", "0.5", "a-b", "3-4", "&", "&amp;", "&quot;", "&lt;", "<skipped>", "-\n", "\n", "\t", "'", '"', "(", ")",
-            "考虑", "恶性", "，", "。", "；", "２", "、", "\u2003", "\u2019", "\u2a6d", "é", "ＡＢ", "\U00020000", "\U0002f801", "#", "/", "%", "~", "^", "{", "}", "[", "\\", "@",
-            ":", ";", "?", "!", "\xa0", "\u3000", "x2", "\u212a", "İ", "\u2028", "٠", "\x85", ""]
+ALPHABET = [
+    "the",
+    "cat",
+    "sat",
+    ".",
+    ",",
+    "-",
+    "$",
+    "3",
+    "1,005",
+    "0.5",
+    "a-b",
+    "3-4",
+    "&",
+    "&amp;",
+    "&quot;",
+    "&lt;",
+    "<skipped>",
+    "-\n",
+    "\n",
+    "\t",
+    "'",
+    '"',
+    "(",
+    ")",
+    "考虑",
+    "恶性",
+    "，",
+    "。",
+    "；",
+    "２",
+    "、",
+    "\u2003",
+    "\u2019",
+    "\u2a6d",
+    "é",
+    "ＡＢ",
+    "\U00020000",
+    "\U0002f801",
+    "#",
+    "/",
+    "%",
+    "~",
+    "^",
+    "{",
+    "}",
+    "[",
+    "\\",
+    "@",
+    ":",
+    ";",
+    "?",
+    "!",
+    "\xa0",
+    "\u3000",
+    "x2",
+    "\u212a",
+    "İ",
+    "\u2028",
+    "٠",
+    "\x85",
+    "",
+]
 
 
 def random_texts(rng, n):
-    make = lambda: "".join(rng.choice(ALPHABET) + rng.choice(["", "", " "]) for _ in range(rng.randint(0, 14)))
+    make = lambda: "".join(
+        rng.choice(ALPHABET) + rng.choice(["", "", " "]) for _ in range(rng.randint(0, 14))
+    )
     references = [make() for _ in range(n)]
-    predictions = [r if rng.random() < 0.3 else "".join(c for c in r if rng.random() > 0.2) if rng.random() < 0.6 else make() for r in references]
+    predictions = [
+        r
+        if rng.random() < 0.3
+        else "".join(c for c in r if rng.random() > 0.2)
+        if rng.random() < 0.6
+        else make()
+        for r in references
+    ]
     return predictions, references
 
 
@@ -74,7 +193,9 @@ def test_bleu_is_sacrebleus(name, tokenize):
     for _ in range(2500):
         predictions, references = random_texts(rng, rng.randint(1, 3))
         expected = sacrebleu.corpus_bleu(predictions, [references], tokenize=name).score
-        assert corpus_bleu(predictions, references, tokenize) == pytest.approx(expected, abs=1e-9), (predictions, references)
+        assert corpus_bleu(predictions, references, tokenize) == pytest.approx(
+            expected, abs=1e-9
+        ), (predictions, references)
 
 
 def test_rouge_is_rouge_scores():
@@ -87,17 +208,40 @@ def test_rouge_is_rouge_scores():
 
 def test_rouge_of_characters_by_hand():
     # 考虑恶性 against 考虑良性: 3 of 4 characters, 1 of 3 pairs, longest common subsequence 3
-    assert rouge("考虑恶性", "考虑 良性", tokenize_characters) == {"rouge1": 0.75, "rouge2": pytest.approx(1 / 3), "rougeL": 0.75}
+    assert rouge("考虑恶性", "考虑 良性", tokenize_characters) == {
+        "rouge1": 0.75,
+        "rouge2": pytest.approx(1 / 3),
+        "rougeL": 0.75,
+    }
     assert rouge("", "考虑", tokenize_characters) == {"rouge1": 0.0, "rouge2": 0.0, "rougeL": 0.0}
 
 
 def test_chinese_is_told_from_english():
-    assert is_chinese(["1、胰头部 PET/CT 高代谢灶"]) and not is_chinese(["The 胰 is not seen in this sentence"]) and not is_chinese([""])
+    assert (
+        is_chinese(["1、胰头部 PET/CT 高代谢灶"])
+        and not is_chinese(["The 胰 is not seen in this sentence"])
+        and not is_chinese([""])
+    )
 
 
 def test_all_scores_have_their_names():
     english = score("mwp", ["so 2. The answer is 2."], ["so 2. The answer is 2."])
-    assert english["accuracy"] == english["accuracy_strict"] == english["parseable"] == english["exact_match"] == english["rougeL"] == 1.0
-    assert english["bleu"] == pytest.approx(100) and english["bleu_signature"].endswith("tok:13a|smooth:exp") and english["rouge_tokens"] == "words"
+    assert (
+        english["accuracy"]
+        == english["accuracy_strict"]
+        == english["parseable"]
+        == english["exact_match"]
+        == english["rougeL"]
+        == 1.0
+    )
+    assert (
+        english["bleu"] == pytest.approx(100)
+        and english["bleu_signature"].endswith("tok:13a|smooth:exp")
+        and english["rouge_tokens"] == "words"
+    )
     chinese = score("pet", ["肝囊肿。"], ["左肾囊肿。"])
-    assert chinese["accuracy"] is None and chinese["rouge_tokens"] == "characters" and "tok:zh" in chinese["bleu_signature"]
+    assert (
+        chinese["accuracy"] is None
+        and chinese["rouge_tokens"] == "characters"
+        and "tok:zh" in chinese["bleu_signature"]
+    )

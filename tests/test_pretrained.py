@@ -10,10 +10,15 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file
-from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
+from transformers import (
+    MT5Config,
+    MT5ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from ases.data import InputError
 from ases.beam import beam_search
+from ases.data import InputError
 from ases.decoding import greedy
 from ases.pretrained import download, load_t5, save_t5
 
@@ -22,11 +27,41 @@ V11 = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False)
 # Variants in the shapes of the public configs, shrunk, and odd ones.
 VARIANTS = {
     "t5-v1.0": (T5Config, V10 | dict(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)),
-    "t5-v1.1": (T5Config, V11 | dict(d_model=32, d_kv=16, d_ff=40, num_layers=2, num_heads=3)),  # heads · d_kv ≠ d_model
-    "flan-t5": (T5Config, V11 | dict(d_model=24, d_kv=8, d_ff=56, num_layers=3, num_decoder_layers=2, num_heads=6)),
-    "mt5": (MT5Config, dict(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_decoder_layers=3, num_heads=4, feed_forward_proj="gated-gelu", tie_word_embeddings=False)),
+    "t5-v1.1": (
+        T5Config,
+        V11 | dict(d_model=32, d_kv=16, d_ff=40, num_layers=2, num_heads=3),
+    ),  # heads · d_kv ≠ d_model
+    "flan-t5": (
+        T5Config,
+        V11 | dict(d_model=24, d_kv=8, d_ff=56, num_layers=3, num_decoder_layers=2, num_heads=6),
+    ),
+    "mt5": (
+        MT5Config,
+        dict(
+            d_model=32,
+            d_kv=8,
+            d_ff=64,
+            num_layers=2,
+            num_decoder_layers=3,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+        ),
+    ),
     "one layer": (T5Config, V11 | dict(d_model=16, d_kv=16, d_ff=24, num_layers=1, num_heads=1)),
-    "odd buckets": (T5Config, V10 | dict(d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=2, relative_attention_num_buckets=12, relative_attention_max_distance=20)),
+    "odd buckets": (
+        T5Config,
+        V10
+        | dict(
+            d_model=16,
+            d_kv=4,
+            d_ff=24,
+            num_layers=2,
+            num_heads=2,
+            relative_attention_num_buckets=12,
+            relative_attention_max_distance=20,
+        ),
+    ),
 }
 VOCABULARY = 60
 
@@ -35,10 +70,16 @@ def peer(variant, dtype=torch.float32, seed=0):
     """A transformers model with random weights of a size that matters (its own scheme leaves the bias near 0)."""
     config_class, settings = VARIANTS[variant]
     torch.manual_seed(seed)
-    config = config_class(vocab_size=VOCABULARY, dropout_rate=0.0, decoder_start_token_id=0, **settings)
-    model = (MT5ForConditionalGeneration if config_class is MT5Config else T5ForConditionalGeneration)(config).eval()
+    config = config_class(
+        vocab_size=VOCABULARY, dropout_rate=0.0, decoder_start_token_id=0, **settings
+    )
+    model = (
+        MT5ForConditionalGeneration if config_class is MT5Config else T5ForConditionalGeneration
+    )(config).eval()
     if variant in ("t5-v1.1", "flan-t5", "mt5"):  # as published: a head of its own
-        model.lm_head.weight = torch.nn.Parameter(torch.randn(VOCABULARY, config.d_model) * config.d_model**-0.5)
+        model.lm_head.weight = torch.nn.Parameter(
+            torch.randn(VOCABULARY, config.d_model) * config.d_model**-0.5
+        )
     for name, parameter in model.named_parameters():
         if "layer_norm" in name or "relative_attention_bias" in name:
             torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.3)
@@ -49,8 +90,16 @@ def folder_of(model, path, variant, kind="safetensors"):
     """The model on disk as its publishers lay it out."""
     path.mkdir(exist_ok=True)
     settings = VARIANTS[variant][1]
-    config = {"model_type": model.config.model_type, "vocab_size": VOCABULARY, "dropout_rate": 0.0, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
-              "layer_norm_epsilon": 1e-6, "relative_attention_num_buckets": 32} | settings
+    config = {
+        "model_type": model.config.model_type,
+        "vocab_size": VOCABULARY,
+        "dropout_rate": 0.0,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "layer_norm_epsilon": 1e-6,
+        "relative_attention_num_buckets": 32,
+    } | settings
     (path / "config.json").write_text(json.dumps(config))
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     if kind == "safetensors":
@@ -59,16 +108,24 @@ def folder_of(model, path, variant, kind="safetensors"):
         torch.save(state, path / "pytorch_model.bin")
     else:
         names = sorted(state)
-        shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+        shards = {
+            "model-00001-of-00002.safetensors": names[::2],
+            "model-00002-of-00002.safetensors": names[1::2],
+        }
         for shard, keys in shards.items():
             save_file({k: state[k] for k in keys}, path / shard)
-        (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {k: s for s, keys in shards.items() for k in keys}}))
+        (path / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": {k: s for s, keys in shards.items() for k in keys}})
+        )
     return path
 
 
 def inputs(seed=0, B=4, S=37, T=11):
     g = torch.Generator().manual_seed(seed)
-    source, target = torch.randint(3, VOCABULARY, (B, S), generator=g), torch.randint(3, VOCABULARY, (B, T), generator=g)
+    source, target = (
+        torch.randint(3, VOCABULARY, (B, S), generator=g),
+        torch.randint(3, VOCABULARY, (B, T), generator=g),
+    )
     lengths, target_lengths = torch.tensor([S, 1, 20, 5][:B]), torch.tensor([T, 3, 1, 7][:B])
     source[torch.arange(S) >= lengths[:, None]] = 0
     target[torch.arange(T) >= target_lengths[:, None]] = -100
@@ -85,14 +142,18 @@ def wide_norms(monkeypatch):
     from transformers.models.t5 import modeling_t5
 
     def forward(self, x):
-        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return (
+            self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        )
 
     monkeypatch.setattr(modeling_t5.T5LayerNorm, "forward", forward)
     monkeypatch.setattr(modeling_mt5.MT5LayerNorm, "forward", forward)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("precision, tolerance", [("float32", 1e-4), ("float64", 1e-6), ("float64, wide norms", 1e-9)])
+@pytest.mark.parametrize(
+    "precision, tolerance", [("float32", 1e-4), ("float64", 1e-6), ("float64, wide norms", 1e-9)]
+)
 def test_states_logits_loss_and_gradients(variant, precision, tolerance, tmp_path, monkeypatch):
     if "wide" in precision:
         wide_norms(monkeypatch)
@@ -103,7 +164,9 @@ def test_states_logits_loss_and_gradients(variant, precision, tolerance, tmp_pat
     source, lengths, target = inputs()
     mask = (torch.arange(source.shape[1]) < lengths[:, None]).long()
 
-    expected = theirs(input_ids=source, attention_mask=mask, labels=target, output_hidden_states=True)
+    expected = theirs(
+        input_ids=source, attention_mask=mask, labels=target, output_hidden_states=True
+    )
     states = ours.encode(source, lengths)
     for b, n in enumerate(lengths):
         assert relative(states[b, :n], expected.encoder_last_hidden_state[b, :n]) <= tolerance
@@ -122,7 +185,11 @@ def test_states_logits_loss_and_gradients(variant, precision, tolerance, tmp_pat
         t5 = _t5_name(name, ours.config)
         seen.add(t5)
         assert relative(parameter.grad, gradients[t5]) <= tolerance, name
-    assert set(gradients) - seen <= {"lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
+    assert set(gradients) - seen <= {
+        "lm_head.weight",
+        "encoder.embed_tokens.weight",
+        "decoder.embed_tokens.weight",
+    }
 
 
 class Ids:
@@ -137,12 +204,29 @@ def test_greedy_and_beam_search(variant, tmp_path):
     mask = (torch.arange(source.shape[1]) < lengths[:, None]).long()
     sources = [row[:n].tolist() for row, n in zip(source, lengths)]
     for beams in (1, 4):
-        expected = theirs.generate(input_ids=source, attention_mask=mask, max_new_tokens=12, num_beams=beams, do_sample=False, early_stopping=False, length_penalty=1.0,
-                                   output_scores=True, return_dict_in_generate=True, use_cache=variant != "mt5")  # its cache wants equal depths
-        found = greedy(ours, sources, Ids, 12) if beams == 1 else beam_search(ours, sources, Ids, 12, width=4)
+        expected = theirs.generate(
+            input_ids=source,
+            attention_mask=mask,
+            max_new_tokens=12,
+            num_beams=beams,
+            do_sample=False,
+            early_stopping=False,
+            length_penalty=1.0,
+            output_scores=True,
+            return_dict_in_generate=True,
+            use_cache=variant != "mt5",
+        )  # its cache wants equal depths
+        found = (
+            greedy(ours, sources, Ids, 12)
+            if beams == 1
+            else beam_search(ours, sources, Ids, 12, width=4)
+        )
         for b, (decoded, row) in enumerate(zip(found, expected.sequences)):
             ids = decoded.ids + ([1] if decoded.end == "segment" else [])
-            assert ids == row[1 : 1 + len(ids)].tolist() and set(row[1 + len(ids) :].tolist()) <= {0, 1}, (beams, b)  # then padding, which beam search takes from EOS
+            assert ids == row[1 : 1 + len(ids)].tolist() and set(row[1 + len(ids) :].tolist()) <= {
+                0,
+                1,
+            }, (beams, b)  # then padding, which beam search takes from EOS
             if beams == 4:
                 assert decoded.score == pytest.approx(expected.sequences_scores[b].item(), abs=1e-5)
 
@@ -150,8 +234,13 @@ def test_greedy_and_beam_search(variant, tmp_path):
 @pytest.mark.parametrize("kind", ["safetensors", "shards", "bin"])
 def test_every_layout_of_files(kind, tmp_path):
     theirs = peer("t5-v1.1")
-    one, other = load_t5(folder_of(theirs, tmp_path / "a", "t5-v1.1")), load_t5(folder_of(theirs, tmp_path / "b", "t5-v1.1", kind))
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values()))
+    one, other = (
+        load_t5(folder_of(theirs, tmp_path / "a", "t5-v1.1")),
+        load_t5(folder_of(theirs, tmp_path / "b", "t5-v1.1", kind)),
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values())
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -162,9 +251,17 @@ def test_written_models_are_loaded_by_transformers(variant, tmp_path):
     source, lengths, target = inputs(2)
     mask = (torch.arange(source.shape[1]) < lengths[:, None]).long()
     with torch.no_grad():
-        assert relative(theirs(input_ids=source, attention_mask=mask, labels=target).logits, ours(source, ours.shift_right(target), lengths)) <= 1e-4
+        assert (
+            relative(
+                theirs(input_ids=source, attention_mask=mask, labels=target).logits,
+                ours(source, ours.shift_right(target), lengths),
+            )
+            <= 1e-4
+        )
     again = load_t5(tmp_path / "out")
-    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), ours.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.state_dict().values(), ours.state_dict().values())
+    )
 
 
 def test_a_model_of_our_own_is_written_as_t5(model, tmp_path):
@@ -173,7 +270,13 @@ def test_a_model_of_our_own_is_written_as_t5(model, tmp_path):
     source = torch.randint(4, 90, (2, 9))
     with torch.no_grad():
         expected = model(source, torch.tensor([[0, 5], [0, 6]]), torch.tensor([9, 9]))
-        assert relative(theirs(input_ids=source, decoder_input_ids=torch.tensor([[0, 5], [0, 6]])).logits, expected) <= 1e-4
+        assert (
+            relative(
+                theirs(input_ids=source, decoder_input_ids=torch.tensor([[0, 5], [0, 6]])).logits,
+                expected,
+            )
+            <= 1e-4
+        )
 
 
 @pytest.fixture
@@ -190,7 +293,9 @@ def refused(folder, *parts):
 
 def edit(folder, **changes):
     config = json.loads((folder / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    (folder / "config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if v is not None})
+    )
 
 
 def test_bad_configs(good, tmp_path):
@@ -216,16 +321,24 @@ def test_tensors_that_do_not_fit_are_named(good):
     edit(good, num_layers=1)
     refused(good, "block.1.layer.0.SelfAttention.k.weight is not expected", "more")
     edit(good, num_layers=2, d_ff=48)
-    refused(good, "encoder.block.0.layer.1.DenseReluDense.wi_0.weight is (40, 32), expected (48, 32)")
+    refused(
+        good, "encoder.block.0.layer.1.DenseReluDense.wi_0.weight is (40, 32), expected (48, 32)"
+    )
     edit(good, d_ff=40)
     state = load_file(good / "model.safetensors")
-    save_file(state | {"shared.weight": state["shared.weight"].to(torch.int32)}, good / "model.safetensors")
+    save_file(
+        state | {"shared.weight": state["shared.weight"].to(torch.int32)},
+        good / "model.safetensors",
+    )
     refused(good, "shared.weight is torch.int32, expected floating point")
 
 
 def test_half_precision_is_read(good):
     expected = load_t5(good)
-    save_file({k: v.bfloat16() for k, v in load_file(good / "model.safetensors").items()}, good / "model.safetensors")
+    save_file(
+        {k: v.bfloat16() for k, v in load_file(good / "model.safetensors").items()},
+        good / "model.safetensors",
+    )
     for a, b in zip(load_t5(good).state_dict().values(), expected.state_dict().values()):
         assert a.dtype == torch.float32 and torch.equal(a, b.bfloat16().float())
 
@@ -261,7 +374,10 @@ class Attack:
 
 def test_no_pickle_is_executed(good, tmp_path):
     (good / "model.safetensors").unlink()
-    for content in ({"shared.weight": Attack(str(tmp_path / "executed"))}, Attack(str(tmp_path / "executed"))):
+    for content in (
+        {"shared.weight": Attack(str(tmp_path / "executed"))},
+        Attack(str(tmp_path / "executed")),
+    ):
         with open(good / "pytorch_model.bin", "wb") as file:
             pickle.dump(content, file)
         refused(good, "not a readable state dict")
@@ -286,13 +402,24 @@ def test_download_from_a_server(good, tmp_path, monkeypatch):
         def do_GET(self, send=True):
             name = self.path.split("?")[0].rsplit("/", 1)[-1]
             if self.path.startswith("/api/models/some/model/tree/"):
-                tree = [{"type": "file", "path": f, "size": len(body), "oid": "0" * 40} for f, body in files.items()]
+                tree = [
+                    {"type": "file", "path": f, "size": len(body), "oid": "0" * 40}
+                    for f, body in files.items()
+                ]
                 self.reply(json.dumps(tree).encode(), [("Content-Type", "application/json")], send)
             elif self.path.startswith("/api/models/some/model"):
                 siblings = [{"rfilename": f} for f in files]
-                self.reply(json.dumps({"id": "some/model", "sha": "0" * 40, "siblings": siblings}).encode(), [("Content-Type", "application/json")], send)
+                self.reply(
+                    json.dumps(
+                        {"id": "some/model", "sha": "0" * 40, "siblings": siblings}
+                    ).encode(),
+                    [("Content-Type", "application/json")],
+                    send,
+                )
             elif self.path.startswith("/some/model/resolve/") and name in files:
-                self.reply(files[name], [("ETag", f'"{hash(name)}"'), ("X-Repo-Commit", "0" * 40)], send)
+                self.reply(
+                    files[name], [("ETag", f'"{hash(name)}"'), ("X-Repo-Commit", "0" * 40)], send
+                )
             else:
                 self.send_response(404)
                 self.send_header("Content-Length", "0")
@@ -311,15 +438,34 @@ def test_download_from_a_server(good, tmp_path, monkeypatch):
         import sys
         from pathlib import Path
 
-        environment = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parent.parent)}
-        call = lambda name, out: subprocess.run([sys.executable, "-m", "ases.pretrained", name, "--out", str(out)], env=environment, capture_output=True, text=True, timeout=120)
+        environment = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_DISABLE_XET": "1",
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+        }
+        call = lambda name, out: subprocess.run(
+            [sys.executable, "-m", "ases.pretrained", name, "--out", str(out)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         done = call("some/model", tmp_path / "got")
         assert done.returncode == 0, done.stderr
-        assert {p.name for p in (tmp_path / "got").iterdir() if p.is_file()} == {"config.json", "model.safetensors"}
+        assert {p.name for p in (tmp_path / "got").iterdir() if p.is_file()} == {
+            "config.json",
+            "model.safetensors",
+        }
         assert (tmp_path / "got" / "model.safetensors").read_bytes() == files["model.safetensors"]
         load_t5(tmp_path / "got")
         missing = call("no/model", tmp_path / "none")
-        assert missing.returncode == 2 and missing.stderr.startswith("error: no/model: cannot be downloaded") and missing.stderr.count("\n") == 1
+        assert (
+            missing.returncode == 2
+            and missing.stderr.startswith("error: no/model: cannot be downloaded")
+            and missing.stderr.count("\n") == 1
+        )
     finally:
         server.shutdown()
     with pytest.raises(InputError, match="is not empty"):

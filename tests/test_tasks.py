@@ -5,16 +5,19 @@ import re
 import pytest
 
 from ases import tasks
-from ases.tasks import word_problems
 from ases.metrics import parse_answer
 from ases.segmentation import split_pieces
+from ases.tasks import word_problems
 
 EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 
 
 @pytest.fixture(scope="module")
 def splits():
-    return {task: tasks.make_splits(task, 1500, 200, 300, seed=5, max_number=50) for task in ("mwp", "pet")}
+    return {
+        task: tasks.make_splits(task, 1500, 200, 300, seed=5, max_number=50)
+        for task in ("mwp", "pet")
+    }
 
 
 @pytest.mark.parametrize("task", ["mwp", "pet"])
@@ -44,14 +47,30 @@ def test_every_derivation_is_true_and_the_answer_is_the_last_result(splits):
 
 
 def test_longer_problems_have_more_steps_than_any_training_problem(splits):
-    steps = {name: [len(EQUATION.findall(e.answer)) for e in part] for name, part in splits["mwp"].items()}
+    steps = {
+        name: [len(EQUATION.findall(e.answer)) for e in part]
+        for name, part in splits["mwp"].items()
+    }
     assert set(steps["train"]) == {1, 2, 3, 4} and set(steps["longer"]) == {5, 6}
 
 
 def test_there_are_at_least_ten_schemas_and_all_are_used(splits):
     schemas = word_problems.OPENINGS + word_problems.EVENTS
     assert len(schemas) >= 10
-    for piece in ["boxes with", "gets", "an hour", "dollars", "loses", "finds", "given", "twice", "three times", "shared by", "more than before", "fewer than before"]:
+    for piece in [
+        "boxes with",
+        "gets",
+        "an hour",
+        "dollars",
+        "loses",
+        "finds",
+        "given",
+        "twice",
+        "three times",
+        "shared by",
+        "more than before",
+        "fewer than before",
+    ]:
         assert any(piece in e.answer for e in splits["mwp"]["train"]), piece
 
 
@@ -81,10 +100,16 @@ def test_nothing_stands_between_a_sentence_and_what_it_refers_to(splits):
 
 def test_one_of_a_thing_is_singular(splits):
     for e in splits["mwp"]["train"]:
-        assert not re.search(r"(?<![0-9])1 (?!more|fewer|of)[a-z]+s(?![a-z])", e.question + e.answer), e
+        assert not re.search(
+            r"(?<![0-9])1 (?!more|fewer|of)[a-z]+s(?![a-z])", e.question + e.answer
+        ), e
 
 
 def test_running_out_of_questions_is_told(monkeypatch):
-    monkeypatch.setattr(tasks, "word_problem", lambda rng, steps, max_number: (f"q{rng.randint(1, 9)}", [("ES", "a")]))
+    monkeypatch.setattr(
+        tasks,
+        "word_problem",
+        lambda rng, steps, max_number: (f"q{rng.randint(1, 9)}", [("ES", "a")]),
+    )
     with pytest.raises(ValueError, match="only . different"):
         tasks.make_splits("mwp", 20, 1, 1, 0, 50)

@@ -3,15 +3,16 @@
 import re
 
 import pytest
+from conftest import TOY, TOY_PIECES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ases.data import InputError
 from ases.tokenizer import Tokenizer
 
-from conftest import TOY, TOY_PIECES
-
-ENGLISH = Tokenizer.train(["Tom has 12 apples, so he has 12 apples.", "胰头部高代谢灶，考虑恶性。"] * 4, 400)
+ENGLISH = Tokenizer.train(
+    ["Tom has 12 apples, so he has 12 apples.", "胰头部高代谢灶，考虑恶性。"] * 4, 400
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -20,7 +21,10 @@ def test_round_trip_of_any_string(text):
     assert ENGLISH.decode(ENGLISH.encode(text)) == text
 
 
-@pytest.mark.parametrize("text", ["<pad></s><end><sep>", "a<end>", "\0\n\t \u2028", "", "👩‍👩‍👧", "e\u0301", "  two  blanks "])
+@pytest.mark.parametrize(
+    "text",
+    ["<pad></s><end><sep>", "a<end>", "\0\n\t \u2028", "", "👩‍👩‍👧", "e\u0301", "  two  blanks "],
+)
 def test_round_trip_of_awkward_strings(text):
     ids = ENGLISH.encode(text)
     assert ENGLISH.decode(ids) == text and not ENGLISH.special_ids & set(ids)
@@ -34,7 +38,12 @@ def test_every_digit_is_a_token_of_its_own():
     for text in ["12", " 1,234.5", "3*4=12", "２３"]:
         tokens = [ENGLISH.decode([i]) for i in ENGLISH.encode(text)]
         assert all(len(re.findall(r"\d", token)) <= 1 for token in tokens), tokens
-    assert [ENGLISH.decode([i]) for i in ENGLISH.encode(" has 12 apples")] == [" has", " 1", "2", " apples"]
+    assert [ENGLISH.decode([i]) for i in ENGLISH.encode(" has 12 apples")] == [
+        " has",
+        " 1",
+        "2",
+        " apples",
+    ]
 
 
 def test_pieces_are_encoded_one_by_one(tokenizer):
@@ -46,7 +55,10 @@ def test_pieces_are_encoded_one_by_one(tokenizer):
 def test_saved_and_loaded(tmp_path, tokenizer):
     tokenizer.save(tmp_path / "tokenizer.json")
     loaded = Tokenizer.load(tmp_path / "tokenizer.json")
-    assert loaded.encode(TOY.answer) == tokenizer.encode(TOY.answer) and loaded.vocab_size == tokenizer.vocab_size
+    assert (
+        loaded.encode(TOY.answer) == tokenizer.encode(TOY.answer)
+        and loaded.vocab_size == tokenizer.vocab_size
+    )
     assert not loaded.special_ids & set(loaded.encode("<end>"))
 
 

@@ -11,14 +11,28 @@ import ases.training as training
 from ases.data import InputError
 from ases.model import EncoderDecoder, ModelConfig
 from ases.pairs import Pair
-from ases.segmentation import ES
 from ases.run.checkpoints import Recorder, load_checkpoint, load_model, save_checkpoint
+from ases.segmentation import ES
 from ases.training import TrainingSettings, learning_rate_at, validation_loss
 
-CONFIG = ModelConfig(vocab_size=30, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2, dropout_rate=0.1)
-OPTIONS = TrainingSettings(max_steps=24, batch_tokens=60, validations=4, log_every=5, learning_rate=1e-2)
+CONFIG = ModelConfig(
+    vocab_size=30,
+    d_model=16,
+    d_kv=8,
+    d_ff=24,
+    num_layers=1,
+    num_decoder_layers=1,
+    num_heads=2,
+    dropout_rate=0.1,
+)
+OPTIONS = TrainingSettings(
+    max_steps=24, batch_tokens=60, validations=4, log_every=5, learning_rate=1e-2
+)
 # Copying the first token: something a small model learns in a few steps.
-PAIRS = [Pair(ES, [4 + i % 20, *[5 + (i * j) % 9 for j in range(1 + i % 5)], 1], [4 + i % 20, 1]) for i in range(60)]
+PAIRS = [
+    Pair(ES, [4 + i % 20, *[5 + (i * j) % 9 for j in range(1 + i % 5)], 1], [4 + i % 20, 1])
+    for i in range(60)
+]
 
 
 def fit(model, name, pairs, validation, settings, folder, resume=False, quiet=True):
@@ -36,18 +50,38 @@ def losses(folder):
 
 
 def test_schedule_by_hand():
-    assert learning_rate_at(0.0, 2.0, 0.1) == 0.02 and learning_rate_at(0.05, 2.0, 0.1) == 1.0 and learning_rate_at(0.1, 2.0, 0.1) == 2.0
-    assert learning_rate_at(0.55, 2.0, 0.1) == pytest.approx(1.0) and learning_rate_at(1.0, 2.0, 0.1) == pytest.approx(0.0)
+    assert (
+        learning_rate_at(0.0, 2.0, 0.1) == 0.02
+        and learning_rate_at(0.05, 2.0, 0.1) == 1.0
+        and learning_rate_at(0.1, 2.0, 0.1) == 2.0
+    )
+    assert learning_rate_at(0.55, 2.0, 0.1) == pytest.approx(1.0) and learning_rate_at(
+        1.0, 2.0, 0.1
+    ) == pytest.approx(0.0)
 
 
 def test_training_learns_and_leaves_its_records(tmp_path):
     before = validation_loss(new_model(), PAIRS, OPTIONS)
-    report = fit(model := new_model(), "usm", PAIRS, PAIRS, replace(OPTIONS, max_steps=120), tmp_path, quiet=True)
+    report = fit(
+        model := new_model(),
+        "usm",
+        PAIRS,
+        PAIRS,
+        replace(OPTIONS, max_steps=120),
+        tmp_path,
+        quiet=True,
+    )
     assert report["validation_loss"] < before / 2 and report["steps"] == 120
     assert report["validation_loss"] == pytest.approx(validation_loss(model, PAIRS, OPTIONS))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "usm.best.pt", "usm.last.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "metrics.jsonl",
+        "usm.best.pt",
+        "usm.last.pt",
+    ]
     loaded = load_model(tmp_path / "usm.best.pt")
-    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values())
+    )
 
 
 def test_same_seed_same_losses_and_weights(tmp_path):
@@ -81,7 +115,16 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path, monkeypatch, stop_at, accum
         fit(new_model(), "usm", PAIRS, PAIRS, options, tmp_path / "halves", quiet=True)
     monkeypatch.undo()
     torch.rand(5)  # the world moves on in between
-    fit(resumed := new_model(seed=9 if stop_at > 6 else 0), "usm", PAIRS, PAIRS, options, tmp_path / "halves", resume=True, quiet=True)
+    fit(
+        resumed := new_model(seed=9 if stop_at > 6 else 0),
+        "usm",
+        PAIRS,
+        PAIRS,
+        options,
+        tmp_path / "halves",
+        resume=True,
+        quiet=True,
+    )
     assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters()))
 
@@ -101,28 +144,53 @@ def test_a_torn_log_is_mended_and_a_damaged_one_refused(tmp_path):
 def test_a_finished_run_resumes_to_itself(tmp_path):
     first = fit(model := new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, quiet=True)
     log = (tmp_path / "metrics.jsonl").read_bytes()
-    assert fit(again := new_model(3), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, resume=True, quiet=True) == first
+    assert (
+        fit(again := new_model(3), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, resume=True, quiet=True)
+        == first
+    )
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters()))
 
 
 def test_accumulation_weighs_tokens_not_batches(tmp_path):
     """Two uneven batches in one update give the update of one batch that holds both."""
-    pairs = [Pair(ES, [5, 6, 1], [7, 1]), Pair(ES, [5, 6, 7, 8, 9, 10, 11, 12, 1], [7, 8, 9, 10, 11, 1])]
+    pairs = [
+        Pair(ES, [5, 6, 1], [7, 1]),
+        Pair(ES, [5, 6, 7, 8, 9, 10, 11, 12, 1], [7, 8, 9, 10, 11, 1]),
+    ]
     weights = []
     for name, tokens, accumulate in (("two", 15, 2), ("one", 30, 1)):
         (tmp_path / name).mkdir()
         model = EncoderDecoder(replace(CONFIG, dropout_rate=0.0)).double()
         model.load_state_dict(new_model().state_dict())
-        fit(model, "usm", pairs, pairs, replace(OPTIONS, max_steps=1, batch_tokens=tokens, accumulate=accumulate, warmup=0.0), tmp_path / name, quiet=True)
+        fit(
+            model,
+            "usm",
+            pairs,
+            pairs,
+            replace(OPTIONS, max_steps=1, batch_tokens=tokens, accumulate=accumulate, warmup=0.0),
+            tmp_path / name,
+            quiet=True,
+        )
         weights.append([p.clone() for p in model.parameters()])
-        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line)
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
         weights[-1].append(torch.tensor(rows[0]["loss"], dtype=torch.float64))
     assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*weights))
 
 
 def test_minutes_are_a_budget_too(tmp_path):
-    report = fit(new_model(), "usm", PAIRS, PAIRS, replace(OPTIONS, max_steps=None, max_minutes=0.02), tmp_path, quiet=True)
+    report = fit(
+        new_model(),
+        "usm",
+        PAIRS,
+        PAIRS,
+        replace(OPTIONS, max_steps=None, max_minutes=0.02),
+        tmp_path,
+        quiet=True,
+    )
     assert 1.0 <= report["seconds"] < 20 and report["steps"] > 1
 
 
@@ -149,11 +217,19 @@ def test_checkpoints_hold_tensors_and_plain_values_only(tmp_path):
 def test_bad_checkpoints_are_told_in_one_line(tmp_path, damage):
     path = tmp_path / "usm.best.pt"
     whole = {"name": "usm", "config": {**CONFIG.__dict__}, "model": new_model().state_dict()}
-    save_checkpoint(path, {"foreign": {"weights": 1}, "misfit": whole | {"config": whole["config"] | {"d_model": 18}}}.get(damage, whole))
+    save_checkpoint(
+        path,
+        {
+            "foreign": {"weights": 1},
+            "misfit": whole | {"config": whole["config"] | {"d_model": 18}},
+        }.get(damage, whole),
+    )
     if damage == "missing":
         path.unlink()
     elif damage in ("empty", "truncated", "text"):
-        path.write_bytes({"empty": b"", "truncated": path.read_bytes()[:500], "text": b"weights"}[damage])
+        path.write_bytes(
+            {"empty": b"", "truncated": path.read_bytes()[:500], "text": b"weights"}[damage]
+        )
     with pytest.raises(InputError, match="usm.best.pt: ") as error:
         load_model(path)
     assert "\n" not in str(error.value)
@@ -173,12 +249,25 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
 def test_resuming_with_another_shape_is_refused(tmp_path):
     fit(new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, quiet=True)
     with pytest.raises(InputError, match="cannot be resumed"):
-        fit(EncoderDecoder(replace(CONFIG, d_ff=20)), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, resume=True, quiet=True)
+        fit(
+            EncoderDecoder(replace(CONFIG, d_ff=20)),
+            "usm",
+            PAIRS,
+            PAIRS,
+            OPTIONS,
+            tmp_path,
+            resume=True,
+            quiet=True,
+        )
 
 
 @pytest.mark.parametrize("steps, validations", [(500, 50), (24, 4), (7, 3), (5, 10), (100, 7)])
 def test_no_validation_comes_twice(steps, validations):
-    settings, progress, done = replace(OPTIONS, max_steps=steps, validations=validations), training.Progress(), 0
+    settings, progress, done = (
+        replace(OPTIONS, max_steps=steps, validations=validations),
+        training.Progress(),
+        0,
+    )
     for progress.step in range(1, steps + 1):
         if progress.validations_due(settings) > progress.validations:
             progress.validations, done = progress.validations_due(settings), done + 1

@@ -9,34 +9,80 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-from ases.decoding import Decoded, generate_chains
 from ases.answers import parse_answer
 from ases.attention import attention, blocks, causal, packed, padding
 from ases.conventions import CONVENTIONS
+from ases.decoding import Decoded, generate_chains
 from ases.entropy import token_entropies
 from ases.metrics import score
 from ases.pairs import CHAIN
-from ases.segmentation import AS, ES, entropy_labels, interleaved_labels, make_segments, piece_entropies, split_pieces
+from ases.segmentation import (
+    AS,
+    ES,
+    entropy_labels,
+    interleaved_labels,
+    make_segments,
+    piece_entropies,
+    split_pieces,
+)
 
 PROBLEMS = [
-    ("toy", "Tom has 3 boxes of 4 apples. He eats 2. How many apples are left?", "Tom has 3 boxes of 4 apples, so he has 3 * 4 = 12 apples. He eats 2, so 12 - 2 = 10 are left. The answer is 10."),
-    ("thousands", "A car costs $1,005.50 and a bike $300. How much are both?", "The car is $1,005.50, the bike $300.\nTogether $1,005.50 + $300 = $1,305.50.\nThe answer is 1,305.50."),
-    ("newlines", "Ann sold 48 clips in April, half as many in May. How many in all?", "In May 48/2 = 24 clips. \n\nIn all 48+24 = 72!\nThe answer is 72."),
-    ("titles", "Mrs. Lee gave Dr. Wu half of 9 pears. How many?", "Mrs. Lee had 9 pears; half is 9 / 2 = 4.5, i.e. 4.5 for Dr. Wu. The answer is 4.5."),
-    ("quotes", 'Leo said: "I have 5!" and lost 2. How many now?', 'Leo says "I have 5!" He loses 2... So 5 - 2 = 3? Yes. The answer is 3.'),
+    (
+        "toy",
+        "Tom has 3 boxes of 4 apples. He eats 2. How many apples are left?",
+        "Tom has 3 boxes of 4 apples, so he has 3 * 4 = 12 apples. He eats 2, so 12 - 2 = 10 are left. The answer is 10.",
+    ),
+    (
+        "thousands",
+        "A car costs $1,005.50 and a bike $300. How much are both?",
+        "The car is $1,005.50, the bike $300.\nTogether $1,005.50 + $300 = $1,305.50.\nThe answer is 1,305.50.",
+    ),
+    (
+        "newlines",
+        "Ann sold 48 clips in April, half as many in May. How many in all?",
+        "In May 48/2 = 24 clips. \n\nIn all 48+24 = 72!\nThe answer is 72.",
+    ),
+    (
+        "titles",
+        "Mrs. Lee gave Dr. Wu half of 9 pears. How many?",
+        "Mrs. Lee had 9 pears; half is 9 / 2 = 4.5, i.e. 4.5 for Dr. Wu. The answer is 4.5.",
+    ),
+    (
+        "quotes",
+        'Leo said: "I have 5!" and lost 2. How many now?',
+        'Leo says "I have 5!" He loses 2... So 5 - 2 = 3? Yes. The answer is 3.',
+    ),
     ("marks first", "What is 1 + 1?", "... well, 1 + 1 = 2 (two). The answer is 2."),
     ("one piece", "What is 2?", "The answer is 2."),
-    ("items", "A nodule of 12 mm is seen in the left lung with markedly increased uptake.", "1. Nodule in the left lung with marked uptake, malignancy is considered. 2. No other abnormal uptake is seen."),
-    ("chinese", "胰头部高代谢肿块，SUVmax：8.5；肝内囊性灶，无代谢。", "1、胰头部高代谢肿块，考虑恶性；肝囊肿。  2.余躯干未见异常代谢征象。"),
-    ("mixed width", "肺结节12mm,SUVmax:3.6.", "肺结节12mm,代谢轻度增高,考虑炎性.建议随访（3个月）。"),
-    ("negative", "It was -3 degrees and fell by 4. What is it now?", "It was -3, now it is -3 - 4 = -7. The answer is -7."),
+    (
+        "items",
+        "A nodule of 12 mm is seen in the left lung with markedly increased uptake.",
+        "1. Nodule in the left lung with marked uptake, malignancy is considered. 2. No other abnormal uptake is seen.",
+    ),
+    (
+        "chinese",
+        "胰头部高代谢肿块，SUVmax：8.5；肝内囊性灶，无代谢。",
+        "1、胰头部高代谢肿块，考虑恶性；肝囊肿。  2.余躯干未见异常代谢征象。",
+    ),
+    (
+        "mixed width",
+        "肺结节12mm,SUVmax:3.6.",
+        "肺结节12mm,代谢轻度增高,考虑炎性.建议随访（3个月）。",
+    ),
+    (
+        "negative",
+        "It was -3 degrees and fell by 4. What is it now?",
+        "It was -3, now it is -3 - 4 = -7. The answer is -7.",
+    ),
     ("unpunctuated", "Sam has 7 and gets 5", "Sam has 7 and 7 + 5 = 12\nThe answer is 12."),
 ]
 GAMMAS, BETAS, VOCABULARY = (0.0, 0.5, 1.0, 2.0), (0.8, 1.0, 1.2, 1.4), 6
 
 
 def write(name: str, content) -> None:
-    (HERE / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (HERE / name).write_text(
+        json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def texts(segments) -> list[dict]:
@@ -45,7 +91,15 @@ def texts(segments) -> list[dict]:
 
 def pairs(question: str, segments) -> list[dict]:
     """What make_pairs does, in words: the parts of the context, the target, and whether <end> follows it."""
-    return [{"role": s.label, "context": [question, *(t.text for t in segments[:j])], "target": s.text, "end": j == len(segments) - 1} for j, s in enumerate(segments)]
+    return [
+        {
+            "role": s.label,
+            "context": [question, *(t.text for t in segments[:j])],
+            "target": s.text,
+            "end": j == len(segments) - 1,
+        }
+        for j, s in enumerate(segments)
+    ]
 
 
 class Letters:
@@ -65,11 +119,17 @@ class Letters:
 def scripted(steps: list[list[str]]):
     """A model that writes the steps of its script, whatever it reads."""
     turns = iter(steps)
-    return lambda role, contexts: [Decoded(Letters.encode(text), end) for text, end in [next(turns)]]
+    return lambda role, contexts: [
+        Decoded(Letters.encode(text), end) for text, end in [next(turns)]
+    ]
 
 
 SCRIPTS = {
-    "ends": [["Tom has 3 boxes,", "segment"], [" so 3 * 4 = 12.", "segment"], [" The answer is 12.", "chain"]],
+    "ends": [
+        ["Tom has 3 boxes,", "segment"],
+        [" so 3 * 4 = 12.", "segment"],
+        [" The answer is 12.", "chain"],
+    ],
     "too many rounds": [["a", "segment"], ["b", "segment"], ["c", "segment"], ["d", "segment"]],
     "too long a segment": [["a", "segment"], ["bbbbbbbb", "length"]],
     "the same twice": [["a", "segment"], ["b", "segment"], ["b", "segment"]],
@@ -77,17 +137,37 @@ SCRIPTS = {
     "one empty one": [["", "segment"], ["a", "segment"], ["b", "chain"]],
     "the same twice, but at its end": [["a", "segment"], ["b", "segment"], ["b", "chain"]],
     "the same twice, but too long": [["a", "segment"], ["b", "segment"], ["b", "length"]],
-    "the same twice, in the last round": [["a", "segment"], ["b", "segment"], ["c", "segment"], ["c", "segment"]],
+    "the same twice, in the last round": [
+        ["a", "segment"],
+        ["b", "segment"],
+        ["c", "segment"],
+        ["c", "segment"],
+    ],
     "empty at the end": [["a", "segment"], ["", "chain"]],
 }
 PREDICTIONS = [
-    ("The answer is 72.", "The answer is 72."), ("so $1,005.00. The answer is $1,005.00.", "The answer is 1,005."), ("The answer is 5-2", "The answer is 3."),
-    ("it is -3", "The answer is -3."), ("The answer is 1/2.", "The answer is 0.5."), ("no idea", "The answer is 4."), ("The answer is 29.00", "The answer is 29."),
-    ("The answer is 4 of 5.", "The answer is 4."), ("#### 1,080", "The answer is 1080."), ("", "The answer is 1."),
-    ("THE ANSWER IS 4.5.", "The answer is 4.5."), ("The answer is 3. Wait, the answer is 5.", "The answer is 5."), ("4 pens, the answer is unknown", "The answer is 4."),
-    ("2 and then 6", "The answer is 6."), ("The answer is 3/0.", "The answer is 3."), ("The answer is 1000.", "The answer is 1,000."),
+    ("The answer is 72.", "The answer is 72."),
+    ("so $1,005.00. The answer is $1,005.00.", "The answer is 1,005."),
+    ("The answer is 5-2", "The answer is 3."),
+    ("it is -3", "The answer is -3."),
+    ("The answer is 1/2.", "The answer is 0.5."),
+    ("no idea", "The answer is 4."),
+    ("The answer is 29.00", "The answer is 29."),
+    ("The answer is 4 of 5.", "The answer is 4."),
+    ("#### 1,080", "The answer is 1080."),
+    ("", "The answer is 1."),
+    ("THE ANSWER IS 4.5.", "The answer is 4.5."),
+    ("The answer is 3. Wait, the answer is 5.", "The answer is 5."),
+    ("4 pens, the answer is unknown", "The answer is 4."),
+    ("2 and then 6", "The answer is 6."),
+    ("The answer is 3/0.", "The answer is 3."),
+    ("The answer is 1000.", "The answer is 1,000."),
 ]
-REPORTS = [("1、胰头部高代谢灶，考虑恶性。", "1、胰头部高代谢肿块，考虑恶性；肝囊肿。"), ("肝囊肿 SUVmax 3.6", "肝囊肿，SUVmax：3.6。"), ("", "未见异常。")]
+REPORTS = [
+    ("1、胰头部高代谢灶，考虑恶性。", "1、胰头部高代谢肿块，考虑恶性；肝囊肿。"),
+    ("肝囊肿 SUVmax 3.6", "肝囊肿，SUVmax：3.6。"),
+    ("", "未见异常。"),
+]
 
 
 def attention_cases() -> list[dict]:
@@ -99,7 +179,10 @@ def attention_cases() -> list[dict]:
         "causal, behind one cached key": causal(4, offset=1),
         "blocks": blocks(torch.tensor([[2, 2, 4, 4], [1, 3, 3, 5]])),
         "packed": packed(torch.tensor([[0, 0, 2, 2], [0, 1, 1, 4]])),
-        "any": (torch.tensor([[0, 1, 1, 4], [2, 2, 3, 5]]), torch.tensor([[2, 2, 5, 5], [2, 4, 4, 5]])),
+        "any": (
+            torch.tensor([[0, 1, 1, 4], [2, 2, 3, 5]]),
+            torch.tensor([[2, 2, 5, 5], [2, 4, 4, 5]]),
+        ),
     }
     generator = torch.Generator().manual_seed(0)
     cases = []
@@ -125,23 +208,57 @@ def main() -> None:
     for name, question, answer in PROBLEMS:
         pieces = split_pieces(answer)
         interleaved = interleaved_labels(len(pieces))
-        segmentation.append({"id": name, "question": question, "answer": answer, "pieces": pieces, "interleaved": interleaved, "segments": texts(make_segments(pieces, interleaved))})
+        segmentation.append(
+            {
+                "id": name,
+                "question": question,
+                "answer": answer,
+                "pieces": pieces,
+                "interleaved": interleaved,
+                "segments": texts(make_segments(pieces, interleaved)),
+            }
+        )
         counts = [max(1, len(p) // 8) for p in pieces]  # as if a token were about eight characters
         for context in ("prefix", "question"):
-            logits = [[round(v, 2) for v in line] for line in (torch.randn(sum(counts), VOCABULARY) * 3).tolist()]
+            logits = [
+                [round(v, 2) for v in line]
+                for line in (torch.randn(sum(counts), VOCABULARY) * 3).tolist()
+            ]
             values = token_entropies(torch.tensor(logits, dtype=torch.float64))
             per_piece = [part.tolist() for part in values.split(counts)]
-            row = {"id": name, "context": context, "tokens_per_piece": counts, "logits": logits, "token_entropies": values.tolist()}
-            row["scored"] = [{"source": question, "target": answer}] if context == "prefix" else [{"source": question, "target": p} for p in pieces]
+            row = {
+                "id": name,
+                "context": context,
+                "tokens_per_piece": counts,
+                "logits": logits,
+                "token_entropies": values.tolist(),
+            }
+            row["scored"] = (
+                [{"source": question, "target": answer}]
+                if context == "prefix"
+                else [{"source": question, "target": p} for p in pieces]
+            )
             row["piece_entropies"] = {str(g): piece_entropies(per_piece, g) for g in GAMMAS}
-            row["labels"] = {f"gamma={g} beta={b}": entropy_labels(row["piece_entropies"][str(g)], b) for g in GAMMAS for b in BETAS}
+            row["labels"] = {
+                f"gamma={g} beta={b}": entropy_labels(row["piece_entropies"][str(g)], b)
+                for g in GAMMAS
+                for b in BETAS
+            }
             labels = row["labels"]["gamma=1.0 beta=1.0"]
             row["segments"] = texts(make_segments(pieces, labels))
             row["segments_unmerged"] = texts(make_segments(pieces, labels, merge=False))
             scoring.append(row)
         usm = pairs(question, make_segments(pieces, scoring[-2]["labels"]["gamma=1.0 beta=1.0"]))
-        all_pairs.append({"id": name, "labels": scoring[-2]["labels"]["gamma=1.0 beta=1.0"], "direct": [{"role": CHAIN, "context": [question], "target": answer, "end": True}],
-                          "usm": usm, "esm": [p for p in usm if p["role"] == ES], "asm": [p for p in usm if p["role"] == AS]})
+        all_pairs.append(
+            {
+                "id": name,
+                "labels": scoring[-2]["labels"]["gamma=1.0 beta=1.0"],
+                "direct": [{"role": CHAIN, "context": [question], "target": answer, "end": True}],
+                "usm": usm,
+                "esm": [p for p in usm if p["role"] == ES],
+                "asm": [p for p in usm if p["role"] == AS],
+            }
+        )
     write("segmentation.json", segmentation)
     write("entropy.json", scoring)
     write("pairs.json", all_pairs)
@@ -150,14 +267,57 @@ def main() -> None:
     for name, script in SCRIPTS.items():
         read = []
         model = scripted(script)
-        decode = lambda role, contexts: (read.append([role, "".join({Letters.sep_id: "<sep>", Letters.eos_id: "</s>"}.get(i) or chr(i) for i in contexts[0])]), model(role, contexts))[1]
-        [chain] = generate_chains(decode, [Letters.encode("q?")], Letters, (ES, AS), max_rounds=4, max_source=1000)
-        decoding.append({"name": name, "question": "q?", "max_rounds": 4, "script": [{"segment": t, "ended_by": {"segment": "</s>", "chain": "<end>", "length": "limit"}[e]} for t, e in script],
-                         "read": [{"role": r, "context": c} for r, c in read], "segments": [{"label": r, "text": Letters.decode(i)} for r, i in chain.segments], "stop": chain.stop})
+        decode = lambda role, contexts: (
+            read.append(
+                [
+                    role,
+                    "".join(
+                        {Letters.sep_id: "<sep>", Letters.eos_id: "</s>"}.get(i) or chr(i)
+                        for i in contexts[0]
+                    ),
+                ]
+            ),
+            model(role, contexts),
+        )[1]
+        [chain] = generate_chains(
+            decode, [Letters.encode("q?")], Letters, (ES, AS), max_rounds=4, max_source=1000
+        )
+        decoding.append(
+            {
+                "name": name,
+                "question": "q?",
+                "max_rounds": 4,
+                "script": [
+                    {
+                        "segment": t,
+                        "ended_by": {"segment": "</s>", "chain": "<end>", "length": "limit"}[e],
+                    }
+                    for t, e in script
+                ],
+                "read": [{"role": r, "context": c} for r, c in read],
+                "segments": [{"label": r, "text": Letters.decode(i)} for r, i in chain.segments],
+                "stop": chain.stop,
+            }
+        )
     write("decoding.json", decoding)
 
-    answers = [{"text": p, "number": None if (n := parse_answer(p)) is None else str(n), "by_convention": {c: f(p) for c, f in CONVENTIONS.items()}} for p, _ in PREDICTIONS]
-    sets = [{"task": task, "predictions": [p for p, _ in rows], "references": [r for _, r in rows], "scores": score(task, *zip(*rows))} for task, rows in (("mwp", PREDICTIONS), ("pet", REPORTS))]
+    answers = [
+        {
+            "text": p,
+            "number": None if (n := parse_answer(p)) is None else str(n),
+            "by_convention": {c: f(p) for c, f in CONVENTIONS.items()},
+        }
+        for p, _ in PREDICTIONS
+    ]
+    sets = [
+        {
+            "task": task,
+            "predictions": [p for p, _ in rows],
+            "references": [r for _, r in rows],
+            "scores": score(task, *zip(*rows)),
+        }
+        for task, rows in (("mwp", PREDICTIONS), ("pet", REPORTS))
+    ]
     write("scores.json", {"answers": answers, "sets": sets})
 
 
