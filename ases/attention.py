@@ -8,6 +8,10 @@ T5 adds to the score of query i and key j a learned number that depends on the h
 alone, and no longer on the distance from some ``span`` on. A vector of 2·span + 1 numbers per head
 holds it.
 
+Keys that nobody sees may hold anything, even NaN, in ``reference`` and ``triton``; ``sdpa``
+multiplies them by zero, which leaves a NaN a NaN. ``sdpa`` also rounds a float32 bias to the dtype
+of the queries, as PyTorch asks of a mask; the others add it as it is.
+
 Shapes here and in the kernels: B batch, H heads, Q queries, T keys, K width of a head.
 """
 
@@ -107,24 +111,18 @@ def attention(
             is added to the score of query i and key j. None: no bias.
         first, last: (B, Q) integers, non-decreasing along the queries; (1, Q) for all rows alike.
             Query i of row b sees the keys first[b, i] ≤ j < last[b, i]. None: 0 and T. An empty run
-            gives exactly zero and no gradient. On a CPU they are checked. On a GPU they are not
-            looked at, for that would wait for it: if they are wrong, so is the result.
-        query_offset: position of query 0 among the keys, for the bias (the keys cached before it).
+            gives exactly zero and no gradient. On a GPU they are not looked at, for that would
+            wait for it: if they are wrong, so is the result.
+        query_offset: position of query 0 among the keys, for the bias.
         scale: factor of the scores; T5 has none (1.0).
         backend: ``reference`` is the definition, in any dtype; ``sdpa`` is PyTorch's; ``triton`` is
             the fused kernel, which never builds a matrix of scores; ``auto`` is triton for bfloat16
             on CUDA from compute capability 8.0 on, else sdpa.
     Returns:
         (B, H, Q, K), of q's dtype.
-
-    Keys that nobody sees may hold anything, even NaN, in ``reference`` and ``triton``; ``sdpa``
-    multiplies them by zero, which leaves a NaN a NaN. A bias of a higher precision than q is
-    rounded to q's dtype in ``sdpa``, as PyTorch asks of a mask; the others add it as it is.
-
     Raises:
-        ValueError: an argument of a wrong shape, dtype, device or range, named with what was
-            expected; for runs with the row and the query.
-        RuntimeError: ``triton`` asked for where it is not installed or cannot run, with what to do.
+        ValueError: an argument that does not fit, named; for runs with the row and the query.
+        RuntimeError: ``triton`` asked for where it is not installed or cannot run.
     """
     _check_tensors(q, k, v, rel_bias, query_offset, backend)
     n_queries, n_keys = q.shape[2], k.shape[2]
@@ -135,7 +133,6 @@ def attention(
     last = None if lowest_last == n_keys else last
     if rel_bias is not None:
         rel_bias, query_offset = _shorten(rel_bias, n_queries, n_keys, query_offset)
-
     if backend == "auto":
         backend = "triton" if _triton_applies(q) else "sdpa"
     if backend == "triton":
@@ -144,8 +141,7 @@ def attention(
         except ImportError:
             message = "backend='triton' needs the package triton: pip install triton"
             raise RuntimeError(message) from None
-        ends = [None if end is None else end.to(torch.int32) for end in (first, last)]
-        return triton_attention(q, k, v, rel_bias, *ends, query_offset, scale)
+        return triton_attention(q, k, v, rel_bias, first, last, query_offset, scale)
 
     bias = None
     if rel_bias is not None:

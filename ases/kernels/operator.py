@@ -264,7 +264,8 @@ def triton_attention(
             f"backend='triton' needs a CUDA device, and q is on {q.device}; set TRITON_INTERPRET=1 "
             "before the first import to run the kernels on a CPU, slowly"
         )
-    return _forward(q, k, v, rel_bias, first, last, query_offset, scale)[0]
+    ends = [None if end is None else end.to(torch.int32) for end in (first, last)]
+    return _forward(q, k, v, rel_bias, *ends, query_offset, scale)[0]
 
 
 def supports(q: Tensor) -> bool:
