@@ -36,7 +36,7 @@ def main() -> None:
         if split not in run.splits:
             continue
         print(f"writing {len(run.splits[split])} chains for {split} …", flush=True)
-        results, predictions = evaluate(writer, run.splits[split], run.config.beams)
+        results, predictions = evaluate(writer, run.splits[split])
         results["train_seconds"] = round(
             sum(s for name, s in seconds.items() if name != "scorer"), 1
         )

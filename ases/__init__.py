@@ -4,7 +4,7 @@
  2. data          what an example is; splits by question
  3. tokenizer     text to ids and back, exactly
  4. segmentation  chain → pieces → labels → segments
- 5. pairs         modes; segments → (context, next segment); batches
+ 5. pairs         modes; segments → (context, next segment) → rows; batches
  6. attention     scores with a relative position bias, and who computes it
  7. model         the encoder-decoder
  8. training      one loop for every sub-model
@@ -12,10 +12,10 @@
 10. decoding      the iterative loop; then how a segment is written
 11. metrics       accuracy, BLEU, ROUGE, agreement of roles
 
-Beside the method: kernels (attention in Triton), tasks (generated examples), pretrained (T5
-checkpoints), beam (beam search), answers (numbers in text), conventions (other projects' rules),
-settings (how a setting is declared). Files, flags and folders are in ases/run, which nothing of the
-method imports.
+Beside the method: muon (the optimizer of matrices), kernels (attention in Triton), tasks (generated
+examples), pretrained (T5 checkpoints), beam (beam search), answers (numbers in text), conventions
+(other projects' rules), settings (how a setting is declared). Files, flags and folders are in
+ases/run, which nothing of the method imports.
 
 Words: a *chain* (of thought) is an answer with its reasoning; a *piece* is a clause of it; a
 *segment* is a run of pieces with one label. *ES*, extractive, restates the context; *AS*,

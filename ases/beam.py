@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ases.decoding import Decoded, encode_sources, finished_segment
-from ases.model import EncoderDecoder
+from ases.decoding import Decoded, finished_segment
+from ases.model import DecoderCache, EncoderDecoder
 from ases.tokenizer import Tokenizer
 
 
@@ -61,25 +61,24 @@ class Beams:
 @torch.inference_mode()
 def beam_search(
     model: EncoderDecoder,
-    sources: Sequence[Sequence[int]],
+    cache: DecoderCache,
     tokenizer: Tokenizer,
     max_tokens: int,
     width: int = 4,
     length_penalty: float = 1.0,
 ) -> list[Decoded]:
     """The best of the sequences that ``width`` beams find; arguments as for ``greedy``."""
-    cache = encode_sources(model, sources)
-    device = cache.lengths.device
-    # width rows for each source, a source's beams together
-    cache.select(torch.arange(len(sources), device=device).repeat_interleave(width))
-    token = torch.full(
-        (len(sources) * width, 1), model.config.decoder_start_token_id, device=device
-    )
-    searches = [Beams(width, length_penalty, {tokenizer.eos_id, tokenizer.end_id}) for _ in sources]
+    n, device = len(cache.first), cache.first.device
+    # width rows for each context, a source's beams together
+    cache.select(torch.arange(n, device=device).repeat_interleave(width))
+    token = torch.full((n * width, 1), model.config.decoder_start_token_id, device=device)
+    searches = [
+        Beams(width, length_penalty, {tokenizer.eos_id, tokenizer.end_id}) for _ in range(n)
+    ]
 
     for _ in range(max_tokens):
         log_p = torch.log_softmax(model.decode(token, cache)[:, -1].float(), dim=-1)
-        log_p = log_p.view(len(sources), width, -1)  # (sources, width, V)
+        log_p = log_p.view(n, width, -1)  # (sources, width, V)
         so_far = torch.tensor(
             [[score for score, _ in beams.running] for beams in searches], device=device
         )

@@ -1,8 +1,9 @@
 """Writing chains: first the iterative loop of the paper, then how one segment is written.
 
 ``generate_chains`` knows roles and stop reasons, and of models only that something turns contexts
-into segments. ``segment_decoder`` is that something: it picks the model by role. ``greedy`` writes
-a segment for each context of a batch; ``ases.beam`` has beam search in its place.
+into segments. ``SegmentWriter`` is that something: it picks the model by role and keeps what has
+been encoded. ``greedy`` writes a segment for each context of a batch; ``ases.beam`` has beam search
+in its place.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +11,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ases.model import DecoderCache, EncoderDecoder
+from ases.attention import padding
+from ases.model import DecoderCache, EncoderCache, EncoderDecoder
 from ases.pairs import join_context, pad_rows
 from ases.tokenizer import Tokenizer
 
@@ -24,9 +26,11 @@ class Decoded:
     score: float = 0.0  # log-probability, for beam search divided by length ** length_penalty
 
 
-Decode = Callable[[str, list[list[int]]], list[Decoded]]  # (role, contexts) → segments
-#: (model, contexts, tokenizer, max_tokens) → segments: ``greedy``, or beam search
-Search = Callable[[EncoderDecoder, Sequence[Sequence[int]], Tokenizer, int], list[Decoded]]
+Context = list[list[int]]  # the blocks of ``join_context``
+#: (role, numbers of the chains, their contexts) → segments
+Write = Callable[[str, list[int], list[Context]], list[Decoded]]
+#: (model, what it has read, tokenizer, max_tokens) → segments: ``greedy``, or beam search
+Search = Callable[[EncoderDecoder, DecoderCache, Tokenizer, int], list[Decoded]]
 
 
 # --- the iterative loop --------------------------------------------------------------------------
@@ -37,13 +41,11 @@ class Chain:
     """A chain while it is written and afterwards: segments as (role, ids), and why it stopped.
 
     ``stop``: "end" (end-of-chain token), "rounds" (limit), "length" (a segment cut at its limit),
-    "stuck" (one segment twice in a row, or two empty ones). ``cut`` counts the tokens that the
-    longest context lost.
+    "stuck" (one segment twice in a row, or two empty ones).
     """
 
     segments: list[tuple[str, list[int]]] = field(default_factory=list)
     stop: str = "rounds"
-    cut: int = 0
 
     @property
     def is_stuck(self) -> bool:
@@ -53,23 +55,20 @@ class Chain:
 
 
 def generate_chains(
-    decode: Decode,
+    write: Write,
     questions: Sequence[Sequence[int]],
     tokenizer: Tokenizer,
     roles: Sequence[str],
     max_rounds: int,
-    max_source: int,
 ) -> list[Chain]:
-    """Write all chains at once, segment by segment; the finished ones leave the batch (the paper's
-    generation).
+    """Write all chains at once, segment by segment; the finished ones leave the batch (paper).
 
     Args:
-        decode: writes one segment for each context, given the role whose turn it is.
+        write: writes one segment for each context, given the role whose turn it is.
         questions: token ids of each question.
         roles: whose turn it is, round after round: ("ES", "AS") for DSM and USM, ("CHAIN",) for
             direct.
         max_rounds: most segments of a chain.
-        max_source: most ids of a context.
     """
     chains = [Chain() for _ in questions]
     active = list(range(len(questions)))
@@ -82,12 +81,10 @@ def generate_chains(
         contexts = []
         for i in active:
             written = [ids for _, ids in chains[i].segments]
-            context, cut = join_context(questions[i], written, tokenizer, max_source)
-            chains[i].cut = max(chains[i].cut, cut)
-            contexts.append(context)
+            contexts.append(join_context(questions[i], written, tokenizer))
 
         remaining = []
-        for i, segment in zip(active, decode(role, contexts)):
+        for i, segment in zip(active, write(role, active, contexts)):
             chain = chains[i]
             chain.segments.append((role, segment.ids))
             if segment.end == "chain":
@@ -102,28 +99,97 @@ def generate_chains(
     return chains
 
 
+class SegmentWriter:
+    """What ``generate_chains`` calls: picks the model by role, lets it read, and searches.
+
+    DSM: {"ES": esm, "AS": asm}; USM: {"ES": usm, "AS": usm}; direct: {"CHAIN": model}. With a
+    block-causal encoder each model keeps what it has encoded, and a round encodes only the blocks
+    that are new to it; with a bidirectional one it encodes all of them anew.
+    """
+
+    def __init__(
+        self,
+        models: dict[str, EncoderDecoder],
+        tokenizer: Tokenizer,
+        max_tokens: int,
+        encoder: str,
+        search: Search | None = None,
+    ):
+        self.models, self.tokenizer, self.max_tokens = models, tokenizer, max_tokens
+        self.search = search or greedy
+        self.readers = None
+        if encoder == "block-causal":
+            self.readers = {id(model): Reader(model) for model in models.values()}
+
+    def __call__(self, role: str, chains: list[int], contexts: list[Context]) -> list[Decoded]:
+        model = self.models[role]
+        if self.readers is None:
+            sources = [[i for block in context for i in block] for context in contexts]
+            cache = encode_sources(model, sources)
+        else:
+            cache = self.readers[id(model)].read(chains, contexts)
+        return self.search(model, cache, self.tokenizer, self.max_tokens)
+
+
+class Reader:
+    """What one model has encoded of a batch of chains, and which of their blocks that is."""
+
+    def __init__(self, model: EncoderDecoder):
+        self.model = model
+        self.cache: EncoderCache | None = None
+        self.chains: list[int] = []  # the chain of each row
+        self.n_blocks = 0  # all chains have the same number of them
+
+    @torch.inference_mode()
+    def read(self, chains: list[int], contexts: list[Context]) -> DecoderCache:
+        """Encode the blocks that are new, and forget the chains that are not asked for any more."""
+        model = self.model
+        device = model.embedding.weight.device
+        if self.cache is None:
+            lengths = torch.zeros(len(chains), dtype=torch.long, device=device)
+            self.cache = EncoderCache(len(model.encoder), len(model.decoder), lengths)
+        elif chains != self.chains:
+            row = {chain: r for r, chain in enumerate(self.chains)}
+            self.cache.select(torch.tensor([row[chain] for chain in chains], device=device))
+        self.chains = list(chains)
+
+        new = [context[self.n_blocks :] for context in contexts]
+        self.n_blocks = len(contexts[0])
+        width = max(sum(map(len, blocks)) for blocks in new)
+        ids, ends = [], []
+        for blocks in new:
+            padding_length = width - sum(map(len, blocks))
+            ids.append([model.config.pad_token_id] * padding_length)
+            ends.append([0] * padding_length)
+            for block in blocks:
+                ids[-1] += block
+                ends[-1] += [len(ids[-1])] * len(block)
+        lengths = [sum(map(len, blocks)) for blocks in new]
+        model.append(*(torch.tensor(x, device=device) for x in (ids, ends, lengths)), self.cache)
+        return model.read(self.cache)
+
+
 # --- one segment ---------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
 def greedy(
-    model: EncoderDecoder, sources: Sequence[Sequence[int]], tokenizer: Tokenizer, max_tokens: int
+    model: EncoderDecoder, cache: DecoderCache, tokenizer: Tokenizer, max_tokens: int
 ) -> list[Decoded]:
-    """The likeliest next token each time, for all sources at once, with a key-value cache.
+    """The likeliest next token each time, for a whole batch, with a key-value cache.
 
     Args:
-        sources: B contexts, each of at least one id.
+        cache: B contexts that the model has read.
         max_tokens: most ids of a segment, its </s> or end-of-chain token included.
     """
-    cache = encode_sources(model, sources)
-    device = cache.lengths.device
-    written: list[list[int]] = [[] for _ in sources]
-    scores = [0.0] * len(sources)
+    n, device = len(cache.first), cache.first.device
+    written: list[list[int]] = [[] for _ in range(n)]
+    scores = [0.0] * n
     # Which source each row of the cache belongs to.
-    rows = torch.arange(len(sources), device=device)
-    token = torch.full((len(sources), 1), model.config.decoder_start_token_id, device=device)
+    rows = torch.arange(n, device=device)
+    token = torch.full((n, 1), model.config.decoder_start_token_id, device=device)
     stops = torch.tensor([tokenizer.eos_id, tokenizer.end_id], device=device)
-    done = torch.zeros(len(sources), dtype=torch.bool, device=device)
+    done = torch.zeros(n, dtype=torch.bool, device=device)
 
     for _ in range(max_tokens):
         log_p = torch.log_softmax(model.decode(token, cache)[:, -1].float(), dim=-1)  # (rows, V)
@@ -144,12 +210,13 @@ def greedy(
     return [finished_segment(ids, score, tokenizer) for ids, score in zip(written, scores)]
 
 
+@torch.inference_mode()
 def encode_sources(model: EncoderDecoder, sources: Sequence[Sequence[int]]) -> DecoderCache:
-    """Encode a batch of contexts, padded, into a fresh cache."""
+    """Encode a batch of whole contexts, each source token seeing all of its own, for decoding."""
     device = model.embedding.weight.device
+    ids = pad_rows(sources, model.config.pad_token_id).to(device)
     lengths = torch.tensor([len(s) for s in sources], device=device)
-    states = model.encode(pad_rows(sources, model.config.pad_token_id).to(device), lengths)
-    return model.start(states, lengths)
+    return model.start(model.encode(ids, padding(lengths, ids.shape[1], lengths)), lengths)
 
 
 def finished_segment(ids: list[int], score: float, tokenizer: Tokenizer) -> Decoded:
@@ -159,30 +226,3 @@ def finished_segment(ids: list[int], score: float, tokenizer: Tokenizer) -> Deco
     if ids and ids[-1] == tokenizer.eos_id:
         return Decoded(ids[:-1], "segment", score)
     return Decoded(ids, "length", score)
-
-
-def segment_decoder(
-    models: dict[str, EncoderDecoder],
-    tokenizer: Tokenizer,
-    max_tokens: int,
-    search: Search = greedy,
-    batch_tokens: int = 32768,
-) -> Decode:
-    """What ``generate_chains`` calls: picks the model by role and decodes contexts of like length
-    together.
-
-    DSM: {"ES": esm, "AS": asm}; USM: {"ES": usm, "AS": usm}; direct: {"CHAIN": model}.
-    """
-
-    def decode(role: str, contexts: list[list[int]]) -> list[Decoded]:
-        results: dict[int, Decoded] = {}
-        order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
-        while order:
-            longest = len(contexts[order[-1]])
-            batch = order[: max(1, batch_tokens // longest)]
-            order = order[len(batch) :]
-            decoded = search(models[role], [contexts[i] for i in batch], tokenizer, max_tokens)
-            results.update(zip(batch, decoded))
-        return [results[i] for i in range(len(contexts))]
-
-    return decode

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from ases.model import EncoderDecoder
-from ases.pairs import CHAIN, Pair, collate, join_context, make_batches
+from ases.pairs import Row, collate, encode_question, join_context, make_batches
 from ases.tokenizer import Tokenizer
 
 
@@ -30,7 +30,7 @@ def chain_entropies(
     questions: Sequence[str],
     pieces: Sequence[Sequence[str]],
     context: str = "prefix",
-    max_source: int = 1024,
+    max_question: int = 1024,
     batch_tokens: int = 16384,
 ) -> list[list[list[float]]]:
     """Entropy in nats of every token of every piece, by teacher forcing: [example][piece][token].
@@ -43,26 +43,27 @@ def chain_entropies(
             does.
     """
     encoded = [tokenizer.encode_pieces(list(p)) for p in pieces]
-    # owners[i]: the (example, piece) whose tokens make up the target of pair i, in order
-    pairs, owners = [], []
+    # owners[i]: the (example, piece) whose tokens make up the target of row i, in order
+    rows, owners = [], []
     for e, (question, ids) in enumerate(zip(questions, encoded, strict=True)):
-        source, _ = join_context(tokenizer.encode(question), [], tokenizer, max_source)
+        question_ids, _ = encode_question(question, tokenizer, max_question)
+        [source] = join_context(question_ids, [], tokenizer)
         together = (
             [list(range(len(ids)))] if context == "prefix" else [[p] for p in range(len(ids))]
         )
         for group in together:
             target = [i for p in group for i in ids[p]]
             if target:  # a tokenizer of T5's may have no token for a piece
-                pairs.append(Pair(CHAIN, source, target))
+                rows.append(Row(source, [len(source)] * len(source), [target], [len(source)]))
                 owners.append([(e, p) for p in group])
 
     model.eval()
-    device = model.embedding.weight.device
+    device, config = model.embedding.weight.device, model.config
     result: list[list[list[float]]] = [[[] for _ in ids] for ids in encoded]
-    for indices in make_batches(pairs, batch_tokens, seed=0, epoch=0):
-        batch = collate([pairs[i] for i in indices], tokenizer.pad_id).to(device)
-        logits = model(batch.source, model.shift_right(batch.target), batch.source_lengths)
-        for i, row in zip(indices, token_entropies(logits).tolist()):
+    for indices in make_batches(rows, batch_tokens, seed=0, epoch=0):
+        chosen = [rows[i] for i in indices]
+        batch = collate(chosen, config.pad_token_id, config.decoder_start_token_id).to(device)
+        for i, row in zip(indices, token_entropies(model.logits(batch)).tolist()):
             values = iter(row)
             for e, p in owners[i]:
                 result[e][p] = [next(values) for _ in encoded[e][p]]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ases.attention import Runs, attention, causal, padding
+from ases.pairs import IGNORE, Batch
 from ases.settings import complaints, setting
 
 
@@ -235,11 +236,21 @@ class EncoderBlock(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout_rate)
 
-    def forward(self, x: Tensor, runs: Runs, rel_bias: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        runs: Runs,
+        rel_bias: Tensor,
+        past: KeysAndValues | None = None,
+        lengths: Tensor | None = None,
+        n_past: int = 0,
+    ) -> tuple[Tensor, KeysAndValues]:
+        """The next states, and the keys and values so far; ``lengths`` as in ``append_right``."""
         normed = self.norm_self(x)
-        k, v = self.self_attention.keys_and_values(normed)
-        x = x + self.dropout(self.self_attention(normed, k, v, runs, rel_bias))
-        return x + self.dropout(self.feed_forward(self.norm_ff(x)))
+        k, v = append_right(past, self.self_attention.keys_and_values(normed), lengths)
+        attended = self.self_attention(normed, k, v, runs, rel_bias, query_offset=n_past)
+        x = x + self.dropout(attended)
+        return x + self.dropout(self.feed_forward(self.norm_ff(x))), (k, v)
 
 
 class DecoderBlock(nn.Module):
@@ -280,12 +291,35 @@ class DecoderBlock(nn.Module):
 # --- the whole -----------------------------------------------------------------------------------
 
 
+class EncoderCache:
+    """What generation keeps of contexts that grow: keys and values of each layer.
+
+    Rows are aligned on the right, so that the newest tokens of all stand in the same columns: then
+    one vector of biases serves them, and what a row sees is one run.
+    """
+
+    def __init__(self, n_layers: int, n_decoder_layers: int, lengths: Tensor):
+        self.layers: list[KeysAndValues | None] = [None] * n_layers
+        self.cross: list[KeysAndValues | None] = [None] * n_decoder_layers
+        self.lengths = lengths  # (B,) tokens so far
+
+    @property
+    def width(self) -> int:
+        return 0 if self.cross[0] is None else self.cross[0][0].shape[2]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the batch rows ``rows`` (indices, in the order wanted)."""
+        self.layers = [None if p is None else (p[0][rows], p[1][rows]) for p in self.layers]
+        self.cross = [None if p is None else (p[0][rows], p[1][rows]) for p in self.cross]
+        self.lengths = self.lengths[rows]
+
+
 class DecoderCache:
     """What decoding keeps of a batch, per layer: the encoder's keys and values, and its own."""
 
-    def __init__(self, cross: list[KeysAndValues], lengths: Tensor):
+    def __init__(self, cross: list[KeysAndValues], first: Tensor, last: Tensor):
         self.cross = cross  # of the S source positions
-        self.lengths = lengths  # (B,) source lengths
+        self.first, self.last = first, last  # (B,) the run of source positions that a row reads
         self.past: list[KeysAndValues | None] = [None] * len(cross)  # of the target so far
 
     @property
@@ -296,11 +330,33 @@ class DecoderCache:
         """Keep the batch rows ``rows`` (indices, in the order wanted, repeats allowed)."""
         self.cross = [(k[rows], v[rows]) for k, v in self.cross]
         self.past = [None if p is None else (p[0][rows], p[1][rows]) for p in self.past]
-        self.lengths = self.lengths[rows]
+        self.first, self.last = self.first[rows], self.last[rows]
+
+
+def append_right(past: KeysAndValues | None, new: KeysAndValues, lengths: Tensor) -> KeysAndValues:
+    """Put W new columns behind the old ones, without gaps: all rows stay aligned on the right.
+
+    Args:
+        past, new: (B, H, C, K) and (B, H, W, K), each row's real columns on the right.
+        lengths: (B,) how many of the new columns are real.
+    """
+    if past is None:
+        return new
+    n_new = new[0].shape[2]
+    joined = [torch.cat(parts, dim=2) for parts in zip(past, new)]
+    if int(lengths.min()) == n_new:
+        return tuple(joined)
+    column = torch.arange(joined[0].shape[2], device=lengths.device)
+    gap = n_new - lengths[:, None]
+    is_new = column >= len(column) - lengths[:, None]
+    origin = torch.where(is_new, column, (column - gap).clamp(min=0))  # (B, C + W)
+    index = origin[:, None, :, None].expand(-1, joined[0].shape[1], -1, joined[0].shape[3])
+    return tuple(x.gather(2, index) for x in joined)
 
 
 class EncoderDecoder(nn.Module):
-    """The model. ``forward`` is for training; ``encode``, ``start``, ``decode`` are its parts."""
+    """The model: ``logits`` and ``loss_sum`` of a batch of rows for training; for generation
+    ``append`` and ``read`` (block-causal) or ``encode`` and ``start``, then ``decode``."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -329,49 +385,100 @@ class EncoderDecoder(nn.Module):
         Returns:
             (B, T, V).
         """
-        cache = self.start(self.encode(input_ids, input_lengths), input_lengths)
-        return self.decode(decoder_input_ids, cache)
+        states = self.encode(input_ids, padding(input_lengths, input_ids.shape[1]))
+        return self.decode(decoder_input_ids, self.start(states, input_lengths))
 
-    def encode(self, input_ids: Tensor, input_lengths: Tensor) -> Tensor:
-        """(B, S) ids → (B, S, D) states."""
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits (B, T, V) of every next token of a batch of rows."""
+        states = self.encode(batch.source, batch.source_runs)
+        cross = [block.cross_attention.keys_and_values(states) for block in self.decoder]
+        past = [None] * len(cross)
+        logits, _ = self._decode(
+            batch.decoder_input, batch.target_runs, past, cross, batch.cross_runs
+        )
+        return logits
+
+    def encode(self, input_ids: Tensor, runs: Runs) -> Tensor:
+        """(B, S) ids → (B, S, D) states; ``runs`` says which source tokens each of them sees."""
         x = self.dropout(self.embedding(input_ids))
-        runs = padding(input_lengths, input_ids.shape[1])
         rel_bias = self.encoder_bias()
         for block in self.encoder:
-            x = block(x, runs, rel_bias)
+            x, _ = block(x, runs, rel_bias)
         return self.dropout(self.encoder_norm(x))
 
     def start(self, states: Tensor, input_lengths: Tensor) -> DecoderCache:
-        """A fresh cache over the encoder's states (B, S, D)."""
+        """A fresh cache over the encoder's states (B, S, D), of sources aligned on the left."""
         cross = [block.cross_attention.keys_and_values(states) for block in self.decoder]
-        return DecoderCache(cross, input_lengths)
+        return DecoderCache(cross, torch.zeros_like(input_lengths), input_lengths)
+
+    def append(self, input_ids: Tensor, ends: Tensor, lengths: Tensor, cache: EncoderCache) -> None:
+        """Encode new blocks of a block-causal source behind what ``cache`` holds.
+
+        Args:
+            input_ids: (B, W) the new tokens, aligned on the right.
+            ends: (B, W) the end of each token's block, counted in these columns.
+            lengths: (B,) how many of the columns are real.
+        """
+        n_old, n_new = cache.width, input_ids.shape[1]
+        n_all = n_old + n_new
+        padded = torch.arange(n_new, device=lengths.device) < n_new - lengths[:, None]
+        start = (n_all - cache.lengths - lengths)[:, None]
+        runs = torch.where(padded, 0, start), torch.where(padded, 0, n_old + ends)
+
+        x, rel_bias = self.embedding(input_ids), self.encoder_bias()
+        kept = min(n_all, int((cache.lengths + lengths).max()))
+        for i, block in enumerate(self.encoder):
+            x, joined = block(x, runs, rel_bias, cache.layers[i], lengths, n_old)
+            cache.layers[i] = tuple(part[:, :, -kept:] for part in joined)
+        states = self.encoder_norm(x)
+        for i, block in enumerate(self.decoder):
+            new = block.cross_attention.keys_and_values(states)
+            joined = append_right(cache.cross[i], new, lengths)
+            cache.cross[i] = tuple(part[:, :, -kept:] for part in joined)
+        cache.lengths = cache.lengths + lengths
+
+    def read(self, cache: EncoderCache) -> DecoderCache:
+        """A fresh decoder cache over all that ``cache`` holds, which stays as it is."""
+        last = torch.full_like(cache.lengths, cache.width)
+        return DecoderCache(list(cache.cross), last - cache.lengths, last)
 
     def decode(self, decoder_input_ids: Tensor, cache: DecoderCache) -> Tensor:
         """Logits (B, T, V) for the next T decoder inputs (B, T), whose keys and values are kept."""
         n_past, n_new = cache.steps, decoder_input_ids.shape[1]
-        x = self.dropout(self.embedding(decoder_input_ids))
-        runs, cross_runs = causal(n_new, n_past, x.device), padding(cache.lengths, n_new)
+        runs = causal(n_new, n_past, decoder_input_ids.device)
+        cross_runs = tuple(end[:, None].expand(-1, n_new) for end in (cache.first, cache.last))
+        logits, cache.past = self._decode(
+            decoder_input_ids, runs, cache.past, cache.cross, cross_runs
+        )
+        return logits
+
+    def _decode(
+        self,
+        ids: Tensor,
+        runs: Runs,
+        past: list[KeysAndValues | None],
+        cross: list[KeysAndValues],
+        cross_runs: Runs,
+    ) -> tuple[Tensor, list[KeysAndValues]]:
+        """Logits of the decoder inputs, and each layer's keys and values so far."""
+        x = self.dropout(self.embedding(ids))
         rel_bias = self.decoder_bias()
+        so_far = []
         for i, block in enumerate(self.decoder):
-            past, cross = cache.past[i], cache.cross[i]
-            x, cache.past[i] = block(x, runs, rel_bias, past, cross, cross_runs)
+            x, keys_and_values = block(x, runs, rel_bias, past[i], cross[i], cross_runs)
+            so_far.append(keys_and_values)
         x = self.dropout(self.decoder_norm(x))
         if self.config.scale_decoder_outputs:
             x = x * self.config.d_model**-0.5
-        return F.linear(x, self.embedding.weight if self.head is None else self.head.weight)
+        head = self.embedding if self.head is None else self.head
+        return F.linear(x, head.weight), so_far
 
-    def shift_right(self, target: Tensor) -> Tensor:
-        """(B, T) labels → (B, T) decoder inputs: start token first, padding labels as pad."""
-        start = torch.full_like(target[:, :1], self.config.decoder_start_token_id)
-        shifted = torch.cat([start, target[:, :-1]], dim=1)
-        return shifted.masked_fill(shifted < 0, self.config.pad_token_id)
-
-    def loss_sum(self, source: Tensor, source_lengths: Tensor, target: Tensor) -> Tensor:
+    def loss_sum(self, batch: Batch) -> Tensor:
         """−Σ log p over the target tokens, padding labels (−100) left out: a float32 scalar."""
-        logits = self(source, self.shift_right(target), source_lengths)
+        logits = self.logits(batch)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return F.cross_entropy(
-            logits.flatten(0, 1), target.flatten(), ignore_index=-100, reduction="sum"
+            logits.flatten(0, 1), batch.target.flatten(), ignore_index=IGNORE, reduction="sum"
         )
 
     def _initialise(self) -> None:

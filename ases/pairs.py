@@ -1,12 +1,20 @@
-"""From segments to training pairs, and from pairs to batches.
+"""From segments to training pairs, from pairs to rows, and from rows to batches.
 
-``join_context`` is the only place where the context of a next segment is put together. Training and
-inference both call it, on token ids, so what a model reads at inference is what it read in
-training, id for id:
+A *pair* is what is learned: context → next segment. ``join_context`` is the only place where the
+context is put together, on token ids, for training and inference. It grows by appending: each part
+is a block that ends with </s>, and the block that a segment adds equals the target it came from.
 
-    question <sep> segment 1 <sep> … <sep> segment j−1 </s>   →   segment j </s>
+    question </s>                          →  segment 1 </s>
+    question </s> segment 1 </s>           →  segment 2 </s>
+    question </s> segment 1 </s> …         →  segment n <end> </s>
 
-The last segment of a chain is followed by <end> before its </s>.
+A *row* is what is computed. With a bidirectional encoder, as T5's, every pair is one. With a
+block-causal encoder a source token sees its own block and all earlier ones, so that the encoding of
+one context is a prefix of that of the next, and one row serves a whole chain [ours]:
+
+    source    question </s> | segment 1 </s> | … | segment n−1 </s>    block j sees blocks 0 … j
+    decoder   segment 1 </s> | segment 2 </s> | … | segment n <end> </s>    each blind to the others
+    cross     the decoder of segment j reads the blocks before block j
 """
 
 import random
@@ -14,16 +22,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from ases.attention import Runs
 from ases.data import Example
 from ases.segmentation import AS, ES, Segment
 from ases.tokenizer import Tokenizer
 
 CHAIN = "CHAIN"  # the role of a direct model's only target, beside ES and AS
 IGNORE = -100  # label of a padded target position: PyTorch's convention
+ENCODERS = ("block-causal", "bidirectional")
 
-#: The sub-models of each mode, and the roles that each of them writes: the whole difference between
-#: the modes.
+#: The sub-models of each mode, and the roles that each of them writes: the whole difference.
 MODES = {
     "direct": {"direct": (CHAIN,)},
     "dsm": {"esm": (ES,), "asm": (AS,)},
@@ -31,94 +41,124 @@ MODES = {
 }
 
 
+# --- pairs ---------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Pair:
-    """One training example of a sub-model: source ids → target ids, both ending with </s>.
-
-    ``cut`` is the number of tokens that the source had no room for.
-    """
+    """One thing to learn: the blocks of a context → the ids of the next segment, all with </s>."""
 
     role: str
-    source: list[int]
+    context: list[list[int]]
     target: list[int]
-    cut: int = 0
+
+    @property
+    def source(self) -> list[int]:
+        """The context as one sequence."""
+        return [i for block in self.context for i in block]
 
 
 def join_context(
-    question: Sequence[int],
-    segments: Iterable[Sequence[int]],
-    tokenizer: Tokenizer,
-    max_source: int,
-) -> tuple[list[int], int]:
-    """Context of the next segment: x_j = join(q, s_1 … s_{j−1}), and how many tokens were cut from
-    it.
-
-    Too long a context loses the middle of the question; where the segments alone are too long, the
-    oldest tokens go. The newest segment is never cut before everything older is gone [ours].
+    question: Sequence[int], segments: Iterable[Sequence[int]], tokenizer: Tokenizer
+) -> list[list[int]]:
+    """Context of the next segment: x_j = join(q, s_1 … s_{j−1}), each part closed by </s>.
 
     Args:
         question, segments: token ids, without special ones.
-        max_source: most ids the context may have, its </s> included.
     """
-    segments = list(segments)
-    n_history = sum(len(segment) + 1 for segment in segments)
-    history: list[
-        list[int]
-    ] = []  # the newest first; what lies beyond the limit is not even looked at
-    room = max_source - 1
-    for segment in reversed(segments):
-        if room <= 0:
-            break
-        history.append([tokenizer.sep_id, *segment][-room:])
-        room -= len(history[-1])
-    recent = [i for segment in reversed(history) for i in segment]
+    return [[*part, tokenizer.eos_id] for part in (question, *segments)]
 
-    cut = len(question) + n_history - (max_source - 1)
+
+def encode_question(
+    question: str, tokenizer: Tokenizer, max_question: int
+) -> tuple[list[int], int]:
+    """Ids of a question, and how many were cut: one that is too long loses its middle [ours].
+
+    It is cut once for its chain, so that contexts go on growing by appending.
+    """
+    ids = tokenizer.encode(question)
+    cut = len(ids) - max_question
     if cut <= 0:
-        return [*question, *recent, tokenizer.eos_id], 0
-    head = (room + 1) // 2
-    tail = room - head
-    kept = [*question[:head], *question[len(question) - tail :]]
-    return [*kept, *recent, tokenizer.eos_id], cut
+        return ids, 0
+    head = (max_question + 1) // 2
+    tail = max_question - head
+    return [*ids[:head], *ids[len(ids) - tail :]], cut
 
 
 def make_pairs(
-    question: str, segments: Sequence[Segment], tokenizer: Tokenizer, max_source: int = 1024
+    question: str, segments: Sequence[Segment], tokenizer: Tokenizer, max_question: int = 1024
 ) -> list[Pair]:
-    """One pair for each segment, in order: the USM's; the ESM's are those of role ES, the ASM's
-    those of AS."""
-    question_ids = tokenizer.encode(question)
-    targets = _encode_segments(segments, tokenizer)
-    pairs = []
-    for j, segment in enumerate(segments):
-        # Earlier segments beyond the limit cannot show in the context; passing all of them would
-        # take quadratic time.
-        source, cut = join_context(
-            question_ids, targets[max(0, j - max_source) : j], tokenizer, max_source
-        )
-        end = [tokenizer.end_id] if j == len(segments) - 1 else []
-        pairs.append(Pair(segment.label, source, [*targets[j], *end, tokenizer.eos_id], cut))
+    """One pair for each segment, in order: the USM's; the ESM learns those of ES, the ASM of AS."""
+    question_ids, _ = encode_question(question, tokenizer, max_question)
+    ids = [[i for part in tokenizer.encode_pieces(list(s.pieces)) for i in part] for s in segments]
+    blocks = join_context(question_ids, ids, tokenizer)
+    pairs = [
+        Pair(segment.label, blocks[: j + 1], blocks[j + 1]) for j, segment in enumerate(segments)
+    ]
+    last = pairs[-1]
+    pairs[-1] = Pair(last.role, last.context, [*ids[-1], tokenizer.end_id, tokenizer.eos_id])
     return pairs
 
 
 def make_direct_pair(
-    question: str, pieces: Sequence[str], tokenizer: Tokenizer, max_source: int = 1024
+    question: str, pieces: Sequence[str], tokenizer: Tokenizer, max_question: int = 1024
 ) -> Pair:
-    """The baseline's pair, question → whole chain; its target has the same tokens as the segments
-    together."""
-    source, cut = join_context(tokenizer.encode(question), [], tokenizer, max_source)
+    """The baseline's pair, question → whole chain; its target has the same tokens as all pairs'."""
+    question_ids, _ = encode_question(question, tokenizer, max_question)
     chain = [i for ids in tokenizer.encode_pieces(list(pieces)) for i in ids]
-    return Pair(CHAIN, source, [*chain, tokenizer.end_id, tokenizer.eos_id], cut)
+    target = [*chain, tokenizer.end_id, tokenizer.eos_id]
+    return Pair(CHAIN, join_context(question_ids, [], tokenizer), target)
 
 
-def _encode_segments(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[list[int]]:
-    return [[i for ids in tokenizer.encode_pieces(list(s.pieces)) for i in ids] for s in segments]
+# --- rows ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch: a source, and the targets that are decoded from it.
+
+    ``ends[i]`` is the end of what source token i sees; the decoder of ``targets[k]`` reads the
+    first ``reads[k]`` source tokens.
+    """
+
+    source: list[int]
+    ends: list[int]
+    targets: list[list[int]]
+    reads: list[int]
+
+    @property
+    def target_length(self) -> int:
+        return sum(map(len, self.targets))
+
+
+def make_rows(pairs: Sequence[Pair], encoder: str) -> list[Row]:
+    """What is computed for the pairs of one chain that one sub-model learns.
+
+    The loss of the rows is the sum of the pairs' losses, each encoded alone, exactly.
+
+    Args:
+        pairs: of one chain, in order.
+        encoder: "block-causal" makes one row of them all, "bidirectional" one of each.
+    """
+    if encoder == "bidirectional":
+        return [
+            Row(p.source, [len(p.source)] * len(p.source), [p.target], [len(p.source)])
+            for p in pairs
+        ]
+    if not pairs:
+        return []
+    source: list[int] = []
+    ends: list[int] = []
+    for block in pairs[-1].context:
+        source += block
+        ends += [len(source)] * len(block)
+    reads = [sum(map(len, pair.context)) for pair in pairs]
+    return [Row(source, ends, [pair.target for pair in pairs], reads)]
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """An example with what segmentation made of it; ``entropies`` holds H(p) of each piece, if it
-    was needed."""
+    """An example with what segmentation made of it; ``entropies`` holds H(p) of its pieces."""
 
     example: Example
     pieces: list[str]
@@ -127,24 +167,24 @@ class Segmented:
     entropies: list[float] | None = None
 
 
-def pairs_by_model(
-    mode: str, segmented: Sequence[Segmented], tokenizer: Tokenizer, max_source: int
-) -> dict[str, list[Pair]]:
-    """The training pairs of each sub-model of ``mode``: {"usm": all}, {"esm": ES pairs, "asm": AS
-    pairs}, …"""
-    if mode == "direct":
-        return {
-            "direct": [
-                make_direct_pair(s.example.question, s.pieces, tokenizer, max_source)
-                for s in segmented
-            ]
-        }
-    pairs = []
+def rows_by_model(
+    mode: str,
+    segmented: Sequence[Segmented],
+    tokenizer: Tokenizer,
+    encoder: str,
+    max_question: int = 1024,
+) -> dict[str, list[Row]]:
+    """The rows of each sub-model: {"usm": of all pairs}, {"esm": of ES, "asm": of AS}, …"""
+    rows: dict[str, list[Row]] = {name: [] for name in MODES[mode]}
     for s in segmented:
-        pairs += make_pairs(s.example.question, s.segments, tokenizer, max_source)
-    return {
-        name: [pair for pair in pairs if pair.role in roles] for name, roles in MODES[mode].items()
-    }
+        question = s.example.question
+        if mode == "direct":
+            pairs = [make_direct_pair(question, s.pieces, tokenizer, max_question)]
+        else:
+            pairs = make_pairs(question, s.segments, tokenizer, max_question)
+        for name, roles in MODES[mode].items():
+            rows[name] += make_rows([pair for pair in pairs if pair.role in roles], encoder)
+    return rows
 
 
 # --- batches -------------------------------------------------------------------------------------
@@ -152,60 +192,104 @@ def pairs_by_model(
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded tensors of one batch: B pairs, S source and T target positions."""
+    """Padded tensors of B rows, S source and T target positions, and which keys each query sees."""
 
-    source: torch.Tensor  # (B, S) int64, padded with pad_id
-    source_lengths: torch.Tensor  # (B,) int64, from 1 to S
-    target: torch.Tensor  # (B, T) int64, padded with IGNORE
-
-    @property
-    def target_tokens(self) -> int:
-        """Real target tokens, padding not counted."""
-        return int((self.target != IGNORE).sum())
+    source: Tensor  # (B, S) int64, padded with pad_id
+    decoder_input: Tensor  # (B, T) int64: each target shifted right, the start token before it
+    target: Tensor  # (B, T) int64, padded with IGNORE
+    source_runs: Runs  # of source tokens over source tokens
+    target_runs: Runs  # of target tokens over target tokens
+    cross_runs: Runs  # of target tokens over source tokens
+    source_tokens: int  # real ones, padding not counted
+    target_tokens: int
 
     @property
     def tokens(self) -> int:
-        """Real tokens, source and target, padding not counted."""
-        return int(self.source_lengths.sum()) + self.target_tokens
+        return self.source_tokens + self.target_tokens
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(self.source.to(device), self.source_lengths.to(device), self.target.to(device))
+        def move(runs: Runs) -> Runs:
+            return runs[0].to(device), runs[1].to(device)
+
+        return Batch(
+            self.source.to(device),
+            self.decoder_input.to(device),
+            self.target.to(device),
+            move(self.source_runs),
+            move(self.target_runs),
+            move(self.cross_runs),
+            self.source_tokens,
+            self.target_tokens,
+        )
 
 
-def collate(pairs: Sequence[Pair], pad_id: int) -> Batch:
-    """Pad sources with ``pad_id`` and targets with IGNORE to the longest of the batch."""
+def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:
+    """Pad rows to the longest of the batch; padding sees nothing, and nothing sees it.
+
+    Args:
+        start_id: what the decoder reads first, in each target.
+    """
+    columns: dict[str, list[list[int]]] = {name: [] for name in ("input", "label", "start", "read")}
+    for row in rows:
+        inputs, labels, starts, reads = [], [], [], []
+        for target, read in zip(row.targets, row.reads):
+            starts += [len(labels)] * len(target)
+            reads += [read] * len(target)
+            inputs += [start_id, *target[:-1]]
+            labels += target
+        for name, column in zip(columns, (inputs, labels, starts, reads)):
+            columns[name].append(column)
+
+    source_lengths = [len(row.source) for row in rows]
+    target_lengths = [row.target_length for row in rows]
+    n_target = max(target_lengths)
+    # A padded position has an empty run at the end of the real ones.
+    source_last = pad_rows([row.ends for row in rows], source_lengths)
+    source_first = pad_rows([[0] * n for n in source_lengths], source_lengths)
+    target_first = pad_rows(columns["start"], target_lengths)
+    places = torch.arange(1, n_target + 1).expand(len(rows), -1)
+    target_last = torch.minimum(places, torch.tensor(target_lengths)[:, None])
+    cross_last = pad_rows(columns["read"], source_lengths)
+    cross_first = pad_rows([[0] * n for n in target_lengths], source_lengths)
     return Batch(
-        pad_rows([p.source for p in pairs], pad_id),
-        torch.tensor([len(p.source) for p in pairs]),
-        pad_rows([p.target for p in pairs], IGNORE),
+        pad_rows([row.source for row in rows], pad_id),
+        pad_rows(columns["input"], pad_id),
+        pad_rows(columns["label"], IGNORE),
+        (source_first, source_last),
+        (target_first, target_last),
+        (cross_first, cross_last),
+        sum(source_lengths),
+        sum(target_lengths),
     )
 
 
-def pad_rows(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    """(B, longest) int64, each row filled up with ``value`` on the right."""
+def pad_rows(rows: Sequence[Sequence[int]], value: int | Sequence[int]) -> Tensor:
+    """(B, longest) int64, each row filled up on the right with ``value``, or with its own value."""
+    values = [value] * len(rows) if isinstance(value, int) else value
     longest = max(map(len, rows))
-    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=torch.long)
+    padded = [[*row, *[fill] * (longest - len(row))] for row, fill in zip(rows, values)]
+    return torch.tensor(padded, dtype=torch.long)
 
 
 def make_batches(
-    pairs: Sequence[Pair], tokens_per_batch: int, seed: int, epoch: int
+    rows: Sequence[Row], tokens_per_batch: int, seed: int, epoch: int
 ) -> list[list[int]]:
-    """Indices of ``pairs``, grouped for one epoch: alike in length, bounded in padded tokens, in
-    random order.
+    """Indices of ``rows``, grouped for one epoch: alike in length, bounded in padded tokens.
 
-    The same arguments give the same batches, so a position in the data is the pair (epoch, batch
-    number). A pair longer than the bound is a batch of its own.
+    The order of batches is random. The same arguments give the same batches, so a position in the
+    data is the pair (epoch, batch number). A row longer than the bound is a batch of its own.
     """
     rng = random.Random(f"batches-{seed}-{epoch}")
-    order = list(range(len(pairs)))
+    sizes = [(len(row.source), row.target_length) for row in rows]
+    order = list(range(len(rows)))
     rng.shuffle(order)  # ties of the sort below are broken anew each epoch
-    order.sort(key=lambda i: (len(pairs[i].source) // 4, len(pairs[i].target)))
+    order.sort(key=lambda i: (sizes[i][0] // 4, sizes[i][1]))
 
     batches: list[list[int]] = []
     batch: list[int] = []
     longest_source = longest_target = 0
     for i in order:
-        source, target = len(pairs[i].source), len(pairs[i].target)
+        source, target = sizes[i]
         longest_source, longest_target = max(longest_source, source), max(longest_target, target)
         if batch and (len(batch) + 1) * (longest_source + longest_target) > tokens_per_batch:
             batches.append(batch)

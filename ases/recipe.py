@@ -17,11 +17,19 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ases.data import Example
-from ases.decoding import Chain, Search, generate_chains, greedy, segment_decoder
+from ases.decoding import Chain, Search, SegmentWriter, generate_chains
 from ases.entropy import chain_entropies
 from ases.metrics import role_agreement, score
 from ases.model import SIZES, EncoderDecoder, ModelConfig
-from ases.pairs import CHAIN, MODES, Pair, Segmented, make_direct_pair, pairs_by_model
+from ases.pairs import (
+    CHAIN,
+    ENCODERS,
+    MODES,
+    Row,
+    Segmented,
+    encode_question,
+    rows_by_model,
+)
 from ases.segmentation import (
     AS,
     ES,
@@ -38,6 +46,7 @@ from ases.training import TrainingSettings, Watcher, fit
 
 #: "train", "validation" and "test", and "longer" where there is one
 Splits = dict[str, list[Example]]
+SPLITS = ("train", "validation")  # what training needs
 
 
 @dataclass(frozen=True)
@@ -50,12 +59,19 @@ class Recipe:
         choices=tuple(MODES),
         flag=True,
     )
+    encoder: str = setting(
+        "block-causal",
+        "encode a chain once, or anew for each segment as the paper does",
+        choices=ENCODERS,
+        shown="block-causal; bidirectional with --init",
+        flag=True,
+    )
     segmentation: SegmentationSettings = SegmentationSettings()
     training: TrainingSettings = TrainingSettings()
     model: dict = field(default_factory=lambda: dict(SIZES["tiny"]))  # arguments of ModelConfig
     vocab_size: int = setting(4096, "most ids that the tokenizer may have", low=260, high=1_000_000)
-    max_source: int = setting(
-        1024, "most ids of a context; longer ones lose the middle of the question", low=16
+    max_question: int = setting(
+        1024, "most ids of a question; longer ones lose their middle", low=16, flag=True
     )
     max_tokens: int | None = setting(
         None, "most ids of a segment", low=1, shown="twice the longest in training"
@@ -74,7 +90,7 @@ class Scorer:
 
     model: EncoderDecoder
     tokenizer: Tokenizer
-    max_source: int = 1024
+    max_question: int = 1024
 
 
 def segment(
@@ -93,7 +109,7 @@ def segment(
         raise ValueError("labels by entropy without a scorer; expected a direct model")
     else:
         questions = [e.question for e in examples]
-        context, limit = settings.entropy_context, scorer.max_source
+        context, limit = settings.entropy_context, scorer.max_question
         of_tokens = chain_entropies(
             scorer.model, scorer.tokenizer, questions, pieces, context, limit
         )
@@ -145,24 +161,28 @@ def train(
         initial = _random_model(recipe, tokenizer)
     reports = {}
 
-    if recipe.mode != "direct" and recipe.segmentation.segmentation == "entropy" and scorer is None:
-        direct = {"scorer": _direct_pairs(splits["train"], tokenizer, recipe.max_source)}
-        direct_validation = {
-            "scorer": _direct_pairs(splits["validation"], tokenizer, recipe.max_source)
+    if recipe.mode != "direct" and recipe.segmentation.segmentation == "entropy" and not scorer:
+        whole = {name: segment(splits[name], SegmentationSettings()) for name in SPLITS}
+        rows = {
+            name: {"scorer": _rows(recipe, "direct", whole[name], tokenizer)["direct"]}
+            for name in SPLITS
         }
-        models = _fit_all(recipe, direct, direct_validation, initial, watcher, reports)
-        scorer = Scorer(models["scorer"], tokenizer, recipe.max_source)
+        models = _fit_all(recipe, rows, initial, watcher, reports)
+        scorer = Scorer(models["scorer"], tokenizer, recipe.max_question)
 
-    segmented = segment(splits["train"], recipe.segmentation, scorer)
-    pairs = pairs_by_model(recipe.mode, segmented, tokenizer, recipe.max_source)
-    segmented_validation = segment(splits["validation"], recipe.segmentation, scorer)
-    validation = pairs_by_model(recipe.mode, segmented_validation, tokenizer, recipe.max_source)
-
-    recipe = _with_decoding_limits(recipe, pairs, segmented)
+    segmented = {name: segment(splits[name], recipe.segmentation, scorer) for name in SPLITS}
+    rows = {name: _rows(recipe, recipe.mode, segmented[name], tokenizer) for name in SPLITS}
+    recipe = _with_decoding_limits(recipe, rows["train"], segmented["train"])
     if watcher:
         watcher.planned(recipe)
-    models = _fit_all(recipe, pairs, validation, initial, watcher, reports)
+    models = _fit_all(recipe, rows, initial, watcher, reports)
     return ChainWriter(recipe, tokenizer, models, reports)
+
+
+def _rows(
+    recipe: Recipe, mode: str, segmented: Sequence[Segmented], tokenizer: Tokenizer
+) -> dict[str, list[Row]]:
+    return rows_by_model(mode, segmented, tokenizer, recipe.encoder, recipe.max_question)
 
 
 def _random_model(recipe: Recipe, tokenizer: Tokenizer) -> Callable[[], EncoderDecoder]:
@@ -173,50 +193,45 @@ def _random_model(recipe: Recipe, tokenizer: Tokenizer) -> Callable[[], EncoderD
     return make
 
 
-def _direct_pairs(examples: Sequence[Example], tokenizer: Tokenizer, max_source: int) -> list[Pair]:
-    return [
-        make_direct_pair(e.question, split_pieces(e.answer), tokenizer, max_source)
-        for e in examples
-    ]
-
-
 def _fit_all(
     recipe: Recipe,
-    pairs: dict[str, list[Pair]],
-    validation: dict[str, list[Pair]],
+    rows: dict[str, dict[str, list[Row]]],
     initial: Callable[[], EncoderDecoder],
     watcher: Watcher | None,
     reports: dict[str, dict],
 ) -> dict[str, EncoderDecoder]:
     """Train each sub-model with an equal share of the budget; ``reports`` takes what fit says."""
-    budget, n = recipe.training, len(pairs)
+    budget, n = recipe.training, len(rows["train"])
     share = replace(
         budget,
         max_steps=budget.max_steps and -(-budget.max_steps // n),  # rounded up
         max_minutes=budget.max_minutes and budget.max_minutes / n,
     )
-    for name in pairs:
-        if not pairs[name] or not validation[name]:
+    for name in rows["train"]:
+        counts = [len(rows[split][name]) for split in SPLITS]
+        if 0 in counts:
             raise ValueError(
-                f"{name}: {len(pairs[name])} training and {len(validation[name])} validation "
-                "pairs; "
+                f"{name}: {counts[0]} training and {counts[1]} validation rows; "
                 "expected some of each: try another --beta or --segmentation"
             )
     models = {}
-    for name in pairs:
+    for name in rows["train"]:
         models[name] = initial()
-        reports[name] = fit(name, models[name], pairs[name], validation[name], share, watcher)
-        reports[name]["pairs"] = len(pairs[name])
-        reports[name]["cut_contexts"] = sum(pair.cut > 0 for pair in pairs[name])
+        train_rows, validation_rows = (rows[split][name] for split in SPLITS)
+        reports[name] = fit(name, models[name], train_rows, validation_rows, share, watcher)
+        reports[name]["rows"] = len(train_rows)
     return models
 
 
 def _with_decoding_limits(
-    recipe: Recipe, pairs: dict[str, list[Pair]], segmented: Sequence[Segmented]
+    recipe: Recipe, rows: dict[str, list[Row]], segmented: Sequence[Segmented]
 ) -> Recipe:
     """Limits where none were given: twice the longest target and chain in training [ours]."""
-    longest_target = max((len(pair.target) for own in pairs.values() for pair in own), default=1)
-    longest_chain = 1 if recipe.mode == "direct" else 2 * max(len(s.segments) for s in segmented)
+    targets = [target for own in rows.values() for row in own for target in row.targets]
+    longest_target = max(map(len, targets), default=1)
+    longest_chain = 1
+    if recipe.mode != "direct":
+        longest_chain = 2 * max(len(s.segments) for s in segmented)
     return replace(
         recipe,
         max_tokens=recipe.max_tokens or 2 * longest_target,
@@ -244,15 +259,31 @@ class ChainWriter:
             for role in roles
         }
 
-    def write(self, questions: Sequence[str], search: Search = greedy) -> list[Chain]:
-        """A chain for each question, all of them as one batch."""
-        recipe = self.recipe
-        decode = segment_decoder(self.by_role, self.tokenizer, recipe.max_tokens, search)
+    def write(
+        self, questions: Sequence[str], search: Search | None = None, batch_tokens: int = 65536
+    ) -> list[Chain]:
+        """A chain for each question; questions of like length are one batch, greedy by default."""
+        recipe, tokenizer = self.recipe, self.tokenizer
+        ids = [encode_question(q, tokenizer, recipe.max_question)[0] for q in questions]
         roles = (CHAIN,) if recipe.mode == "direct" else (ES, AS)
-        ids = [self.tokenizer.encode(question) for question in questions]
-        return generate_chains(
-            decode, ids, self.tokenizer, roles, recipe.max_rounds, recipe.max_source
-        )
+
+        chains: dict[int, Chain] = {}
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        while order:
+            n = max(1, batch_tokens // (2 * len(ids[order[-1]]) + 2))
+            batch, order = order[-n:], order[:-n]
+            writer = SegmentWriter(
+                self.by_role, tokenizer, recipe.max_tokens, recipe.encoder, search
+            )
+            batch_ids = [ids[i] for i in batch]
+            written = generate_chains(writer, batch_ids, tokenizer, roles, recipe.max_rounds)
+            chains.update(zip(batch, written))
+        return [chains[i] for i in range(len(ids))]
+
+    def cut_questions(self, questions: Sequence[str]) -> int:
+        """How many questions are too long and lose their middle."""
+        limit = self.recipe.max_question
+        return sum(encode_question(q, self.tokenizer, limit)[1] > 0 for q in questions)
 
     def texts(self, chains: Sequence[Chain]) -> list[str]:
         """Each chain as one text, decoded whole: two segments may share a character's bytes."""
@@ -271,5 +302,4 @@ def score_chains(
         "stop_reasons": {
             reason: stops[reason] / len(chains) for reason in ("end", "rounds", "length", "stuck")
         },
-        "cut_contexts": sum(chain.cut > 0 for chain in chains),
     }

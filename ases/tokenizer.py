@@ -15,33 +15,30 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from ases.data import InputError
 
-PAD, EOS, END, SEP = "<pad>", "</s>", "<end>", "<sep>"
+PAD, EOS, END = "<pad>", "</s>", "<end>"
 
 
 class Tokenizer:
-    """A BPE vocabulary with four special ids.
+    """A BPE vocabulary with three special ids.
 
-    ``pad_id`` fills batches and starts the decoder; ``eos_id`` ends every source and target;
-    ``end_id`` is the end-of-chain token, written once, after the last segment; ``sep_id`` stands
-    before each earlier segment in a context. Special tokens are ids only: the text "<end>" in a
-    question is encoded like any other text.
+    ``pad_id`` fills batches and starts the decoder; ``eos_id`` ends every part of a context and
+    every target; ``end_id`` is the end-of-chain token, written once, after the last segment.
+    Special tokens are ids only: the text "<end>" in a question is encoded like any other text.
     """
 
-    SPECIALS = (PAD, EOS, END, SEP)
+    SPECIALS = (PAD, EOS, END)
 
     def __init__(self, backend: tokenizers.Tokenizer):
         backend.encode_special_tokens = True  # never read special tokens out of a text
         backend.no_padding()
         backend.no_truncation()
         self.backend = backend
-        self.pad_id, self.eos_id, self.end_id, self.sep_id = (
-            backend.token_to_id(t) for t in self.SPECIALS
-        )
-        self.special_ids = {self.pad_id, self.eos_id, self.end_id, self.sep_id}
+        self.pad_id, self.eos_id, self.end_id = (backend.token_to_id(t) for t in self.SPECIALS)
+        self.special_ids = {self.pad_id, self.eos_id, self.end_id}
 
     @classmethod
     def train(cls, texts: list[str], vocab_size: int) -> "Tokenizer":
-        """Learn merges from ``texts``, for at most ``vocab_size`` ids; 260 are always there."""
+        """Learn merges from ``texts``, for at most ``vocab_size`` ids; 259 are always there."""
         backend = tokenizers.Tokenizer(models.BPE())
         digits = pre_tokenizers.Split(tokenizers.Regex(r" ?\p{N}"), "isolated")
         backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -50,7 +47,7 @@ class Tokenizer:
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=[PAD, EOS, END, SEP],
+            special_tokens=[PAD, EOS, END],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
@@ -106,8 +103,7 @@ class Tokenizer:
 
 
 class SentinelTokenizer(Tokenizer):
-    """A T5-family tokenizer: two of its unused sentinels are the end-of-chain token and the
-    separator.
+    """A T5-family tokenizer: one of its unused sentinels is the end-of-chain token.
 
     It need not write every character (T5's drops newlines and has no "<"): see ``lost_characters``.
     A chain is encoded as a whole, for encoded alone every piece would get a blank before its first
@@ -116,7 +112,7 @@ class SentinelTokenizer(Tokenizer):
     before.
     """
 
-    SPECIALS = (PAD, EOS, "<extra_id_0>", "<extra_id_1>")
+    SPECIALS = (PAD, EOS, "<extra_id_0>")
 
     def encode_pieces(self, pieces: list[str]) -> list[list[int]]:
         chain = "".join(pieces)

@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from ases.model import EncoderDecoder
-from ases.pairs import Batch, Pair, collate, make_batches
+from ases.model import EncoderDecoder, ModelConfig
+from ases.muon import Muon
+from ases.pairs import Batch, Row, collate, make_batches
 from ases.settings import setting
 
 
@@ -45,18 +46,26 @@ class TrainingSettings:
         2048, "most padded tokens of a batch, source and target", low=16, flag=True
     )
     accumulate: int = setting(1, "batches in an update", low=1)
-    learning_rate: float = setting(3e-3, "its peak, after warm-up", above=0, flag=True)
-    warmup: float = setting(0.05, "share of the budget in which the rate rises", low=0, high=0.9)
-    weight_decay: float = setting(0.01, "of AdamW, on matrices", low=0)
+    optimizer: str = setting(
+        "muon",
+        "muon for the matrices of blocks with adamw for the rest, or adamw alone",
+        choices=("muon", "adamw"),
+        shown="muon; adamw with --init",
+        flag=True,
+    )
+    learning_rate: float = setting(3e-3, "peak of adamw's rate", above=0, flag=True)
+    muon_learning_rate: float = setting(0.02, "peak of muon's rate", above=0)
+    momentum: float = setting(0.95, "of muon", low=0, high=0.999)
+    warmup: float = setting(0.05, "share of the budget in which rates rise", low=0, high=0.9)
+    weight_decay: float = setting(0.01, "on matrices", low=0)
     clip: float = setting(1.0, "largest norm of all gradients together", above=0)
     validations: int = setting(
         10, "validations and checkpoints, spread evenly over the budget", low=1
     )
     log_every: int = setting(50, "steps between two reports of the training loss", low=1)
     seed: int = setting(0, "of dropout and of the order of batches", low=0, high=2**63 - 1)
-    # Never float16: the feed-forward layers of T5's family overflow it.
     dtype: str = setting(
-        "float32", "bfloat16 is for GPUs", choices=("float32", "bfloat16"), flag=True
+        "float32", "of activations; weights stay float32", choices=("float32", "bfloat16")
     )
     device: str = setting("cpu", "where to train: cpu or cuda")
 
@@ -68,7 +77,7 @@ class TrainingSettings:
 
 @dataclass
 class Progress:
-    """How far a training has come. Losses are sums over target tokens since the last report."""
+    """How far a training has come; tokens and ``since_report`` count from the last report."""
 
     step: int = 0
     epoch: int = 0
@@ -77,7 +86,6 @@ class Progress:
     validations: int = 0
     best_loss: float = math.inf
     best_step: int = 0
-    loss_sum: float = 0.0
     target_tokens: int = 0
     tokens: int = 0
     since_report: float = 0.0  # seconds
@@ -108,15 +116,6 @@ class Progress:
 
     def row(self) -> dict:
         return {"step": self.step, "epoch": self.epoch, "seconds": round(self.seconds, 2)}
-
-    def training_row(self) -> dict:
-        """What to report since the last report, which begins anew."""
-        row = self.row() | {
-            "loss": self.loss_sum / self.target_tokens,
-            "tokens_per_second": round(self.tokens / max(self.since_report, 1e-9)),
-        }
-        self.loss_sum, self.target_tokens, self.tokens, self.since_report = 0.0, 0, 0, 0.0
-        return row
 
 
 class Watcher:
@@ -156,6 +155,35 @@ def learning_rate_at(share: float, peak: float, warmup: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (min(share, 1.0) - warmup) / (1 - warmup)))
 
 
+def make_optimizers(
+    model: EncoderDecoder, settings: TrainingSettings
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside blocks, and AdamW for embeddings, head, bias tables and norms.
+
+    What is no map between states, as a table of embeddings, has no use for orthogonal updates
+    [ours].
+    """
+    muon, adamw, vectors = [], [], []
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            vectors.append(parameter)
+        elif settings.optimizer == "muon" and name.split(".")[0] in ("encoder", "decoder"):
+            muon.append(parameter)
+        else:
+            adamw.append(parameter)
+
+    rate, decay = settings.learning_rate, settings.weight_decay
+    groups = [
+        {"params": adamw, "weight_decay": decay, "peak": rate},
+        {"params": vectors, "weight_decay": 0.0, "peak": rate},
+    ]
+    optimizers = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)]
+    if muon:
+        group = {"params": muon, "peak": settings.muon_learning_rate}
+        optimizers.insert(0, Muon([group], momentum=settings.momentum, weight_decay=decay))
+    return optimizers
+
+
 class Training:
     """A model in training with its optimizer: all that a checkpoint holds."""
 
@@ -166,55 +194,59 @@ class Training:
         self.progress = Progress()
         self.best_weights: dict[str, torch.Tensor] = {}
 
-        matrices = [p for p in model.parameters() if p.dim() > 1]
-        vectors = [p for p in model.parameters() if p.dim() == 1]
-        groups = [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True
-        )
+        self.optimizers = make_optimizers(model, settings)
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=settings.device)
+        self.gradient_norm = self.loss_sum
 
-    def update(self, batches: Sequence[Batch]) -> dict:
-        """One update from all of ``batches``; returns what there is to report of it.
+    def update(self, batches: Sequence[Batch]) -> None:
+        """One update from all of ``batches``.
 
         The loss is the sum of token losses over the number of target tokens, across all batches, so
-        accumulating gives what one large batch would.
-
-        Raises:
-            FloatingPointError: the loss is not finite; the weights are then as before the update.
+        accumulating gives what one large batch would. Nothing here waits for a GPU.
         """
-        settings, model = self.settings, self.model
+        settings, model, progress = self.settings, self.model, self.progress
         target_tokens = sum(batch.target_tokens for batch in batches)
-        loss_sum = torch.zeros((), device=settings.device)
 
         for batch in batches:
             batch = batch.to(settings.device)
             with settings.autocast():
-                loss = model.loss_sum(batch.source, batch.source_lengths, batch.target)
+                loss = model.loss_sum(batch)
             (loss / target_tokens).backward()
-            loss_sum += loss.detach()
+            self.loss_sum += loss.detach()
 
-        if not math.isfinite(total := float(loss_sum)):
+        self.gradient_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        share = progress.share(settings)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate_at(share, group["peak"], settings.warmup)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        progress.step += 1
+        progress.target_tokens += target_tokens
+        progress.tokens += sum(batch.tokens for batch in batches)
+
+    def report(self) -> dict:
+        """What there is to say of the updates since the last report; here a GPU is waited for.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        progress = self.progress
+        loss = float(self.loss_sum) / progress.target_tokens
+        if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {total} at step {self.progress.step + 1}; expected a finite one"
+                f"the loss is {loss} by step {progress.step}; expected a number"
             )
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-
-        rate = learning_rate_at(
-            self.progress.share(settings), settings.learning_rate, settings.warmup
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-        self.progress.step += 1
-        self.progress.loss_sum += total
-        self.progress.target_tokens += target_tokens
-        self.progress.tokens += sum(batch.tokens for batch in batches)
-        return {"learning_rate": rate, "gradient_norm": float(norm)}
+        row = progress.row() | {
+            "loss": loss,
+            "tokens_per_second": round(progress.tokens / max(progress.since_report, 1e-9)),
+            "learning_rate": self.optimizers[-1].param_groups[0]["lr"],
+            "gradient_norm": float(self.gradient_norm),
+        }
+        self.loss_sum.zero_()
+        progress.target_tokens, progress.tokens, progress.since_report = 0, 0, 0.0
+        return row
 
     def keep_if_best(self, validation_loss: float) -> bool:
         """Keep the weights if no earlier ones had a lower validation loss; says whether."""
@@ -231,7 +263,7 @@ class Training:
         return {
             "config": asdict(self.model.config),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": asdict(self.progress),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -247,7 +279,8 @@ class Training:
             if state["config"] != asdict(self.model.config):
                 raise ValueError("it was trained with other model settings")
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
             self.progress = Progress(**state["progress"])
             self.best_weights = best_weights
             torch.set_rng_state(state["rng"])
@@ -260,8 +293,8 @@ class Training:
 def fit(
     name: str,
     model: EncoderDecoder,
-    pairs: Sequence[Pair],
-    validation: Sequence[Pair],
+    rows: Sequence[Row],
+    validation: Sequence[Row],
     settings: TrainingSettings,
     watcher: Watcher | None = None,
 ) -> dict:
@@ -272,12 +305,12 @@ def fit(
         {"steps", "epochs", "seconds", "validation_loss", "best_step"}; losses are nats per target
         token.
     Raises:
-        ValueError: no pairs, or no budget.
+        ValueError: no rows, or no budget.
         FloatingPointError: a loss that is not finite.
     """
-    if not pairs or not validation:
+    if not rows or not validation:
         raise ValueError(
-            f"{name}: {len(pairs)} training and {len(validation)} validation pairs; "
+            f"{name}: {len(rows)} training and {len(validation)} validation rows; "
             "expected some of each"
         )
     if not settings.max_steps and not settings.max_minutes:
@@ -286,17 +319,17 @@ def fit(
     training = Training(model, settings)
     watcher.start(name, training)
     progress = training.progress
-    batches = _stream(pairs, settings, progress, model.config.pad_token_id)
+    batches = _stream(rows, settings, progress, model.config)
 
     clock = time.perf_counter()
     while progress.share(settings) < 1:
-        update = training.update([next(batches) for _ in range(settings.accumulate)])
+        training.update([next(batches) for _ in range(settings.accumulate)])
         clock = progress.add_time(clock)
         watcher.step(training)
 
         validate = progress.validations_due(settings) > progress.validations
         if validate or progress.step % settings.log_every == 0:
-            watcher.report(name, progress.training_row() | update)
+            watcher.report(name, training.report())
         if validate:
             loss = validation_loss(model, validation, settings)
             progress.validations = progress.validations_due(settings)
@@ -309,7 +342,7 @@ def fit(
     watcher.end(name, training)
     model.load_state_dict(training.best_weights)
     model.eval()
-    n_batches = len(make_batches(pairs, settings.batch_tokens, settings.seed, progress.epoch))
+    n_batches = len(make_batches(rows, settings.batch_tokens, settings.seed, progress.epoch))
     return {
         "steps": progress.step,
         "epochs": progress.epoch + progress.position / n_batches,
@@ -320,28 +353,32 @@ def fit(
 
 
 def _stream(
-    pairs: Sequence[Pair], settings: TrainingSettings, progress: Progress, pad_id: int
+    rows: Sequence[Row], settings: TrainingSettings, progress: Progress, config: ModelConfig
 ) -> Iterator[Batch]:
     """Batches without end, from where ``progress`` says, which moves along."""
     while True:
-        batches = make_batches(pairs, settings.batch_tokens, settings.seed, progress.epoch)
+        batches = make_batches(rows, settings.batch_tokens, settings.seed, progress.epoch)
         while progress.position < len(batches):
             progress.position += 1
-            yield collate([pairs[i] for i in batches[progress.position - 1]], pad_id)
+            chosen = [rows[i] for i in batches[progress.position - 1]]
+            yield collate(chosen, config.pad_token_id, config.decoder_start_token_id)
         progress.epoch, progress.position = progress.epoch + 1, 0
 
 
 @torch.no_grad()
 def validation_loss(
-    model: EncoderDecoder, pairs: Sequence[Pair], settings: TrainingSettings
+    model: EncoderDecoder, rows: Sequence[Row], settings: TrainingSettings
 ) -> float:
-    """Nats per target token over all pairs, without dropout; leaves the model in training mode."""
+    """Nats per target token over all rows, without dropout; leaves the model in training mode."""
+    config = model.config
     model.eval()
     total, count = 0.0, 0
-    for indices in make_batches(pairs, 2 * settings.batch_tokens, seed=0, epoch=0):
-        batch = collate([pairs[i] for i in indices], model.config.pad_token_id).to(settings.device)
+    for indices in make_batches(rows, 2 * settings.batch_tokens, seed=0, epoch=0):
+        chosen = [rows[i] for i in indices]
+        batch = collate(chosen, config.pad_token_id, config.decoder_start_token_id)
+        batch = batch.to(settings.device)
         with settings.autocast():
-            total += float(model.loss_sum(batch.source, batch.source_lengths, batch.target))
+            total += float(model.loss_sum(batch))
         count += batch.target_tokens
     model.train()
     return total / count

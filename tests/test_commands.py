@@ -152,8 +152,6 @@ def test_same_seed_same_losses_and_predictions(tmp_path):
             "usm",
             "--max-steps",
             20,
-            "--dropout",
-            0.1,
             "--out-dir",
             tmp_path / name,
             *SMALL,
@@ -162,7 +160,7 @@ def test_same_seed_same_losses_and_predictions(tmp_path):
 
 
 def test_a_killed_run_resumes_to_the_same_result(tmp_path):
-    arguments = ["--mode", "dsm", "--max-steps", 60, "--dropout", 0.1, *SMALL]
+    arguments = ["--mode", "dsm", "--max-steps", 60, *SMALL]
     succeed("train.py", *arguments, "--out-dir", tmp_path / "whole")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -440,7 +438,7 @@ def test_labels_that_leave_a_model_without_pairs(runs, tmp_path):
         tmp_path / "run",
         *SMALL,
     ]
-    assert "asm: 0 training and 0 validation pairs" in fail("train.py", *arguments)
+    assert "asm: 0 training and 0 validation rows" in fail("train.py", *arguments)
 
 
 @pytest.mark.parametrize("script", ["train.py", "segment.py", "evaluate.py"])

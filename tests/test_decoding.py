@@ -8,16 +8,16 @@ import torch
 from conftest import TOY, TOY_PIECES
 
 from ases.beam import beam_search
-from ases.decoding import Chain, Decoded, generate_chains, greedy, segment_decoder
+from ases.decoding import Chain, Decoded, SegmentWriter, encode_sources, generate_chains, greedy
 from ases.model import EncoderDecoder, ModelConfig
-from ases.pairs import CHAIN, join_context, make_pairs, pad_rows
+from ases.pairs import CHAIN, make_pairs
 from ases.segmentation import AS, ES, make_segments
 
 
 class Ids:
     """All that decoding needs of a tokenizer."""
 
-    pad_id, eos_id, end_id, sep_id = 0, 1, 2, 3
+    pad_id, eos_id, end_id = 0, 1, 2
 
 
 def oracle(model, source, max_tokens):
@@ -57,7 +57,8 @@ def test_greedy_is_the_oracle_in_any_batch_and_order(seed):
         order = rng.sample(range(17), 17)
         for start in range(0, 17, size):
             batch = order[start : start + size]
-            for i, decoded in zip(batch, greedy(model, [sources[i] for i in batch], Ids, 15)):
+            cache = encode_sources(model, [sources[i] for i in batch])
+            for i, decoded in zip(batch, greedy(model, cache, Ids, 15)):
                 end = {1: "segment", 2: "chain"}.get(expected[i][-1], "length")
                 assert (decoded.ids, decoded.end) == (
                     expected[i][:-1] if end != "length" else expected[i],
@@ -88,38 +89,37 @@ def test_wide_beams_find_what_brute_force_finds(length_penalty):
             score = float(sum(logits[t, i] for t, i in enumerate(ids))) / len(ids) ** length_penalty
             if score > best:
                 best, best_ids = score, ids
-        [found] = beam_search(model, [source], Ids, 3, width=40, length_penalty=length_penalty)
-        assert found.ids == [
-            i for i in best_ids if i not in (1, 2)
-        ] and found.score == pytest.approx(best, abs=1e-5)
+        cache = encode_sources(model, [source])
+        [found] = beam_search(model, cache, Ids, 3, width=40, length_penalty=length_penalty)
+        assert found.ids == [i for i in best_ids if i not in (1, 2)]
+        assert found.score == pytest.approx(best, abs=1e-5)
 
 
 @torch.no_grad()
 def test_one_beam_is_greedy_and_batches_do_not_matter():
     model, rng = random_model(7), random.Random(1)
     sources = [[rng.randint(3, 11) for _ in range(rng.randint(1, 9))] for _ in range(9)]
-    one = beam_search(model, sources, Ids, 8, width=1, length_penalty=0.0)
-    assert [(d.ids, d.end) for d in one] == [(d.ids, d.end) for d in greedy(model, sources, Ids, 8)]
-    together = beam_search(model, sources, Ids, 8, width=3)
+    one = beam_search(model, encode_sources(model, sources), Ids, 8, width=1, length_penalty=0.0)
+    plain = greedy(model, encode_sources(model, sources), Ids, 8)
+    assert [(d.ids, d.end) for d in one] == [(d.ids, d.end) for d in plain]
+    together = beam_search(model, encode_sources(model, sources), Ids, 8, width=3)
     for source, expected in zip(sources, together):
-        [alone] = beam_search(model, [source], Ids, 8, width=3)
-        assert (alone.ids, alone.end) == (
-            expected.ids,
-            expected.end,
-        ) and alone.score == pytest.approx(expected.score, abs=1e-5)
+        [alone] = beam_search(model, encode_sources(model, [source]), Ids, 8, width=3)
+        assert (alone.ids, alone.end) == (expected.ids, expected.end)
+        assert alone.score == pytest.approx(expected.score, abs=1e-5)
 
 
-# --- the loop ------------------------------------------------------------------------------------------------
+# --- the loop ------------------------------------------------------------------------------------
 
 
 def scripted(script, calls):
     """A decoder that writes ``script[question's first id][number of segments so far]``."""
 
-    def decode(role, contexts):
-        calls.append((role, [list(c) for c in contexts]))
-        return [script[context[0]][context.count(Ids.sep_id)] for context in contexts]
+    def write(role, chains, contexts):
+        calls.append((role, contexts))
+        return [script[context[0][0]][len(context) - 1] for context in contexts]
 
-    return decode
+    return write
 
 
 def segment(*ids):
@@ -137,7 +137,7 @@ def test_roles_alternate_and_finished_chains_leave():
     }
     calls = []
     chains = generate_chains(
-        scripted(script, calls), [[q] for q in script], Ids, (ES, AS), max_rounds=4, max_source=50
+        scripted(script, calls), [[q] for q in script], Ids, (ES, AS), max_rounds=4
     )
     assert chains == [
         Chain([(ES, [20]), (AS, [21]), (ES, [22])], "end"),
@@ -153,7 +153,11 @@ def test_roles_alternate_and_finished_chains_leave():
         (ES, 3),
         (AS, 1),
     ]
-    assert calls[2][1] == [[10, 3, 20, 3, 21, 1], [14, 3, 3, 60, 1], [15, 3, 70, 3, 71, 1]]
+    assert calls[2][1] == [
+        [[10, 1], [20, 1], [21, 1]],
+        [[14, 1], [1], [60, 1]],
+        [[15, 1], [70, 1], [71, 1]],
+    ]
 
 
 def test_inference_reads_what_training_read(tokenizer):
@@ -161,50 +165,41 @@ def test_inference_reads_what_training_read(tokenizer):
     pairs = make_pairs(TOY.question, segments, tokenizer)
     read = []
 
-    def teacher(role, contexts):
+    def teacher(role, chains, contexts):
         pair = pairs[len(read)]
         read.append((role, contexts[0]))
         end = "chain" if tokenizer.end_id in pair.target else "segment"
         return [Decoded([i for i in pair.target if i not in tokenizer.special_ids], end)]
 
-    [chain] = generate_chains(
-        teacher, [tokenizer.encode(TOY.question)], tokenizer, (ES, AS), 10, 1024
-    )
-    assert read == [(p.role, p.source) for p in pairs] and chain.stop == "end"
+    [chain] = generate_chains(teacher, [tokenizer.encode(TOY.question)], tokenizer, (ES, AS), 10)
+    assert read == [(p.role, p.context) for p in pairs] and chain.stop == "end"
     assert tokenizer.decode([i for _, ids in chain.segments for i in ids]) == TOY.answer
 
 
 def test_direct_is_one_round():
     script = {10: [Decoded([20, 21], "chain")], 11: [segment(30)]}
-    chains = generate_chains(
-        scripted(script, []), [[10], [11]], Ids, (CHAIN,), max_rounds=1, max_source=50
-    )
+    chains = generate_chains(scripted(script, []), [[10], [11]], Ids, (CHAIN,), max_rounds=1)
     assert [(c.stop, len(c.segments)) for c in chains] == [("end", 1), ("rounds", 1)]
 
 
-def test_cut_contexts_are_counted():
-    chains = generate_chains(
-        scripted({10: [segment(20), Decoded([], "chain")]}, []),
-        [[10] + [11] * 9],
-        Ids,
-        (ES, AS),
-        5,
-        max_source=8,
-    )
-    assert chains[0].cut == 5  # 10 + 2 + 1 ids, room for 8
+@torch.no_grad()
+@pytest.mark.parametrize("encoder", ["block-causal", "bidirectional"])
+def test_the_dual_path_asks_the_model_of_the_role(encoder):
+    models = {ES: random_model(1), AS: random_model(2)}
+    questions = [[4, 5, 6, 1], [7, 1], [8, 9, 4, 4, 5, 1]]
+    for role, model in models.items():  # of one block, either encoder says the same
+        writer = SegmentWriter(models, Ids, 6, encoder)
+        written = writer(role, [0, 1, 2], [[question] for question in questions])
+        expected = greedy(model, encode_sources(model, questions), Ids, 6)
+        assert [d.ids for d in written] == [d.ids for d in expected]
 
 
 @torch.no_grad()
-def test_the_dual_path_asks_the_model_of_the_role():
-    esm, asm = random_model(1), random_model(2)
-    sources = [[4, 5, 6], [7], [8, 9, 4, 4, 5]]
-    decode = segment_decoder({ES: esm, AS: asm}, Ids, max_tokens=6, batch_tokens=6)
-    for role, model in ((ES, esm), (AS, asm)):
-        assert [d.ids for d in decode(role, sources)] == [
-            d.ids for d in greedy(model, sources, Ids, 6)
-        ]
-
-
-def test_padding_value_is_the_models():
-    assert pad_rows([[4], [5, 6]], 0).tolist() == [[4, 0], [5, 6]]
-    assert join_context([4], [[5]], Ids, 9) == ([4, 3, 5, 1], 0)
+def test_a_bidirectional_encoder_reads_each_context_anew():
+    model = random_model(3)
+    contexts = [[[4, 5, 1], [6, 1]], [[7, 1], [8, 9, 1]]]
+    writer = SegmentWriter({ES: model, AS: model}, Ids, 6, "bidirectional")
+    writer(ES, [0, 1], [context[:1] for context in contexts])
+    sources = [[i for block in context for i in block] for context in contexts]
+    expected = greedy(model, encode_sources(model, sources), Ids, 6)
+    assert writer(AS, [0, 1], contexts) == expected

@@ -11,7 +11,7 @@ import torch
 import ases.entropy
 import ases.segmentation
 from ases.model import SIZES, EncoderDecoder, ModelConfig
-from ases.pairs import Pair, pairs_by_model
+from ases.pairs import Pair, rows_by_model
 from ases.recipe import segment
 from ases.segmentation import AS, ES, SegmentationSettings
 from ases.tasks import make_splits
@@ -91,7 +91,7 @@ def test_3_the_unified_path(mine):
         n = rng.randint(1, 6)
         for j in range(n):
             target = [10 + j, 2, 1] if j == n - 1 else [10 + j, 1]
-            whole.append(Pair(ES if j % 2 == 0 else AS, [chain + 50, j + 3, 1], target))
+            whole.append(Pair(ES if j % 2 == 0 else AS, [[chain + 50, j + 3, 1]], target))
     dual = {"esm": [p for p in whole if p.role == ES], "asm": [p for p in whole if p.role == AS]}
     assert mine.unify(dual) == {"usm": whole}
 
@@ -106,8 +106,10 @@ def test_4_the_toeplitz_index(mine):
 def test_5_a_better_score(mine):
     splits = make_splits("mwp", 60, 30, 1, seed=0, max_number=20)
     tokenizer = Tokenizer.train([t for e in splits["train"] for t in (e.question, e.answer)], 1000)
-    pairs, validation = (
-        pairs_by_model("usm", segment(splits[name], SegmentationSettings()), tokenizer, 1024)["usm"]
+    rows, validation = (
+        rows_by_model(
+            "usm", segment(splits[name], SegmentationSettings()), tokenizer, "block-causal"
+        )["usm"]
         for name in ("train", "validation")
     )
     base = TrainingSettings(max_steps=60, batch_tokens=2048, validations=1)
@@ -115,7 +117,7 @@ def test_5_a_better_score(mine):
     def loss(settings):
         torch.manual_seed(0)
         model = EncoderDecoder(ModelConfig(vocab_size=tokenizer.vocab_size, **SIZES["micro"]))
-        return fit("usm", model, pairs, validation, settings)["validation_loss"]
+        return fit("usm", model, rows, validation, settings)["validation_loss"]
 
     better = mine.better_settings(base)
     assert better.max_steps == base.max_steps and better.max_minutes is None

@@ -97,13 +97,7 @@ def test_pairs():
                 assert (tokenizer.end_id in pair.target) == expected["end"] and pair.target[
                     -1
                 ] == pair.source[-1] == tokenizer.eos_id
-                parts, part = [], []
-                for i in pair.source[:-1]:
-                    if i == tokenizer.sep_id:
-                        parts, part = [*parts, part], []
-                    else:
-                        part.append(i)
-                assert [tokenizer.decode(x) for x in [*parts, part]] == expected["context"]
+                assert [tokenizer.decode(block) for block in pair.context] == expected["context"]
         assert "".join(pair["target"] for pair in row["usm"]) == p["answer"]
 
 
@@ -111,7 +105,7 @@ def test_decoding():
     for row in read("decoding.json"):
         shown, turns = [], iter(row["script"])
 
-        def decode(role, contexts):
+        def write(role, chains, contexts):
             shown.append((role, contexts[0]))
             step = next(turns)
             return [
@@ -122,22 +116,15 @@ def test_decoding():
             ]
 
         [chain] = generate_chains(
-            decode,
+            write,
             [[ord(c) for c in row["question"]]],
             make.Letters,
             (ES, AS),
             row["max_rounds"],
-            1000,
         )
         spelled = [
-            {
-                "role": role,
-                "context": "".join(
-                    {make.Letters.sep_id: "<sep>", make.Letters.eos_id: "</s>"}.get(i) or chr(i)
-                    for i in ids
-                ),
-            }
-            for role, ids in shown
+            {"role": role, "context": "".join(make.Letters.decode(b) + "</s>" for b in context)}
+            for role, context in shown
         ]
         assert spelled == row["read"] and chain.stop == row["stop"]
         assert [

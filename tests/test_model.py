@@ -1,9 +1,23 @@
 """The model: buckets against a table, padding that changes nothing, a cache that changes nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from ases.attention import padding
 from ases.model import SIZES, EncoderDecoder, ModelConfig, relative_position_bucket
+from ases.pairs import Pair, collate, make_rows
+
+LENGTHS = [(9, 6), (5, 6), (1, 6), (7, 6)]  # of source and target
+
+
+def batch_of(lengths):
+    pairs = [
+        Pair("", [[3 + (7 * i + n) % 17 for i in range(n)]], [3 + (5 * i) % 17 for i in range(m)])
+        for n, m in lengths
+    ]
+    return collate([row for p in pairs for row in make_rows([p], "bidirectional")], pad_id=0)
 
 
 def test_bidirectional_buckets():
@@ -85,42 +99,36 @@ def test_every_parameter_gets_a_gradient(variant):
             ),
         )
     )
-    source, lengths = torch.randint(3, 20, (4, 9)), torch.tensor([9, 5, 1, 7])
-    model.loss_sum(source, lengths, torch.randint(3, 20, (4, 6))).backward()
+    model.loss_sum(batch_of(LENGTHS)).backward()
     assert all(
         p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters()
     )
 
 
 def test_padding_more_changes_nothing(model):
-    source, lengths = torch.randint(4, 90, (3, 7)), torch.tensor([7, 3, 5])
-    target = torch.randint(4, 90, (3, 6))
-    target[1, 4:] = -100
-    loss = model.loss_sum(source, lengths, target)
-    wider = torch.cat(
-        [source, torch.randint(0, 90, (3, 5))], dim=1
-    )  # what stands in the padding does not matter
-    longer = torch.cat([target, torch.full((3, 4), -100)], dim=1)
-    assert torch.allclose(model.loss_sum(wider, lengths, longer), loss, rtol=1e-6)
-
-
-def test_shift_right(model):
-    assert model.shift_right(torch.tensor([[5, 6, 1], [7, 1, -100], [1, -100, -100]])).tolist() == [
-        [0, 5, 6],
-        [0, 7, 1],
-        [0, 1, 0],
-    ]
+    short = batch_of([(7, 6), (3, 4), (5, 6)])
+    long = batch_of([(7, 6), (3, 4), (5, 6), (12, 10)])
+    rows = slice(0, 3)  # the same three rows, padded to the length of a fourth
+    padding = torch.randint(0, 20, long.source.shape)  # what stands in it does not matter
+    wider = replace(
+        long,
+        source=torch.where(long.source == 0, padding, long.source)[rows],
+        decoder_input=long.decoder_input[rows],
+        target=long.target[rows],
+        source_runs=[end[rows] for end in long.source_runs],
+        target_runs=[end[rows] for end in long.target_runs],
+        cross_runs=[end[rows] for end in long.cross_runs],
+    )
+    assert torch.allclose(model.loss_sum(wider), model.loss_sum(short), rtol=1e-6)
 
 
 def test_loss_is_a_sum_over_real_target_tokens(model):
-    source, lengths, target = (
-        torch.randint(4, 90, (2, 5)),
-        torch.tensor([5, 4]),
-        torch.tensor([[8, 9, 1], [7, 1, -100]]),
-    )
-    log_p = model(source, model.shift_right(target), lengths).log_softmax(-1)
-    by_hand = -sum(log_p[b, t, target[b, t]] for b, t in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)])
-    assert torch.allclose(model.loss_sum(source, lengths, target), by_hand)
+    batch = batch_of([(5, 3), (4, 2)])
+    source, lengths = batch.source, torch.tensor([5, 4])
+    log_p = model(source, batch.decoder_input, lengths).log_softmax(-1)
+    real = [(b, t) for b, n in enumerate((3, 2)) for t in range(n)]
+    by_hand = -sum(log_p[b, t, batch.target[b, t]] for b, t in real)
+    assert torch.allclose(model.loss_sum(batch), by_hand)
 
 
 @pytest.mark.parametrize("chunks", [[1] * 8, [3, 1, 4], [8]])
@@ -132,7 +140,7 @@ def test_cached_decoding_is_uncached_decoding(model, chunks):
         torch.randint(0, 90, (3, 8)),
     )
     whole = model(source, inputs, lengths)
-    cache = model.start(model.encode(source, lengths), lengths)
+    cache = model.start(model.encode(source, padding(lengths, 6)), lengths)
     parts = [model.decode(chunk, cache) for chunk in inputs.split(chunks, dim=1)]
     assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-5)
 
@@ -144,7 +152,7 @@ def test_cache_rows_can_be_selected(model):
         torch.tensor([6, 2, 4]),
         torch.randint(0, 90, (3, 4)),
     )
-    cache = model.start(model.encode(source, lengths), lengths)
+    cache = model.start(model.encode(source, padding(lengths, 6)), lengths)
     model.decode(inputs[:, :2], cache)
     rows = torch.tensor([2, 0, 2])
     cache.select(rows)

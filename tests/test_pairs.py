@@ -1,4 +1,4 @@
-"""Contexts, pairs and batches against literal ids."""
+"""Contexts, pairs, rows and batches against literal ids."""
 
 import torch
 from conftest import TOY, TOY_PIECES
@@ -9,11 +9,14 @@ from ases.pairs import (
     CHAIN,
     IGNORE,
     Pair,
+    Row,
     collate,
+    encode_question,
     join_context,
     make_batches,
     make_direct_pair,
     make_pairs,
+    make_rows,
 )
 from ases.segmentation import AS, ES, interleaved_labels, make_segments
 
@@ -21,7 +24,7 @@ from ases.segmentation import AS, ES, interleaved_labels, make_segments
 class Letters:
     """A tokenizer of one id a character: a → 10, b → 11, …"""
 
-    pad_id, eos_id, end_id, sep_id = 0, 1, 2, 3
+    pad_id, eos_id, end_id = 0, 1, 2
 
     def encode(self, text):
         return [ord(c) - 87 for c in text]
@@ -33,56 +36,36 @@ class Letters:
 LETTERS = Letters()
 
 
+# --- contexts and pairs --------------------------------------------------------------------------
+
+
 def test_contexts_by_hand():
-    assert join_context([10, 11], [], LETTERS, 9) == ([10, 11, 1], 0)
-    assert join_context([10, 11], [[12], [], [13, 14]], LETTERS, 9) == (
-        [10, 11, 3, 12, 3, 3, 13, 14, 1],
-        0,
-    )
+    assert join_context([10, 11], [], LETTERS) == [[10, 11, 1]]
+    segments = [[12], [], [13, 14]]
+    assert join_context([10, 11], segments, LETTERS) == [[10, 11, 1], [12, 1], [1], [13, 14, 1]]
 
 
-def test_a_long_context_loses_the_middle_of_the_question():
-    question, history = [10, 11, 12, 13, 14, 15], [[20], [21]]
-    assert join_context(question, history, LETTERS, 10) == (
-        [10, 11, 12, 14, 15, 3, 20, 3, 21, 1],
-        1,
-    )
-    assert join_context(question, history, LETTERS, 6) == ([10, 3, 20, 3, 21, 1], 5)
-    assert join_context(question, history, LETTERS, 5) == ([3, 20, 3, 21, 1], 6)
-    assert join_context(question, history, LETTERS, 3) == ([3, 21, 1], 8)  # then the oldest segment
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.integers(10, 99), max_size=30),
-    st.lists(st.lists(st.integers(10, 99), max_size=8), max_size=5),
-    st.integers(2, 60),
-)
-def test_the_newest_tokens_are_always_kept(question, segments, limit):
-    context, cut = join_context(question, segments, LETTERS, limit)
-    whole, _ = join_context(question, segments, LETTERS, 10**6)
-    history = [i for s in segments for i in (3, *s)]
-    assert (
-        len(context) <= limit and len(whole) - len(context) == cut and context[-1] == LETTERS.eos_id
-    )
-    kept = min(len(history), limit - 1)
-    assert context[len(context) - 1 - kept : -1] == history[len(history) - kept :]
+def test_a_long_question_loses_its_middle():
+    assert encode_question("abcdef", LETTERS, 6) == ([10, 11, 12, 13, 14, 15], 0)
+    assert encode_question("abcdef", LETTERS, 5) == ([10, 11, 12, 14, 15], 1)
+    assert encode_question("abcdef", LETTERS, 1) == ([10], 5)
+    [first, second] = make_pairs("abcdef", make_segments(["b", "c"], [ES, AS]), LETTERS, 2)
+    assert first.context == [[10, 15, 1]] and second.context == [[10, 15, 1], [11, 1]]
 
 
 def test_pairs_by_hand():
     segments = make_segments(["b", "cd", "e"], [ES, AS, AS])
     assert make_pairs("a", segments, LETTERS) == [
-        Pair(ES, [10, 1], [11, 1]),
-        Pair(AS, [10, 3, 11, 1], [12, 13, 14, 2, 1]),
+        Pair(ES, [[10, 1]], [11, 1]),
+        Pair(AS, [[10, 1], [11, 1]], [12, 13, 14, 2, 1]),
     ]
-    assert make_direct_pair("a", ["b", "cd", "e"], LETTERS) == Pair(
-        CHAIN, [10, 1], [11, 12, 13, 14, 2, 1]
-    )
+    direct = make_direct_pair("a", ["b", "cd", "e"], LETTERS)
+    assert direct == Pair(CHAIN, [[10, 1]], [11, 12, 13, 14, 2, 1])
 
 
 def test_an_empty_first_segment_is_a_target_too():
     first, second = make_pairs("a", make_segments(["b"], [AS]), LETTERS)
-    assert (first.target, second.source, second.target) == ([1], [10, 3, 1], [11, 2, 1])
+    assert (first.target, second.source, second.target) == ([1], [10, 1, 1], [11, 2, 1])
 
 
 def test_targets_of_an_example_are_its_chain(tokenizer):
@@ -91,58 +74,108 @@ def test_targets_of_an_example_are_its_chain(tokenizer):
     assert "".join(tokenizer.decode(p.target) for p in pairs) == TOY.answer
     assert [p.target.count(tokenizer.end_id) for p in pairs] == [0, 0, 0, 0, 1]
     direct = make_direct_pair(TOY.question, TOY_PIECES, tokenizer)
-    assert direct.target == [
-        i for p in pairs for i in p.target if i not in (tokenizer.end_id, tokenizer.eos_id)
-    ] + [tokenizer.end_id, tokenizer.eos_id]
+    plain = [i for p in pairs for i in p.target if i not in tokenizer.special_ids]
+    assert direct.target == [*plain, tokenizer.end_id, tokenizer.eos_id]
+
+
+LABELLED = st.lists(
+    st.tuples(st.text("abc", min_size=1, max_size=4), st.sampled_from([ES, AS])),
+    min_size=1,
+    max_size=8,
+)
 
 
 @settings(deadline=None, max_examples=200)
-@given(
-    st.lists(
-        st.tuples(st.text("abc", min_size=1, max_size=4), st.sampled_from([ES, AS])),
-        min_size=1,
-        max_size=8,
-    ),
-    st.booleans(),
-)
+@given(LABELLED, st.booleans())
 def test_pairs_of_any_example_are_its_chain(labelled, merge):
     pieces, labels = [p for p, _ in labelled], [label for _, label in labelled]
     pairs = make_pairs("q", make_segments(pieces, labels, merge), LETTERS)
-    assert [i for p in pairs for i in p.target if i > 3] == LETTERS.encode("".join(pieces))
-    assert [p.target[-2:] == [LETTERS.end_id, LETTERS.eos_id] for p in pairs] == [False] * (
-        len(pairs) - 1
-    ) + [True]
-    for earlier, later in zip(
-        pairs, pairs[1:]
-    ):  # a context is the one before it with one more segment
-        assert later.source == [
-            *earlier.source[:-1],
-            LETTERS.sep_id,
-            *(i for i in earlier.target if i > 3),
-            LETTERS.eos_id,
-        ]
+    assert [i for p in pairs for i in p.target if i > 2] == LETTERS.encode("".join(pieces))
+    ends = [p.target[-2:] == [LETTERS.end_id, LETTERS.eos_id] for p in pairs]
+    assert ends == [False] * (len(pairs) - 1) + [True]
+    for earlier, later in zip(pairs, pairs[1:]):
+        # A context is the one before it and the target that it led to, id for id.
+        assert later.context == [*earlier.context, earlier.target]
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def test_rows_by_hand():
+    pairs = make_pairs("a", make_segments(["b", "cd", "e"], [ES, AS, ES]), LETTERS)
+    whole = Row(
+        source=[10, 1, 11, 1, 12, 13, 1],
+        ends=[2, 2, 4, 4, 7, 7, 7],
+        targets=[[11, 1], [12, 13, 1], [14, 2, 1]],
+        reads=[2, 4, 7],
+    )
+    assert make_rows(pairs, "block-causal") == [whole]
+    assert make_rows([pairs[1]], "block-causal") == [  # what the ASM learns of this chain
+        Row([10, 1, 11, 1], [2, 2, 4, 4], [[12, 13, 1]], [4])
+    ]
+    assert make_rows(pairs, "bidirectional") == [
+        Row([10, 1], [2] * 2, [[11, 1]], [2]),
+        Row([10, 1, 11, 1], [4] * 4, [[12, 13, 1]], [4]),
+        Row([10, 1, 11, 1, 12, 13, 1], [7] * 7, [[14, 2, 1]], [7]),
+    ]
+    assert make_rows([], "block-causal") == make_rows([], "bidirectional") == []
+
+
+@settings(deadline=None)
+@given(LABELLED)
+def test_both_encoders_learn_the_same_targets(labelled):
+    pieces, labels = [p for p, _ in labelled], [label for _, label in labelled]
+    pairs = make_pairs("q", make_segments(pieces, labels), LETTERS)
+    [row] = make_rows(pairs, "block-causal")
+    alone = make_rows(pairs, "bidirectional")
+    assert row.targets == [target for r in alone for target in r.targets]
+    assert [row.source[:read] for read in row.reads] == [r.source for r in alone]
+
+
+# --- batches -------------------------------------------------------------------------------------
 
 
 def test_collate_by_hand():
-    batch = collate([Pair(ES, [10, 1], [11, 12, 1]), Pair(AS, [10, 3, 11, 1], [1])], pad_id=0)
-    assert batch.source.tolist() == [[10, 1, 0, 0], [10, 3, 11, 1]]
-    assert batch.source_lengths.tolist() == [2, 4]
-    assert batch.target.tolist() == [[11, 12, 1], [1, IGNORE, IGNORE]]
-    assert batch.tokens == 6 + 4 and batch.source.dtype == torch.int64
-
-
-def test_batches_hold_every_pair_once_within_the_bound():
-    pairs = [Pair(ES, [5] * (1 + i % 37), [6] * (1 + i % 11)) for i in range(500)] + [
-        Pair(ES, [5] * 900, [6])
+    rows = [
+        Row([10, 1, 11, 1], [2, 2, 4, 4], [[11, 1], [12, 13, 1]], [2, 4]),
+        Row([14, 1], [2, 2], [[15, 2, 1]], [2]),
     ]
-    batches = make_batches(pairs, 300, seed=1, epoch=0)
+    batch = collate(rows, pad_id=0, start_id=9)
+    assert batch.source.tolist() == [[10, 1, 11, 1], [14, 1, 0, 0]]
+    assert batch.decoder_input.tolist() == [[9, 11, 9, 12, 13], [9, 15, 2, 0, 0]]
+    assert batch.target.tolist() == [[11, 1, 12, 13, 1], [15, 2, 1, IGNORE, IGNORE]]
+    assert (batch.source_tokens, batch.target_tokens, batch.tokens) == (6, 8, 14)
+
+    def seen(runs):
+        return [
+            [list(range(a, b)) for a, b in zip(*row)]
+            for row in zip(*(end.tolist() for end in runs))
+        ]
+
+    assert seen(batch.source_runs) == [
+        [[0, 1], [0, 1], [0, 1, 2, 3], [0, 1, 2, 3]],
+        [[0, 1], [0, 1], [], []],
+    ]
+    assert seen(batch.target_runs) == [
+        [[0], [0, 1], [2], [2, 3], [2, 3, 4]],
+        [[0], [0, 1], [0, 1, 2], [], []],
+    ]
+    assert seen(batch.cross_runs) == [
+        [[0, 1], [0, 1], [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]],
+        [[0, 1], [0, 1], [0, 1], [], []],
+    ]
+    assert batch.source.dtype == torch.int64
+
+
+def test_batches_hold_every_row_once_within_the_bound():
+    pairs = [Pair(ES, [[5] * (1 + i % 37)], [6] * (1 + i % 11)) for i in range(500)]
+    pairs.append(Pair(ES, [[5] * 900], [6]))
+    rows = [row for pair in pairs for row in make_rows([pair], "bidirectional")]
+    batches = make_batches(rows, 300, seed=1, epoch=0)
     assert sorted(i for b in batches for i in b) == list(range(501))
     for b in batches:
-        width = max(len(pairs[i].source) for i in b) + max(len(pairs[i].target) for i in b)
+        width = max(len(rows[i].source) for i in b) + max(rows[i].target_length for i in b)
         assert len(b) * width <= 300 or len(b) == 1
-    assert make_batches(pairs, 300, seed=1, epoch=0) == batches
-    assert (
-        make_batches(pairs, 300, seed=1, epoch=1)
-        != batches
-        != make_batches(pairs, 300, seed=2, epoch=0)
-    )
+    assert make_batches(rows, 300, seed=1, epoch=0) == batches
+    assert make_batches(rows, 300, seed=1, epoch=1) != batches
+    assert make_batches(rows, 300, seed=2, epoch=0) != batches

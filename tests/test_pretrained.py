@@ -19,7 +19,8 @@ from transformers import (
 
 from ases.beam import beam_search
 from ases.data import InputError
-from ases.decoding import greedy
+from ases.decoding import encode_sources, greedy
+from ases.pairs import Pair, collate, make_rows
 from ases.pretrained import download, load_t5, save_t5
 
 V10 = dict(feed_forward_proj="relu")
@@ -127,9 +128,13 @@ def inputs(seed=0, B=4, S=37, T=11):
         torch.randint(3, VOCABULARY, (B, T), generator=g),
     )
     lengths, target_lengths = torch.tensor([S, 1, 20, 5][:B]), torch.tensor([T, 3, 1, 7][:B])
-    source[torch.arange(S) >= lengths[:, None]] = 0
-    target[torch.arange(T) >= target_lengths[:, None]] = -100
-    return source, lengths, target
+    pairs = [
+        Pair("", [row[:n].tolist()], ids[:m].tolist())
+        for row, n, ids, m in zip(source, lengths, target, target_lengths)
+    ]
+    rows = [row for pair in pairs for row in make_rows([pair], "bidirectional")]
+    mask = (torch.arange(S) < lengths[:, None]).long()
+    return collate(rows, pad_id=0), mask
 
 
 def relative(a, b):
@@ -161,18 +166,16 @@ def test_states_logits_loss_and_gradients(variant, precision, tolerance, tmp_pat
     theirs = peer(variant)
     ours = load_t5(folder_of(theirs, tmp_path / "m", variant)).to(dtype)
     theirs = theirs.to(dtype)
-    source, lengths, target = inputs()
-    mask = (torch.arange(source.shape[1]) < lengths[:, None]).long()
-
+    batch, mask = inputs()
     expected = theirs(
-        input_ids=source, attention_mask=mask, labels=target, output_hidden_states=True
+        input_ids=batch.source, attention_mask=mask, labels=batch.target, output_hidden_states=True
     )
-    states = ours.encode(source, lengths)
-    for b, n in enumerate(lengths):
+    states = ours.encode(batch.source, batch.source_runs)
+    for b, n in enumerate(mask.sum(1)):
         assert relative(states[b, :n], expected.encoder_last_hidden_state[b, :n]) <= tolerance
-    logits = ours(source, ours.shift_right(target), lengths)
-    assert relative(logits, expected.logits) <= tolerance
-    loss = ours.loss_sum(source, lengths, target) / (target != -100).sum()
+    real = batch.target != -100
+    assert relative(ours.logits(batch)[real], expected.logits[real]) <= tolerance
+    loss = ours.loss_sum(batch) / batch.target_tokens
     assert relative(loss, expected.loss) <= tolerance
 
     loss.backward()
@@ -193,19 +196,18 @@ def test_states_logits_loss_and_gradients(variant, precision, tolerance, tmp_pat
 
 
 class Ids:
-    pad_id, eos_id, end_id, sep_id = 0, 1, -1, -1  # transformers knows one end token
+    pad_id, eos_id, end_id = 0, 1, -1  # transformers knows one end token
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_greedy_and_beam_search(variant, tmp_path):
     theirs = peer(variant, seed=3)
     ours = load_t5(folder_of(theirs, tmp_path / "m", variant))
-    source, lengths, _ = inputs(seed=1)
-    mask = (torch.arange(source.shape[1]) < lengths[:, None]).long()
-    sources = [row[:n].tolist() for row, n in zip(source, lengths)]
+    batch, mask = inputs(seed=1)
+    sources = [row[:n].tolist() for row, n in zip(batch.source, mask.sum(1))]
     for beams in (1, 4):
         expected = theirs.generate(
-            input_ids=source,
+            input_ids=batch.source,
             attention_mask=mask,
             max_new_tokens=12,
             num_beams=beams,
@@ -216,11 +218,11 @@ def test_greedy_and_beam_search(variant, tmp_path):
             return_dict_in_generate=True,
             use_cache=variant != "mt5",
         )  # its cache wants equal depths
-        found = (
-            greedy(ours, sources, Ids, 12)
-            if beams == 1
-            else beam_search(ours, sources, Ids, 12, width=4)
-        )
+        cache = encode_sources(ours, sources)
+        if beams == 1:
+            found = greedy(ours, cache, Ids, 12)
+        else:
+            found = beam_search(ours, cache, Ids, 12, width=4)
         for b, (decoded, row) in enumerate(zip(found, expected.sequences)):
             ids = decoded.ids + ([1] if decoded.end == "segment" else [])
             assert ids == row[1 : 1 + len(ids)].tolist() and set(row[1 + len(ids) :].tolist()) <= {
@@ -248,16 +250,11 @@ def test_written_models_are_loaded_by_transformers(variant, tmp_path):
     ours = load_t5(folder_of(peer(variant), tmp_path / "m", variant))
     save_t5(ours, tmp_path / "out")
     theirs = T5ForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
-    source, lengths, target = inputs(2)
-    mask = (torch.arange(source.shape[1]) < lengths[:, None]).long()
+    batch, mask = inputs(2)
+    real = batch.target != -100
     with torch.no_grad():
-        assert (
-            relative(
-                theirs(input_ids=source, attention_mask=mask, labels=target).logits,
-                ours(source, ours.shift_right(target), lengths),
-            )
-            <= 1e-4
-        )
+        logits = theirs(input_ids=batch.source, attention_mask=mask, labels=batch.target).logits
+        assert relative(logits[real], ours.logits(batch)[real]) <= 1e-4
     again = load_t5(tmp_path / "out")
     assert all(
         torch.equal(a, b) for a, b in zip(again.state_dict().values(), ours.state_dict().values())

@@ -10,7 +10,7 @@ import torch
 import ases.training as training
 from ases.data import InputError
 from ases.model import EncoderDecoder, ModelConfig
-from ases.pairs import Pair
+from ases.pairs import Pair, make_rows
 from ases.run.checkpoints import Recorder, load_checkpoint, load_model, save_checkpoint
 from ases.segmentation import ES
 from ases.training import TrainingSettings, learning_rate_at, validation_loss
@@ -28,15 +28,21 @@ CONFIG = ModelConfig(
 OPTIONS = TrainingSettings(
     max_steps=24, batch_tokens=60, validations=4, log_every=5, learning_rate=1e-2
 )
+
+
 # Copying the first token: something a small model learns in a few steps.
-PAIRS = [
-    Pair(ES, [4 + i % 20, *[5 + (i * j) % 9 for j in range(1 + i % 5)], 1], [4 + i % 20, 1])
+def row(source, target):
+    return make_rows([Pair(ES, [source], target)], "block-causal")[0]
+
+
+ROWS = [
+    row([4 + i % 20, *[5 + (i * j) % 9 for j in range(1 + i % 5)], 1], [4 + i % 20, 1])
     for i in range(60)
 ]
 
 
-def fit(model, name, pairs, validation, settings, folder, resume=False, quiet=True):
-    return training.fit(name, model, pairs, validation, settings, Recorder(folder, resume, quiet))
+def fit(model, name, rows, validation, settings, folder, resume=False, quiet=True):
+    return training.fit(name, model, rows, validation, settings, Recorder(folder, resume, quiet))
 
 
 def new_model(seed=0) -> EncoderDecoder:
@@ -61,18 +67,18 @@ def test_schedule_by_hand():
 
 
 def test_training_learns_and_leaves_its_records(tmp_path):
-    before = validation_loss(new_model(), PAIRS, OPTIONS)
+    before = validation_loss(new_model(), ROWS, OPTIONS)
     report = fit(
         model := new_model(),
         "usm",
-        PAIRS,
-        PAIRS,
+        ROWS,
+        ROWS,
         replace(OPTIONS, max_steps=120),
         tmp_path,
         quiet=True,
     )
     assert report["validation_loss"] < before / 2 and report["steps"] == 120
-    assert report["validation_loss"] == pytest.approx(validation_loss(model, PAIRS, OPTIONS))
+    assert report["validation_loss"] == pytest.approx(validation_loss(model, ROWS, OPTIONS))
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "metrics.jsonl",
         "usm.best.pt",
@@ -88,38 +94,37 @@ def test_same_seed_same_losses_and_weights(tmp_path):
     results = []
     for name in "ab":
         (tmp_path / name).mkdir()
-        fit(model := new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path / name, quiet=True)
+        fit(model := new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path / name, quiet=True)
         results.append((losses(tmp_path / name), [p.clone() for p in model.parameters()]))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1]))
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize("stop_at, accumulate", [(1, 1), (7, 1), (13, 3), (23, 1)])
-def test_a_stopped_run_resumes_bit_for_bit(tmp_path, monkeypatch, stop_at, accumulate):
-    options = replace(OPTIONS, accumulate=accumulate)
+def test_a_stopped_run_resumes_bit_for_bit(tmp_path, monkeypatch, stop_at, accumulate, optimizer):
+    options = replace(OPTIONS, accumulate=accumulate, optimizer=optimizer)
     for name in ("whole", "halves"):
         (tmp_path / name).mkdir()
-    fit(whole := new_model(), "usm", PAIRS, PAIRS, options, tmp_path / "whole", quiet=True)
+    fit(whole := new_model(), "usm", ROWS, ROWS, options, tmp_path / "whole", quiet=True)
 
-    calls = 0
+    update = training.Training.update
 
-    def stop(*arguments):
-        nonlocal calls
-        calls += 1
-        if calls > stop_at:
+    def stop(self, batches):
+        if self.progress.step == stop_at:
             raise KeyboardInterrupt
-        return learning_rate_at(*arguments)
+        update(self, batches)
 
-    monkeypatch.setattr(training, "learning_rate_at", stop)
+    monkeypatch.setattr(training.Training, "update", stop)
     with pytest.raises(KeyboardInterrupt):
-        fit(new_model(), "usm", PAIRS, PAIRS, options, tmp_path / "halves", quiet=True)
+        fit(new_model(), "usm", ROWS, ROWS, options, tmp_path / "halves", quiet=True)
     monkeypatch.undo()
     torch.rand(5)  # the world moves on in between
     fit(
         resumed := new_model(seed=9 if stop_at > 6 else 0),
         "usm",
-        PAIRS,
-        PAIRS,
+        ROWS,
+        ROWS,
         options,
         tmp_path / "halves",
         resume=True,
@@ -130,22 +135,22 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path, monkeypatch, stop_at, accum
 
 
 def test_a_torn_log_is_mended_and_a_damaged_one_refused(tmp_path):
-    fit(new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, quiet=True)
+    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, quiet=True)
     log = tmp_path / "metrics.jsonl"
     whole = log.read_text()
     log.write_text(whole + '{"model": "usm", "st')
-    fit(new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, resume=True, quiet=True)
+    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, resume=True, quiet=True)
     assert log.read_text() == whole
     log.write_text("oops\n" + whole)
     with pytest.raises(InputError, match="metrics.jsonl:1: not a line"):
-        fit(new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, resume=True, quiet=True)
+        fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, resume=True, quiet=True)
 
 
 def test_a_finished_run_resumes_to_itself(tmp_path):
-    first = fit(model := new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, quiet=True)
+    first = fit(model := new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, quiet=True)
     log = (tmp_path / "metrics.jsonl").read_bytes()
     assert (
-        fit(again := new_model(3), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, resume=True, quiet=True)
+        fit(again := new_model(3), "usm", ROWS, ROWS, OPTIONS, tmp_path, resume=True, quiet=True)
         == first
     )
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
@@ -154,9 +159,9 @@ def test_a_finished_run_resumes_to_itself(tmp_path):
 
 def test_accumulation_weighs_tokens_not_batches(tmp_path):
     """Two uneven batches in one update give the update of one batch that holds both."""
-    pairs = [
-        Pair(ES, [5, 6, 1], [7, 1]),
-        Pair(ES, [5, 6, 7, 8, 9, 10, 11, 12, 1], [7, 8, 9, 10, 11, 1]),
+    rows = [
+        row([5, 6, 1], [7, 1]),
+        row([5, 6, 7, 8, 9, 10, 11, 12, 1], [7, 8, 9, 10, 11, 1]),
     ]
     weights = []
     for name, tokens, accumulate in (("two", 15, 2), ("one", 30, 1)):
@@ -166,18 +171,15 @@ def test_accumulation_weighs_tokens_not_batches(tmp_path):
         fit(
             model,
             "usm",
-            pairs,
-            pairs,
+            rows,
+            rows,
             replace(OPTIONS, max_steps=1, batch_tokens=tokens, accumulate=accumulate, warmup=0.0),
             tmp_path / name,
             quiet=True,
         )
         weights.append([p.clone() for p in model.parameters()])
-        rows = [
-            json.loads(line)
-            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        ]
-        weights[-1].append(torch.tensor(rows[0]["loss"], dtype=torch.float64))
+        first = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])
+        weights[-1].append(torch.tensor(first["loss"], dtype=torch.float64))
     assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*weights))
 
 
@@ -185,8 +187,8 @@ def test_minutes_are_a_budget_too(tmp_path):
     report = fit(
         new_model(),
         "usm",
-        PAIRS,
-        PAIRS,
+        ROWS,
+        ROWS,
         replace(OPTIONS, max_steps=None, max_minutes=0.02),
         tmp_path,
         quiet=True,
@@ -197,17 +199,17 @@ def test_minutes_are_a_budget_too(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     model = new_model()
     torch.nn.init.constant_(model.head.weight, math.nan)
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 1"):
-        fit(model, "usm", PAIRS, PAIRS, OPTIONS, tmp_path, quiet=True)
+    with pytest.raises(FloatingPointError, match="the loss is nan by step 5"):
+        fit(model, "usm", ROWS, ROWS, OPTIONS, tmp_path, quiet=True)
 
 
-def test_no_pairs(tmp_path):
-    with pytest.raises(ValueError, match="asm: 0 training and 60 validation pairs"):
-        fit(new_model(), "asm", [], PAIRS, OPTIONS, tmp_path, quiet=True)
+def test_no_rows(tmp_path):
+    with pytest.raises(ValueError, match="asm: 0 training and 60 validation rows"):
+        fit(new_model(), "asm", [], ROWS, OPTIONS, tmp_path, quiet=True)
 
 
 def test_checkpoints_hold_tensors_and_plain_values_only(tmp_path):
-    fit(new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, quiet=True)
+    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, quiet=True)
     for name in ("usm.best.pt", "usm.last.pt"):
         content = torch.load(tmp_path / name, weights_only=True)
         assert content["config"]["d_model"] == 16 and content["name"] == "usm"
@@ -247,13 +249,13 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
 
 
 def test_resuming_with_another_shape_is_refused(tmp_path):
-    fit(new_model(), "usm", PAIRS, PAIRS, OPTIONS, tmp_path, quiet=True)
+    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, quiet=True)
     with pytest.raises(InputError, match="cannot be resumed"):
         fit(
             EncoderDecoder(replace(CONFIG, d_ff=20)),
             "usm",
-            PAIRS,
-            PAIRS,
+            ROWS,
+            ROWS,
             OPTIONS,
             tmp_path,
             resume=True,
@@ -275,6 +277,6 @@ def test_no_validation_comes_twice(steps, validations):
 
 
 def test_the_first_update_counts(tmp_path):
-    fit(new_model(), "usm", PAIRS, PAIRS, replace(OPTIONS, log_every=1), tmp_path)
+    fit(new_model(), "usm", ROWS, ROWS, replace(OPTIONS, log_every=1), tmp_path)
     first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert first["step"] == 1 and first["learning_rate"] > 0

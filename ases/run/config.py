@@ -40,7 +40,6 @@ class RunConfig(Recipe):
     holds."""
 
     data: DataSettings = field(default_factory=DataSettings)
-    beams: int = setting(1, "1 decodes greedily", low=1, high=64, flag=True)
     scorer: str | None = setting(
         None,
         "run folder of a direct model for --segmentation entropy",

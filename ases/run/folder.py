@@ -184,7 +184,7 @@ def load_scorer(folder: str | Path, device: str = "cpu") -> tuple[Scorer, RunCon
         raise InputError(
             f"{folder}: a run of mode {config.mode}; expected a direct one as --scorer"
         )
-    return Scorer(writer.models["direct"], writer.tokenizer, config.max_source), config
+    return Scorer(writer.models["direct"], writer.tokenizer, config.max_question), config
 
 
 # --- evaluations ---------------------------------------------------------------------------------

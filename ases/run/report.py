@@ -9,7 +9,7 @@ from pathlib import Path
 from ases.answers import parse_answer
 from ases.beam import beam_search
 from ases.data import Example
-from ases.decoding import Chain, Search, greedy
+from ases.decoding import Chain, Search
 from ases.metrics import is_correct
 from ases.pairs import Segmented
 from ases.recipe import ChainWriter, score_chains
@@ -18,8 +18,8 @@ from ases.run.files import write_text
 COLOURS = {"ES": "\033[34m", "AS": "\033[32m"}  # blue and green
 
 
-def search_of_width(beams: int) -> Search:
-    return greedy if beams == 1 else partial(beam_search, width=beams)
+def search_of_width(beams: int) -> Search | None:
+    return None if beams == 1 else partial(beam_search, width=beams)
 
 
 def evaluate(
@@ -40,6 +40,7 @@ def evaluate(
         "segmentation": None if config.mode == "direct" else config.segmentation.segmentation,
     }
     results |= score_chains(config.data.task, examples, texts, chains)
+    results["cut_questions"] = writer.cut_questions([e.question for e in examples])
     results |= {"beams": beams, "decode_seconds": round(seconds, 1)}
     return results, predictions
 

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ases.data import InputError
 from ases.model import SIZES, EncoderDecoder, ModelConfig
 from ases.pretrained import load_t5
@@ -23,14 +25,6 @@ class TrainOptions:
     """What train.py can be told beside a run's settings."""
 
     size: str = setting("tiny", "shape of the model", choices=tuple(SIZES), flag=True)
-    dropout: float | None = setting(
-        None,
-        "share of activations dropped",
-        low=0,
-        high=0.9,
-        shown="0, or the checkpoint's",
-        flag=True,
-    )
     device: str = setting(
         "auto", "auto is cuda where there is one", choices=("auto", "cpu", "cuda"), flag=True
     )
@@ -153,18 +147,24 @@ def start(flags: Flags, say: Callable[[str], None] = print) -> Start:
 
 def _new_run(flags: Flags, options: TrainOptions, device: str) -> tuple[RunConfig, Path]:
     data = flags.of(DataSettings)
-    training = flags.of(TrainingSettings, seed=data.seed, device=device)
+    # bfloat16 is quick on GPUs alone; float16 would overflow in T5's feed-forward layers.
+    dtype = "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    training = flags.of(TrainingSettings, seed=data.seed, device=device, dtype=dtype)
     if "max_minutes" in flags.given and "max_steps" not in flags.given:
         training = replace(training, max_steps=None)
-    if "init" in flags.given:
-        shape = asdict(load_t5(flags.given["init"]).config)
-    else:
-        shape = dict(SIZES[options.size])
-    if options.dropout is not None:
-        shape["dropout_rate"] = options.dropout
+    shape, encoder = dict(SIZES[options.size]), "block-causal"
+    if "init" in flags.given:  # what a checkpoint was trained with
+        shape, encoder = asdict(load_t5(flags.given["init"]).config), "bidirectional"
+        if "optimizer" not in flags.given:
+            training = replace(training, optimizer="adamw")
     segmentation = flags.of(SegmentationSettings)
     config = flags.of(
-        RunConfig, data=data, segmentation=segmentation, training=training, model=shape
+        RunConfig,
+        data=data,
+        encoder=flags.given.get("encoder", encoder),
+        segmentation=segmentation,
+        training=training,
+        model=shape,
     )
 
     name = [data.task, config.mode]

@@ -105,7 +105,7 @@ def pairs(question: str, segments) -> list[dict]:
 class Letters:
     """Ids that are code points, so that a scripted chain can be given as text; specials lie beyond Unicode."""
 
-    pad_id, eos_id, end_id, sep_id = 1114112, 1114113, 1114114, 1114115
+    pad_id, eos_id, end_id = 1114112, 1114113, 1114114
 
     @staticmethod
     def encode(text: str) -> list[int]:
@@ -119,7 +119,7 @@ class Letters:
 def scripted(steps: list[list[str]]):
     """A model that writes the steps of its script, whatever it reads."""
     turns = iter(steps)
-    return lambda role, contexts: [
+    return lambda role, chains, contexts: [
         Decoded(Letters.encode(text), end) for text, end in [next(turns)]
     ]
 
@@ -267,20 +267,13 @@ def main() -> None:
     for name, script in SCRIPTS.items():
         read = []
         model = scripted(script)
-        decode = lambda role, contexts: (
-            read.append(
-                [
-                    role,
-                    "".join(
-                        {Letters.sep_id: "<sep>", Letters.eos_id: "</s>"}.get(i) or chr(i)
-                        for i in contexts[0]
-                    ),
-                ]
-            ),
-            model(role, contexts),
-        )[1]
+
+        def write_one(role, chains, contexts):
+            read.append([role, "".join(Letters.decode(b) + "</s>" for b in contexts[0])])
+            return model(role, chains, contexts)
+
         [chain] = generate_chains(
-            decode, [Letters.encode("q?")], Letters, (ES, AS), max_rounds=4, max_source=1000
+            write_one, [Letters.encode("q?")], Letters, (ES, AS), max_rounds=4
         )
         decoding.append(
             {

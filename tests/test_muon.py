@@ -1,0 +1,73 @@
+"""Muon against singular values, and against PyTorch's own."""
+
+import pytest
+import torch
+
+from ases.model import EncoderDecoder, ModelConfig
+from ases.muon import Muon, orthogonalise
+from ases.training import TrainingSettings, make_optimizers
+
+SHAPES = [(24, 24), (40, 24), (24, 40), (24, 24), (7, 1)]
+
+
+def matrices(seed, shapes=SHAPES):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+def test_singular_values_come_near_one():
+    x = torch.stack(matrices(0, [(24, 40)] * 3))
+    x[2] *= 1e-6  # its size does not matter
+    u, _, v = torch.linalg.svd(x.double(), full_matrices=False)
+    found = u.mT @ orthogonalise(x).double() @ v.mT  # the directions stay, the values do not
+    values = found.diagonal(dim1=1, dim2=2)
+    assert 0.5 < values.min() and values.max() < 1.3
+    assert (found - torch.diag_embed(values)).abs().max() < 1e-3
+    assert not orthogonalise(torch.zeros(1, 3, 3)).any()
+
+
+def test_updates_are_pytorchs():
+    """Up to its rounding to bfloat16, which is 2 ** -8, for several steps, decay and all shapes."""
+    ours, theirs = ([p.requires_grad_() for p in matrices(1)] for _ in range(2))
+    settings = dict(lr=0.02, momentum=0.9, weight_decay=0.1)
+    optimizers = Muon(ours, **settings), torch.optim.Muon(theirs, **settings)
+    for step in range(4):
+        for params, optimizer in zip((ours, theirs), optimizers):
+            for p, gradient in zip(params, matrices(10 + step)):
+                p.grad = gradient
+            optimizer.step()
+    for a, b, start in zip(ours, theirs, matrices(1)):
+        assert (a - b).norm() < 0.02 * (a - start).norm()
+
+
+def test_a_matrix_without_a_gradient_stays():
+    a, b = (p.requires_grad_() for p in matrices(0, [(3, 3)] * 2))
+    a.grad = torch.ones(3, 3)
+    before = b.detach().clone()
+    Muon([a, b]).step()
+    assert torch.equal(b, before)
+
+
+def test_vectors_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+        Muon([torch.zeros(3, requires_grad=True)])
+
+
+def test_who_trains_what():
+    model = EncoderDecoder(ModelConfig(vocab_size=20, num_layers=1, num_decoder_layers=1))
+    names = {id(p): name for name, p in model.named_parameters()}
+
+    def groups(settings):
+        return [
+            [sorted(names[id(p)] for p in group["params"]) for group in optimizer.param_groups]
+            for optimizer in make_optimizers(model, settings)
+        ]
+
+    [[muon], [adamw, vectors]] = groups(TrainingSettings(optimizer="muon"))
+    outside = ["decoder_bias.table", "embedding", "encoder_bias.table", "head"]
+    assert adamw == [f"{name}.weight" for name in outside]
+    assert len(muon) == 7 + 11 and all("norm" in name for name in vectors)
+    assert sorted(muon + adamw + vectors) == sorted(names.values())
+
+    [[adamw, no_decay]] = groups(TrainingSettings(optimizer="adamw"))
+    assert (adamw, no_decay) == (sorted(muon + [f"{name}.weight" for name in outside]), vectors)
