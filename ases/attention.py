@@ -220,10 +220,22 @@ def _sdpa(
         if mask is None:
             mask = torch.zeros_like(seen, dtype=q.dtype)
         mask = mask.masked_fill(~seen, torch.finfo(q.dtype).min)
-    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    if mask is not None and mask.requires_grad and not q.is_cuda:
+        # Here PyTorch has no fused kernel, and takes a longer way than this.
+        out = _dense(q, k, v, mask, scale)
+    else:
+        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     if seen is None or not some_empty:
         return out
     return out.masked_fill(~seen.any(-1)[..., None], 0)
+
+
+def _dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """softmax(mask + scale · q kᵀ) v, with the heads of all rows as one batch of matrices."""
+    B, H, n_queries, _ = q.shape
+    mask = mask.expand(B, H, -1, -1).flatten(0, 1)
+    scores = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=scale)
+    return (torch.softmax(scores, -1) @ v.flatten(0, 1)).unflatten(0, (B, H))
 
 
 # --- arguments -----------------------------------------------------------------------------------
