@@ -474,12 +474,8 @@ class EncoderDecoder(nn.Module):
         return F.linear(x, head.weight), so_far
 
     def loss_sum(self, batch: Batch) -> Tensor:
-        """−Σ log p over the target tokens, padding labels (−100) left out: a float32 scalar."""
-        logits = self.logits(batch)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        return F.cross_entropy(
-            logits.flatten(0, 1), batch.target.flatten(), ignore_index=IGNORE, reduction="sum"
-        )
+        """−Σ log p over the target tokens of a batch, a scalar."""
+        return token_losses(self.logits(batch), batch.target)
 
     def _initialise(self) -> None:
         """T5's own scheme (Mesh TensorFlow): each matrix keeps the variance of what it is fed.
@@ -504,3 +500,10 @@ class EncoderDecoder(nn.Module):
             if "norm" not in name:
                 end = ".".join(name.split(".")[-2:])
                 nn.init.normal_(parameter, std=spread[end])
+
+
+def token_losses(logits: Tensor, target: Tensor) -> Tensor:
+    """−Σ log p over the target tokens (B, T) but padding labels (−100), at least in float32."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    flat, labels = logits.flatten(0, 1), target.flatten()
+    return F.cross_entropy(flat, labels, ignore_index=IGNORE, reduction="sum")

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from ases.model import EncoderDecoder, ModelConfig
+from ases.model import EncoderDecoder, ModelConfig, token_losses
 from ases.muon import Muon
 from ases.pairs import Batch, Row, collate, make_batches
 from ases.settings import setting
@@ -53,8 +53,10 @@ class TrainingSettings:
         shown="muon; adamw with --init",
         flag=True,
     )
-    learning_rate: float = setting(3e-3, "peak of adamw's rate", above=0, flag=True)
-    muon_learning_rate: float = setting(0.02, "peak of muon's rate", above=0)
+    learning_rate: float | None = setting(
+        None, "peak of adamw's rate", above=0, shown="0.02 beside muon, 0.003 alone", flag=True
+    )
+    muon_learning_rate: float = setting(0.01, "peak of muon's rate", above=0)
     momentum: float = setting(0.95, "of muon", low=0, high=0.999)
     warmup: float = setting(0.05, "share of the budget in which rates rise", low=0, high=0.9)
     weight_decay: float = setting(0.01, "on matrices", low=0)
@@ -84,7 +86,8 @@ class Progress:
     position: int = 0  # of the next batch within the epoch
     seconds: float = 0.0
     validations: int = 0
-    best_loss: float = math.inf
+    best_accuracy: float = -1.0  # of next tokens in validation
+    best_loss: float = math.inf  # of the same weights
     best_step: int = 0
     target_tokens: int = 0
     tokens: int = 0
@@ -135,10 +138,10 @@ class Watcher:
         """An update is done."""
 
     def report(self, name: str, row: dict) -> None:
-        """A row of numbers, "loss" or "validation_loss" among them, in nats per target token."""
+        """A row of numbers; "loss" and "validation_loss" are nats per target token."""
 
     def checkpoint(self, name: str, training: "Training", improved: bool) -> None:
-        """A validation is done; ``improved`` says that its loss is the lowest so far."""
+        """A validation is done; ``improved`` says that its accuracy is the highest so far."""
 
     def end(self, name: str, training: "Training") -> None:
         """The budget is used up."""
@@ -172,7 +175,9 @@ def make_optimizers(
         else:
             adamw.append(parameter)
 
-    rate, decay = settings.learning_rate, settings.weight_decay
+    # Beside muon, what is left for adamw is mostly embeddings: they bear a higher rate.
+    rate = settings.learning_rate or (0.02 if settings.optimizer == "muon" else 3e-3)
+    decay = settings.weight_decay
     groups = [
         {"params": adamw, "weight_decay": decay, "peak": rate},
         {"params": vectors, "weight_decay": 0.0, "peak": rate},
@@ -248,11 +253,17 @@ class Training:
         progress.target_tokens, progress.tokens, progress.since_report = 0, 0, 0.0
         return row
 
-    def keep_if_best(self, validation_loss: float) -> bool:
-        """Keep the weights if no earlier ones had a lower validation loss; says whether."""
-        if validation_loss >= self.progress.best_loss:
+    def keep_if_best(self, loss: float, accuracy: float) -> bool:
+        """Keep the weights if no earlier ones had a higher accuracy in validation; says whether.
+
+        Where data is scarce, the loss of a model that gets ever more tokens right may rise all the
+        same, for it is surer of those it gets wrong; greedy decoding does not care [ours].
+        """
+        progress = self.progress
+        if accuracy <= progress.best_accuracy:
             return False
-        self.progress.best_loss, self.progress.best_step = validation_loss, self.progress.step
+        progress.best_accuracy, progress.best_loss = accuracy, loss
+        progress.best_step = progress.step
         self.best_weights = {
             name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()
         }
@@ -298,12 +309,12 @@ def fit(
     settings: TrainingSettings,
     watcher: Watcher | None = None,
 ) -> dict:
-    """Train ``model`` in place and leave the weights of the lowest validation loss in it, ready for
-    inference.
+    """Train ``model`` in place and leave in it the weights that got most validation tokens right.
 
     Returns:
-        {"steps", "epochs", "seconds", "validation_loss", "best_step"}; losses are nats per target
-        token.
+        {"steps", "epochs", "seconds", "best_step", "validation_loss", "validation_accuracy"}: the
+        last two of the best step, in nats per target token and as the share of target tokens that
+        were the likeliest ones.
     Raises:
         ValueError: no rows, or no budget.
         FloatingPointError: a loss that is not finite.
@@ -331,12 +342,13 @@ def fit(
         if validate or progress.step % settings.log_every == 0:
             watcher.report(name, training.report())
         if validate:
-            loss = validation_loss(model, validation, settings)
+            loss, accuracy = validate_on(model, validation, settings)
             progress.validations = progress.validations_due(settings)
-            improved = training.keep_if_best(loss)
+            improved = training.keep_if_best(loss, accuracy)
             clock = progress.add_time(clock)
             progress.since_report = 0.0  # validating says nothing of the speed of training
-            watcher.report(name, progress.row() | {"validation_loss": loss})
+            found = {"validation_loss": loss, "validation_accuracy": accuracy}
+            watcher.report(name, progress.row() | found)
             watcher.checkpoint(name, training, improved)
 
     watcher.end(name, training)
@@ -347,8 +359,9 @@ def fit(
         "steps": progress.step,
         "epochs": progress.epoch + progress.position / n_batches,
         "seconds": round(progress.seconds, 1),
-        "validation_loss": progress.best_loss,
         "best_step": progress.best_step,
+        "validation_loss": progress.best_loss,
+        "validation_accuracy": progress.best_accuracy,
     }
 
 
@@ -366,19 +379,25 @@ def _stream(
 
 
 @torch.no_grad()
-def validation_loss(
+def validate_on(
     model: EncoderDecoder, rows: Sequence[Row], settings: TrainingSettings
-) -> float:
-    """Nats per target token over all rows, without dropout; leaves the model in training mode."""
+) -> tuple[float, float]:
+    """Loss and accuracy over all rows, without dropout; leaves the model in training mode.
+
+    Returns:
+        nats per target token, and the share of target tokens that were the likeliest ones.
+    """
     config = model.config
     model.eval()
-    total, count = 0.0, 0
+    loss, right, count = 0.0, 0, 0
     for indices in make_batches(rows, 2 * settings.batch_tokens, seed=0, epoch=0):
         chosen = [rows[i] for i in indices]
         batch = collate(chosen, config.pad_token_id, config.decoder_start_token_id)
         batch = batch.to(settings.device)
         with settings.autocast():
-            total += float(model.loss_sum(batch))
+            logits = model.logits(batch)
+        loss += float(token_losses(logits, batch.target))
+        right += int((logits.argmax(-1) == batch.target).sum())
         count += batch.target_tokens
     model.train()
-    return total / count
+    return loss / count, right / count

@@ -13,7 +13,7 @@ from ases.model import EncoderDecoder, ModelConfig
 from ases.pairs import Pair, make_rows
 from ases.run.checkpoints import Recorder, load_checkpoint, load_model, save_checkpoint
 from ases.segmentation import ES
-from ases.training import TrainingSettings, learning_rate_at, validation_loss
+from ases.training import TrainingSettings, learning_rate_at, validate_on
 
 CONFIG = ModelConfig(
     vocab_size=30,
@@ -67,7 +67,7 @@ def test_schedule_by_hand():
 
 
 def test_training_learns_and_leaves_its_records(tmp_path):
-    before = validation_loss(new_model(), ROWS, OPTIONS)
+    before, _ = validate_on(new_model(), ROWS, OPTIONS)
     report = fit(
         model := new_model(),
         "usm",
@@ -78,7 +78,9 @@ def test_training_learns_and_leaves_its_records(tmp_path):
         quiet=True,
     )
     assert report["validation_loss"] < before / 2 and report["steps"] == 120
-    assert report["validation_loss"] == pytest.approx(validation_loss(model, ROWS, OPTIONS))
+    loss, accuracy = validate_on(model, ROWS, OPTIONS)
+    assert report["validation_loss"] == pytest.approx(loss)
+    assert report["validation_accuracy"] == accuracy > 0.6
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "metrics.jsonl",
         "usm.best.pt",

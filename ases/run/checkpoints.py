@@ -70,7 +70,8 @@ def load_model(path: Path, device: str = "cpu") -> EncoderDecoder:
 class Recorder(Watcher):
     """Writes a run's ``metrics.jsonl``, ``<name>.best.pt`` and ``<name>.last.pt``, and shows a bar.
 
-    ``best.pt`` has the weights of the lowest validation loss, ``last.pt`` all that resuming needs.
+    ``best.pt`` has the weights that got most validation tokens right, ``last.pt`` all that
+    resuming needs.
     With ``resume``, a training goes on from its last checkpoint, or, if it had ended, is only
     loaded.
     """
@@ -121,7 +122,7 @@ class Recorder(Watcher):
                 "config": asdict(training.model.config),
                 "model": training.best_weights,
             }
-            best |= {"step": progress.step, "validation_loss": progress.best_loss}
+            best |= {"step": progress.step, "validation_accuracy": progress.best_accuracy}
             save_checkpoint(self.folder / f"{name}.best.pt", best)
         save_checkpoint(self.folder / f"{name}.last.pt", {"name": name} | training.state_dict())
 

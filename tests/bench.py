@@ -1,0 +1,123 @@
+"""What the benchmarks share: two programs on the same work, in turns; medians of ratios."""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from ases.model import EncoderDecoder
+from ases.pretrained import save_t5
+from ases.recipe import Splits
+from ases.run.config import DataSettings
+from ases.run.folder import load_splits
+
+
+def arguments(description: str, **defaults: object) -> argparse.Namespace:
+    """Flags ``--name`` of the given defaults, and ``--threads``, ``--rounds`` and ``--out``."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    defaults = {"threads": torch.get_num_threads(), "rounds": 7, "out": ""} | defaults
+    for name, default in defaults.items():
+        kind = str if default is None else type(default)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    return options
+
+
+def alternate(programs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds for each unit of work of each program, a figure a round; they take turns.
+
+    Each program does its work and returns how many units that was.
+    """
+    figures: dict[str, list[float]] = {name: [] for name in programs}
+    for round_ in range(rounds + 1):  # the first one warms up
+        for name, program in programs.items():
+            started = time.perf_counter()
+            units = program()
+            if round_:
+                figures[name].append((time.perf_counter() - started) / units)
+    return figures
+
+
+def ratios(figures: dict[str, list[float]], ours: str = "ours") -> dict[str, dict]:
+    """Of each other program to ours: the median of the rounds' ratios, and their range."""
+    result = {}
+    for name, seconds in figures.items():
+        if name != ours:
+            all_ = [theirs / mine for theirs, mine in zip(seconds, figures[ours])]
+            median = statistics.median(all_)
+            result[name] = {"ratio": median, "lowest": min(all_), "highest": max(all_)}
+    return result
+
+
+class Report:
+    """Lines of a table, printed as they come and written as JSON at the end."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.options, self.rows = options, []
+        self.machine = {
+            "processor": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+        print(*(f"{k} {v}" for k, v in self.machine.items()), sep=", ", flush=True)
+
+    def add(self, job: str, figures: dict[str, list[float]], unit: str, **facts: object) -> None:
+        """A job's seconds for each unit, program by program, with ratios to ours."""
+        medians = {name: statistics.median(seconds) for name, seconds in figures.items()}
+        found = ratios(figures)
+        self.rows.append({"job": job, "unit": unit, "seconds": medians, "ratios": found} | facts)
+        for name, seconds in medians.items():
+            line = f"{job:<28} {name:<24} {1e3 * seconds:10.3f} ms/{unit}"
+            if name in found:
+                line += "  {ratio:6.2f} x ours ({lowest:.2f} to {highest:.2f})".format(
+                    **found[name]
+                )
+            print(line, flush=True)
+        for name, value in facts.items():
+            print(f"{'':<28} {name}: {value}", flush=True)
+
+    def write(self) -> None:
+        if self.options.out:
+            content = {"machine": self.machine, "rows": self.rows}
+            Path(self.options.out).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def examples(task: str, data: str, n: int) -> Splits:
+    """Splits of a file, or generated ones; the training split has at most ``n``."""
+    if data:
+        splits, _ = load_splits(DataSettings(task=task, data=data))
+    else:
+        splits, _ = load_splits(DataSettings(task=task, train_problems=n))
+    return splits | {"train": splits["train"][:n]}
+
+
+def in_transformers(model: EncoderDecoder):
+    """The same weights as a model of transformers."""
+    from transformers import T5ForConditionalGeneration
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        save_t5(model, Path(folder) / "model")
+        return T5ForConditionalGeneration.from_pretrained(Path(folder) / "model")
+
+
+def matrix_product_flops(seconds: float = 1.0) -> float:
+    """FLOP/s of one plain float32 product of 1,024 × 1,024 matrices: what could be had at best."""
+    a = torch.randn(1024, 1024)
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        a @ a
+        count += 1
+    return count * 2 * 1024**3 / (time.perf_counter() - started)

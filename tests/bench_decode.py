@@ -1,0 +1,178 @@
+"""Speed of writing chains on a CPU: `python tests/bench_decode.py --run RUN`, a trained usm.
+
+The iterative loop on 256 test problems, greedy, all at once; the same loop on ``transformers``'
+``generate`` with the same weights, all problems as one batch and one at a time, as the released code
+does it. Theirs reads every context anew in every round. A block-causal model needs a mask in their
+encoder, which they take. All three must write the same chains.
+
+Without --run it tabulates ours: seconds per generated token and peak memory against
+segments, batch and length of the question, with random weights and segments of 16 tokens.
+"""
+
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import torch
+from bench import Report, alternate, arguments, in_transformers
+
+from ases.decoding import Decoded, SegmentWriter, generate_chains, greedy
+from ases.model import SIZES, EncoderDecoder, ModelConfig
+from ases.pairs import encode_question
+from ases.run.folder import load_run, load_splits
+from ases.segmentation import AS, ES
+
+
+class Theirs:
+    """Writes segments with ``transformers``: one batch, or one context at a time."""
+
+    def __init__(self, writer, batched: bool):
+        self.model = in_transformers(writer.models["usm"]).eval()
+        self.tokenizer, self.max_tokens = writer.tokenizer, writer.recipe.max_tokens
+        self.block_causal = writer.recipe.encoder == "block-causal"
+        self.batched = batched
+
+    @torch.inference_mode()
+    def __call__(self, role, chains, contexts):
+        if self.batched:
+            return self.write(contexts)
+        return [decoded for context in contexts for decoded in self.write([context])]
+
+    def write(self, contexts):
+        tokenizer = self.tokenizer
+        lengths = torch.tensor([sum(map(len, context)) for context in contexts])
+        S = int(lengths.max())
+        ids = torch.full((len(contexts), S), tokenizer.pad_id)
+        seen = torch.zeros(len(contexts), 1, S, S, dtype=torch.bool)
+        for row, context in enumerate(contexts):
+            source = [i for block in context for i in block]
+            ids[row, : len(source)] = torch.tensor(source)
+            end = 0
+            for block in context:
+                start, end = end, end + len(block)
+                seen[row, 0, start:end, : end if self.block_causal else len(source)] = True
+        seen[:, 0, :, 0] = True  # padding must see something
+        mask = (torch.arange(S) < lengths[:, None]).long()
+        states = self.model.encoder(input_ids=ids, attention_mask=seen)
+        written = self.model.generate(
+            encoder_outputs=states,
+            attention_mask=mask,
+            max_new_tokens=self.max_tokens,
+            do_sample=False,
+            num_beams=1,
+            decoder_start_token_id=0,
+            pad_token_id=tokenizer.pad_id,
+            eos_token_id=[tokenizer.eos_id, tokenizer.end_id],
+        )
+        return [self.finished(row[1:].tolist()) for row in written]
+
+    def finished(self, ids):
+        for n, i in enumerate(ids):
+            if i in (self.tokenizer.eos_id, self.tokenizer.end_id):
+                return Decoded(ids[:n], "chain" if i == self.tokenizer.end_id else "segment")
+        return Decoded(ids, "length")
+
+
+def compare(report: Report, folder: str, n: int, rounds: int) -> None:
+    writer = load_run(folder)
+    splits, _ = load_splits(writer.recipe.data)
+    questions = [example.question for example in splits["test"][:n]]
+    limit = writer.recipe.max_question
+    ids = [encode_question(q, writer.tokenizer, limit)[0] for q in questions]
+    chains = {}
+
+    def ours():
+        chains["ours"] = writer.write(questions)
+        return len(questions)
+
+    def theirs(name, write, few):
+        def program():
+            chains[name] = generate_chains(
+                write, ids[:few], writer.tokenizer, (ES, AS), writer.recipe.max_rounds
+            )
+            return few
+
+        return program
+
+    programs = {
+        "ours": ours,
+        "transformers, batched": theirs("batched", Theirs(writer, True), n),
+        "transformers, one at a time": theirs("one at a time", Theirs(writer, False), n // 8),
+    }
+    figures = alternate(programs, rounds)
+    same = [
+        sum(a.segments == b.segments for a, b in zip(chains["ours"], chains[name]))
+        / len(chains[name])
+        for name in ("batched", "one at a time")
+    ]
+    stops = {chain.stop for chain in chains["ours"]}
+    report.add(
+        "chains", figures, "chain", **{"the same chains": same, "stops": ", ".join(sorted(stops))}
+    )
+
+
+# --- growth --------------------------------------------------------------------------------------
+
+
+class Ids:
+    pad_id, eos_id, end_id = 0, 1, 2
+
+
+def never_ending(model, cache, tokenizer, max_tokens):
+    """Greedy segments that run to their limit and are taken for finished ones, all different."""
+    written = greedy(model, cache, tokenizer, max_tokens)
+    n = int(cache.last[0])
+    return [
+        replace(d, ids=[3 + (n + i) % 90 for i in range(max_tokens)], end="segment")
+        for d in written
+    ]
+
+
+def grown(segments: int, batch: int, length: int) -> None:
+    """Print seconds per generated token and peak memory in MiB of one setting."""
+    torch.manual_seed(0)
+    model = EncoderDecoder(ModelConfig(vocab_size=700, **SIZES["tiny"])).eval()
+    model.head.weight.data[:3] = 0  # never a special token
+    questions = [[3 + (i + b) % 690 for i in range(length)] for b in range(batch)]
+    models = {ES: model, AS: model}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    best = float("inf")
+    for _ in range(3):
+        write = SegmentWriter(models, Ids, 16, "block-causal", never_ending)
+        started = time.perf_counter()
+        generate_chains(write, questions, Ids, (ES, AS), segments)
+        best = min(best, time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(f"{1e6 * best / (segments * 16 * batch):.1f} {peak / 1024:.1f}")
+
+
+def growth(threads: int) -> None:
+    print("segments  batch  question  µs/token  peak MiB")
+    for segments, batch, length in (
+        *((n, 32, 64) for n in (1, 2, 4, 8, 16)),
+        *((4, n, 64) for n in (1, 4, 16, 64, 256)),
+        *((4, 32, n) for n in (64, 128, 256, 512, 1024, 2048)),
+    ):
+        case = f"{segments},{batch},{length}"
+        command = [sys.executable, __file__, "--case", case, "--threads", str(threads)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        per_token, peak = done.stdout.split()
+        print(f"{segments:8}  {batch:5}  {length:8}  {per_token:>8}  {peak:>8}", flush=True)
+
+
+def main() -> None:
+    options = arguments(__doc__, run="", problems=256, case="", rounds=5)
+    if options.case:
+        grown(*map(int, options.case.split(",")))
+    elif options.run:
+        report = Report(options)
+        compare(report, options.run, options.problems, options.rounds)
+        report.write()
+    else:
+        growth(options.threads)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Speed of training on a CPU: `python tests/bench_train.py` (`--data chains.jsonl`, `--task pet`).
+
+Three jobs, each against ``transformers`` with the same weights, AdamW and clipping on both sides:
+
+- dense: updates on rows without padding, and our share of a plain matrix product's FLOP/s;
+- ragged: USM on real chains, ours as it trains by default, with one encoding of a chain and batches
+  of like length, and with an encoding for each pair; theirs the pairs in random batches of 64. The
+  unit is a target token;
+- epoch: an epoch of USM and of direct, ours, from ``--updates`` updates each; nothing is validated.
+"""
+
+import random
+from itertools import cycle
+
+import torch
+from bench import Report, alternate, arguments, examples, in_transformers, matrix_product_flops
+
+from ases.model import SIZES, EncoderDecoder, ModelConfig
+from ases.pairs import Pair, collate, make_batches, make_rows, rows_by_model
+from ases.recipe import segment
+from ases.segmentation import SegmentationSettings
+from ases.tokenizer import Tokenizer
+from ases.training import Training, TrainingSettings
+
+
+def their_update(model):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    model.train()
+
+    def update(batch, lengths):
+        places = torch.arange(batch.source.shape[1])
+        mask = (places < lengths[:, None]).long()
+        model(input_ids=batch.source, attention_mask=mask, labels=batch.target).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return update
+
+
+def new_model(size: str, vocab_size: int) -> EncoderDecoder:
+    torch.manual_seed(0)
+    return EncoderDecoder(ModelConfig(vocab_size=vocab_size, **SIZES[size]))
+
+
+def flops(model: EncoderDecoder, B: int, S: int, T: int) -> float:
+    """Of an update: 2 for each weight and token, and of attention; three times that with backward."""
+    c = model.config
+    inner = c.num_heads * c.d_kv
+    encoder = sum(p.numel() for p in model.encoder.parameters())
+    decoder = sum(p.numel() for p in model.decoder.parameters())
+    cross = c.num_decoder_layers * 2 * c.d_model * inner  # keys and values of source tokens
+    head = c.vocab_size * c.d_model
+    weights = S * (encoder + cross) + T * (decoder - cross + head)
+    scores = inner * (c.num_layers * S * S + c.num_decoder_layers * (T * T + T * S))
+    return 3 * B * (2 * weights + 4 * scores)
+
+
+def dense(report: Report, size: str, rounds: int, n_updates: int = 10) -> None:
+    B, S, T = 16, 64, 64
+    model = new_model(size, 4096)
+    theirs = their_update(in_transformers(model))
+    generator = random.Random(0)
+
+    def ids(n):
+        return [generator.randint(3, 4095) for _ in range(n)]
+
+    pairs = [Pair("", [ids(S)], ids(T)) for _ in range(B)]
+    batch = collate([row for p in pairs for row in make_rows([p], "bidirectional")], pad_id=0)
+    lengths = torch.full((B,), S)
+    training = Training(model, TrainingSettings(optimizer="adamw", learning_rate=1e-4))
+
+    def ours():
+        for _ in range(n_updates):
+            training.update([batch])
+        return n_updates
+
+    def transformers():
+        for _ in range(n_updates):
+            theirs(batch, lengths)
+        return n_updates
+
+    figures = alternate({"ours": ours, "transformers": transformers}, rounds)
+    best = matrix_product_flops()
+    share = flops(model, B, S, T) / sorted(figures["ours"])[len(figures["ours"]) // 2] / best
+    report.add(f"dense, {size}", figures, "update", **{"share of a matrix product": f"{share:.2f}"})
+
+
+def ragged(report: Report, splits, tokenizer, size: str, rounds: int, n_updates: int) -> None:
+    chains = segment(splits["train"], SegmentationSettings())
+    rows = {
+        encoder: rows_by_model("usm", chains, tokenizer, encoder)["usm"]
+        for encoder in ("block-causal", "bidirectional")
+    }
+    programs, facts = {}, {}
+    for name, encoder in (("ours", "block-causal"), ("ours, re-encoding", "bidirectional")):
+        training = Training(
+            new_model(size, tokenizer.vocab_size), TrainingSettings(optimizer="adamw")
+        )
+        batches = make_batches(rows[encoder], 2048, 0, 0)
+        collated = [collate([rows[encoder][i] for i in b], 0) for b in batches]
+        padded = sum(b.source.numel() + b.target.numel() for b in collated)
+        facts[f"padding, {name}"] = f"{1 - sum(b.tokens for b in collated) / padded:.1%}"
+
+        programs[name] = our_updates(training, rows[encoder], batches, n_updates)
+
+    theirs = their_update(in_transformers(new_model(size, tokenizer.vocab_size)))
+    pairs = rows["bidirectional"]
+    order = list(range(len(pairs)))
+    random.Random(0).shuffle(order)
+    stream = cycle([order[i : i + 64] for i in range(0, len(order), 64)])
+
+    def transformers():
+        tokens = 0
+        for _ in range(max(1, n_updates // 3)):
+            chosen = [pairs[i] for i in next(stream)]
+            batch = collate(chosen, 0)
+            theirs(batch, torch.tensor([len(row.source) for row in chosen]))
+            tokens += batch.target_tokens
+        return tokens
+
+    programs["transformers"] = transformers
+    report.add(f"ragged, {size}", alternate(programs, rounds), "target token", **facts)
+
+
+def our_updates(training, rows, batches, n_updates):
+    """A program that makes the next updates of an epoch, and says how many target tokens it saw."""
+    stream = cycle(batches)
+
+    def program():
+        tokens = 0
+        for _ in range(n_updates):
+            batch = collate([rows[i] for i in next(stream)], 0)
+            training.update([batch])
+            tokens += batch.target_tokens
+        return tokens
+
+    return program
+
+
+def epochs(report: Report, splits, tokenizer, size: str, rounds: int, n_updates: int) -> None:
+    """Seconds of an epoch: those of an update times the number of batches."""
+    chains = segment(splits["train"], SegmentationSettings())
+    programs = {}
+    for name, mode, encoder in (
+        ("ours", "direct", "block-causal"),
+        ("usm, encoded once", "usm", "block-causal"),
+        ("usm, re-encoding", "usm", "bidirectional"),
+    ):
+        rows = rows_by_model(mode, chains, tokenizer, encoder)[mode]
+        batches = make_batches(rows, 2048, 0, 0)
+        training = Training(new_model(size, tokenizer.vocab_size), TrainingSettings())
+
+        update = our_updates(training, rows, batches, n_updates)
+        tokens = sum(row.target_length for row in rows)
+        programs[name] = lambda update=update, tokens=tokens: update() / tokens
+    report.add(f"epoch, {size} (ours: direct)", alternate(programs, rounds), "epoch")
+
+
+def main() -> None:
+    options = arguments(__doc__, data="", task="mwp", size="tiny", problems=2000, updates=20)
+    report = Report(options)
+    dense(report, options.size, options.rounds)
+    splits = examples(options.task, options.data, options.problems)
+    texts = [text for e in splits["train"] for text in (e.question, e.answer)]
+    tokenizer = Tokenizer.train(texts, 4096)
+    ragged(report, splits, tokenizer, options.size, options.rounds, options.updates)
+    epochs(report, splits, tokenizer, options.size, options.rounds, options.updates)
+    report.write()
+
+
+if __name__ == "__main__":
+    main()
