@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ases.run.command import choose_device, device_complaints, parse, run_command
-from ases.run.folder import evaluation_folders, load_run, pick_split, splits_for
-from ases.run.report import answer, evaluate, table, training_seconds, write_evaluation
 from ases.settings import setting
 
 SPLITS = ("test", "validation", "train", "longer", "all")
@@ -61,6 +59,10 @@ def complain(given: dict) -> list[str]:
 def main() -> None:
     what = "Score trained runs on a test set, or answer one question."
     options = parse(what, {"what to do": EvaluateOptions}, complain).of(EvaluateOptions)
+    # Only here, for PyTorch takes its time, and --help and mistakes need not wait for it.
+    from ases.run.folder import evaluation_folders, load_run, pick_split, splits_for
+    from ases.run.report import answer, evaluate, table, training_seconds, write_evaluation
+
     device = choose_device(options.device)
     writers = {Path(run): load_run(run, device) for run in options.run}
 

@@ -6,14 +6,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ases.recipe import agreement, segment
+from ases.config import SegmentationSettings
 from ases.run.command import choose_device, device_complaints, parse, run_command
-from ases.run.config import DataSettings
+from ases.run.config import DataSettings, segmentation_complaints
 from ases.run.files import make_parent, write_text
-from ases.run.folder import load_scorer, load_splits, pick_split
-from ases.run.report import segmented_line, segmented_summary, show_segments
-from ases.run.start import segmentation_complaints
-from ases.segmentation import SegmentationSettings
 from ases.settings import setting
 
 SPLITS = ("train", "validation", "test", "longer", "all")
@@ -57,6 +53,11 @@ def main() -> None:
         FLAGS,
         complain,
     )
+    # Only here, for PyTorch takes its time, and --help and mistakes need not wait for it.
+    from ases.recipe import agreement, segment
+    from ases.run.folder import load_scorer, load_splits, pick_split
+    from ases.run.report import segmented_line, segmented_summary, show_segments
+
     options, data = flags.of(SegmentOptions), flags.of(DataSettings)
     splits, description = load_splits(data, whole=options.split == "all")
     examples = pick_split(splits, options.split)

@@ -1,11 +1,8 @@
 """From data to a scored test set: `python train.py --task mwp --mode usm`."""
 
 from ases.data import InputError
-from ases.recipe import train
-from ases.run.checkpoints import Recorder
 from ases.run.command import parse, run_command
-from ases.run.report import evaluate, table, write_evaluation
-from ases.run.start import TRAIN_FLAGS, start, train_complaints
+from ases.run.config import TRAIN_FLAGS, train_complaints
 
 
 def main() -> None:
@@ -14,6 +11,12 @@ def main() -> None:
         TRAIN_FLAGS,
         train_complaints,
     )
+    # Only here, for PyTorch takes its time, and --help and mistakes need not wait for it.
+    from ases.recipe import train
+    from ases.run.checkpoints import Recorder
+    from ases.run.report import evaluate, table, write_evaluation
+    from ases.run.start import start
+
     run = start(flags)
     print(f"run folder: {run.folder}", flush=True)
 

@@ -1,16 +1,17 @@
 """AS-ES learning, from a line of JSON to a scored chain of thought. Read in the method's order:
 
  1. recipe        the whole experiment on objects: cut and label, train, write, score
- 2. data          what an example is; splits by question
- 3. tokenizer     text to ids and back, exactly
- 4. segmentation  chain → pieces → labels → segments
- 5. pairs         modes; segments → (context, next segment) → rows; batches
- 6. attention     scores with a relative position bias, and who computes it
- 7. model         the encoder-decoder
- 8. training      one loop for every sub-model
- 9. entropy       token entropies under a direct model
-10. decoding      the iterative loop; then how a segment is written
-11. metrics       accuracy, BLEU, ROUGE, agreement of roles
+ 2. config        every setting, with the modes
+ 3. data          what an example is; splits by question
+ 4. tokenizer     text to ids and back, exactly
+ 5. segmentation  chain → pieces → labels → segments
+ 6. pairs         segments → (context, next segment) → rows; batches
+ 7. attention     scores with a relative position bias, and who computes it
+ 8. model         the encoder-decoder
+ 9. training      one loop for every sub-model
+10. entropy       token entropies under a direct model
+11. decoding      the iterative loop; then how a segment is written
+12. metrics       accuracy, BLEU, ROUGE, agreement of roles
 
 Beside the method: muon (the optimizer of matrices), kernels (attention in Triton), tasks (generated
 examples), pretrained (T5 checkpoints), beam (beam search), answers (numbers in text), conventions

@@ -10,80 +10,14 @@ width, V vocabulary.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ases.attention import Runs, attention, causal, padding
+from ases.config import ModelConfig
 from ases.pairs import IGNORE, Batch
-from ases.settings import complaints, setting
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Shape of a model, in the field's own names; ``SIZES`` has ready-made ones.
-
-    ``feed_forward`` is "gated-gelu" (v1.1, Flan, mT5) or "relu" (v1.0). ``tie_word_embeddings``
-    uses the embedding as output head; ``scale_decoder_outputs`` multiplies the decoder's output by
-    D^−0.5 before the head, as v1.0 does. They are two settings: a checkpoint may store one tensor
-    twice and still not be scaled.
-
-    ``scale_scores`` gives the scores their 1/√K back, which T5 leaves to the queries' weights. A
-    model can say the same either way, but Adam moves all weights by steps of one size: queries that
-    have to be √K times smaller than all other weights make it unstable at the rates the rest could
-    take [ours; off for T5's checkpoints].
-    """
-
-    vocab_size: int = setting(4096, "ids of the embedding", low=1)
-    d_model: int = setting(64, "width of the model, D", low=1)
-    d_kv: int = setting(32, "width of a head, K", low=1)
-    d_ff: int = setting(128, "width of the feed-forward layers", low=1)
-    num_layers: int = setting(2, "encoder layers", low=1)
-    num_decoder_layers: int = setting(2, "decoder layers", low=1)
-    num_heads: int = setting(2, "attention heads, H; H times K need not be D", low=1)
-    relative_attention_num_buckets: int = setting(32, "a multiple of 4", low=4)
-    relative_attention_max_distance: int = setting(128, "from here on, one bucket a side", low=1)
-    feed_forward: str = setting("gated-gelu", "relu is v1.0's", choices=("gated-gelu", "relu"))
-    layer_norm_epsilon: float = setting(1e-6, "added to the mean square", low=0)
-    dropout_rate: float = setting(0.0, "share of activations dropped in training", low=0, high=0.99)
-    tie_word_embeddings: bool = setting(False, "the embedding is the output head")
-    scale_decoder_outputs: bool = setting(False, "multiply the decoder's output by D ** -0.5")
-    scale_scores: bool = setting(True, "multiply the scores by K ** -0.5")
-    pad_token_id: int = setting(0, "fills batches", low=0)
-    decoder_start_token_id: int = setting(0, "what the decoder reads first", low=0)
-    eos_token_id: int = setting(1, "ends every source and target", low=0)
-
-    def __post_init__(self):
-        wrong = complaints(self)
-        buckets = self.relative_attention_num_buckets
-        farthest = self.relative_attention_max_distance
-        if not wrong and buckets % 4:
-            wrong.append(f"relative_attention_num_buckets is {buckets}; expected a multiple of 4")
-        if not wrong and farthest <= buckets // 2:
-            wrong.append(
-                f"relative_attention_max_distance is {farthest}; expected more than half of "
-                f"relative_attention_num_buckets, {buckets}"
-            )
-        if wrong:
-            raise ValueError(" | ".join(wrong))
-
-
-def _size(d_model: int, d_kv: int, d_ff: int, layers: int, heads: int) -> dict:
-    depth = dict(num_layers=layers, num_decoder_layers=layers)
-    return dict(d_model=d_model, d_kv=d_kv, d_ff=d_ff, **depth, num_heads=heads)
-
-
-#: Sizes by name. "small" and "base" have the shapes of T5 v1.1's; the others are for teaching.
-SIZES = {
-    "micro": _size(32, 16, 64, layers=1, heads=2),
-    "tiny": _size(64, 32, 128, layers=2, heads=2),
-    "mini": _size(128, 32, 256, layers=3, heads=4),
-    "small": _size(512, 64, 1024, layers=8, heads=6),
-    "base": _size(768, 64, 2048, layers=12, heads=12),
-}
-
 
 KeysAndValues = tuple[Tensor, Tensor]  # (B, H, T, K) each
 

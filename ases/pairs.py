@@ -25,21 +25,12 @@ import torch
 from torch import Tensor
 
 from ases.attention import Runs
+from ases.config import CHAIN, MODES
 from ases.data import Example
-from ases.segmentation import AS, ES, Segment
+from ases.segmentation import Segment
 from ases.tokenizer import Tokenizer
 
-CHAIN = "CHAIN"  # the role of a direct model's only target, beside ES and AS
 IGNORE = -100  # label of a padded target position: PyTorch's convention
-ENCODERS = ("block-causal", "bidirectional")
-
-#: The sub-models of each mode, and the roles that each of them writes: the whole difference.
-MODES = {
-    "direct": {"direct": (CHAIN,)},
-    "dsm": {"esm": (ES,), "asm": (AS,)},
-    "usm": {"usm": (ES, AS)},
-}
-
 
 # --- pairs ---------------------------------------------------------------------------------------
 

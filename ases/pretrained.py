@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ases.config import ModelConfig
 from ases.data import InputError
-from ases.model import EncoderDecoder, ModelConfig
+from ases.model import EncoderDecoder
 
 #: Fields that config.json and ModelConfig share by name.
 _OURS = ("feed_forward", "tie_word_embeddings", "scale_decoder_outputs", "scale_scores")

@@ -6,8 +6,8 @@
     results = score_chains("mwp", splits["test"], writer.texts(chains), chains)
 
 This is the method from end to end, so it is the first file to read, and it imports all the others.
-The modes differ in nothing but ``MODES`` (in ``ases.pairs``): which sub-models there are, and which
-roles each of them writes.
+The modes differ in nothing but ``MODES`` (in ``ases.config``): which sub-models there are, and
+which roles each of them writes.
 """
 
 from collections import Counter
@@ -16,69 +16,28 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from ases.config import CHAIN, MODES, ModelConfig, Recipe, SegmentationSettings
 from ases.data import Example
 from ases.decoding import Chain, Search, SegmentWriter, generate_chains
 from ases.entropy import chain_entropies
 from ases.metrics import role_agreement, score
-from ases.model import SIZES, EncoderDecoder, ModelConfig
-from ases.pairs import (
-    CHAIN,
-    ENCODERS,
-    MODES,
-    Row,
-    Segmented,
-    encode_question,
-    rows_by_model,
-)
+from ases.model import EncoderDecoder
+from ases.pairs import Row, Segmented, encode_question, rows_by_model
 from ases.segmentation import (
     AS,
     ES,
-    SegmentationSettings,
     entropy_labels,
     interleaved_labels,
     make_segments,
     piece_entropies,
     split_pieces,
 )
-from ases.settings import setting
 from ases.tokenizer import Tokenizer
-from ases.training import TrainingSettings, Watcher, fit
+from ases.training import Watcher, fit
 
 #: "train", "validation" and "test", and "longer" where there is one
 Splits = dict[str, list[Example]]
 SPLITS = ("train", "validation")  # what training needs
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All settings of an experiment but its data."""
-
-    mode: str = setting(
-        "usm",
-        "direct: question to chain; dsm: a model for each role; usm: one model for both",
-        choices=tuple(MODES),
-        flag=True,
-    )
-    encoder: str = setting(
-        "block-causal",
-        "encode a chain once, or anew for each segment as the paper does",
-        choices=ENCODERS,
-        shown="block-causal; bidirectional with --init",
-        flag=True,
-    )
-    segmentation: SegmentationSettings = SegmentationSettings()
-    training: TrainingSettings = TrainingSettings()
-    model: dict = field(default_factory=lambda: dict(SIZES["tiny"]))  # arguments of ModelConfig
-    vocab_size: int = setting(4096, "most ids that the tokenizer may have", low=260, high=1_000_000)
-    max_question: int = setting(
-        1024, "most ids of a question; longer ones lose their middle", low=16, flag=True
-    )
-    max_tokens: int | None = setting(
-        None, "most ids of a segment", low=1, shown="twice the longest in training"
-    )
-    max_rounds: int | None = setting(
-        None, "most segments of a chain", low=1, shown="twice the most in training"
-    )
 
 
 # --- cut and label -------------------------------------------------------------------------------

@@ -21,40 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from ases.settings import setting
-
 ES, AS = "ES", "AS"
-
-
-@dataclass(frozen=True)
-class SegmentationSettings:
-    """How chains are labelled and merged."""
-
-    segmentation: str = setting(
-        "interleave",
-        "label pieces by position, or by entropy under a direct model",
-        choices=("interleave", "entropy"),
-        flag=True,
-    )
-    beta: float = setting(
-        1.0, "a piece is AS above beta times its chain's mean piece entropy", low=0, flag=True
-    )
-    gamma: float = setting(
-        1.0,
-        "piece entropy is the sum over its tokens / tokens ** gamma: 0 sum, 1 mean",
-        low=-10,
-        high=10,
-        flag=True,
-    )
-    entropy_context: str = setting(
-        "prefix",
-        "score a piece given the question and the chain before it, or the question alone",
-        choices=("prefix", "question"),
-        flag=True,
-    )
-    merge: bool = setting(
-        True, "keep every piece a segment of its own, as the released code does", flag=True
-    )
 
 
 @dataclass(frozen=True)

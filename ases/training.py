@@ -17,64 +17,10 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from ases.model import EncoderDecoder, ModelConfig, token_losses
+from ases.config import ModelConfig, TrainingSettings
+from ases.model import EncoderDecoder, token_losses
 from ases.muon import Muon
 from ases.pairs import Batch, Row, collate, make_batches
-from ases.settings import setting
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How one sub-model is trained.
-
-    The budget is ``max_steps`` updates or ``max_minutes`` of wall time, validation included,
-    whichever is used up first; only a budget of steps alone gives the same result twice. An update
-    sees ``accumulate`` batches of at most ``batch_tokens`` padded tokens each, source and target
-    together, so a step costs about the same whatever is trained.
-    """
-
-    max_steps: int | None = setting(
-        12000,
-        "updates, shared by the sub-models; no limit with --max-minutes alone",
-        low=1,
-        flag=True,
-    )
-    max_minutes: float | None = setting(
-        None, "training time, shared likewise", above=0, shown="no limit", flag=True
-    )
-    batch_tokens: int = setting(
-        2048, "most padded tokens of a batch, source and target", low=16, flag=True
-    )
-    accumulate: int = setting(1, "batches in an update", low=1)
-    optimizer: str = setting(
-        "muon",
-        "muon for the matrices of blocks with adamw for the rest, or adamw alone",
-        choices=("muon", "adamw"),
-        shown="muon; adamw with --init",
-        flag=True,
-    )
-    learning_rate: float | None = setting(
-        None, "peak of adamw's rate", above=0, shown="0.02 beside muon, 0.003 alone", flag=True
-    )
-    muon_learning_rate: float = setting(0.01, "peak of muon's rate", above=0)
-    momentum: float = setting(0.95, "of muon", low=0, high=0.999)
-    warmup: float = setting(0.05, "share of the budget in which rates rise", low=0, high=0.9)
-    weight_decay: float = setting(0.01, "on matrices", low=0)
-    clip: float = setting(1.0, "largest norm of all gradients together", above=0)
-    validations: int = setting(
-        10, "validations and checkpoints, spread evenly over the budget", low=1
-    )
-    log_every: int = setting(50, "steps between two reports of the training loss", low=1)
-    seed: int = setting(0, "of dropout and of the order of batches", low=0, high=2**63 - 1)
-    dtype: str = setting(
-        "float32", "of activations; weights stay float32", choices=("float32", "bfloat16")
-    )
-    device: str = setting("cpu", "where to train: cpu or cuda")
-
-    def autocast(self) -> AbstractContextManager:
-        if self.dtype == "float32":
-            return nullcontext()
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
 
 
 @dataclass
@@ -189,6 +135,13 @@ def make_optimizers(
     return optimizers
 
 
+def autocast(settings: TrainingSettings) -> AbstractContextManager:
+    """Whether matrices are multiplied in ``settings.dtype``; weights and sums stay float32."""
+    if settings.dtype == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(settings.device).type, torch.bfloat16)
+
+
 class Training:
     """A model in training with its optimizer: all that a checkpoint holds."""
 
@@ -214,7 +167,7 @@ class Training:
 
         for batch in batches:
             batch = batch.to(settings.device)
-            with settings.autocast():
+            with autocast(settings):
                 loss = model.loss_sum(batch)
             (loss / target_tokens).backward()
             self.loss_sum += loss.detach()
@@ -394,7 +347,7 @@ def validate_on(
         chosen = [rows[i] for i in indices]
         batch = collate(chosen, config.pad_token_id, config.decoder_start_token_id)
         batch = batch.to(settings.device)
-        with settings.autocast():
+        with autocast(settings):
             logits = model.logits(batch)
         loss += float(token_losses(logits, batch.target))
         right += int((logits.argmax(-1) == batch.target).sum())

@@ -18,8 +18,9 @@ from dataclasses import replace
 import torch
 from bench import Report, alternate, arguments, in_transformers
 
+from ases.config import SIZES, ModelConfig
 from ases.decoding import Decoded, SegmentWriter, generate_chains, greedy
-from ases.model import SIZES, EncoderDecoder, ModelConfig
+from ases.model import EncoderDecoder
 from ases.pairs import encode_question
 from ases.run.folder import load_run, load_splits
 from ases.segmentation import AS, ES

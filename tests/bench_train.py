@@ -15,12 +15,12 @@ from itertools import cycle
 import torch
 from bench import Report, alternate, arguments, examples, in_transformers, matrix_product_flops
 
-from ases.model import SIZES, EncoderDecoder, ModelConfig
+from ases.config import SIZES, ModelConfig, SegmentationSettings, TrainingSettings
+from ases.model import EncoderDecoder
 from ases.pairs import Pair, collate, make_batches, make_rows, rows_by_model
 from ases.recipe import segment
-from ases.segmentation import SegmentationSettings
 from ases.tokenizer import Tokenizer
-from ases.training import Training, TrainingSettings
+from ases.training import Training
 
 
 def their_update(model):

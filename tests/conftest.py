@@ -10,8 +10,9 @@ if not torch.cuda.is_available():
         "1"  # before triton is imported: its kernels then run on the CPU
     )
 
+from ases.config import ModelConfig
 from ases.data import TOY
-from ases.model import EncoderDecoder, ModelConfig
+from ases.model import EncoderDecoder
 from ases.tokenizer import Tokenizer
 
 TOY_PIECES = [

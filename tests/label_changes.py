@@ -12,16 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from ases.config import SegmentationSettings
 from ases.entropy import chain_entropies
 from ases.run.folder import load_scorer, load_splits
-from ases.segmentation import (
-    AS,
-    SegmentationSettings,
-    entropy_labels,
-    interleaved_labels,
-    piece_entropies,
-    split_pieces,
-)
+from ases.segmentation import AS, entropy_labels, interleaved_labels, piece_entropies, split_pieces
 
 CHANGES = {
     "β = 0.8": dict(beta=0.8),

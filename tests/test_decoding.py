@@ -8,9 +8,10 @@ import torch
 from conftest import TOY, TOY_PIECES
 
 from ases.beam import beam_search
+from ases.config import CHAIN, ModelConfig
 from ases.decoding import Chain, Decoded, SegmentWriter, encode_sources, generate_chains, greedy
-from ases.model import EncoderDecoder, ModelConfig
-from ases.pairs import CHAIN, make_pairs
+from ases.model import EncoderDecoder
+from ases.pairs import make_pairs
 from ases.segmentation import AS, ES, make_segments
 
 

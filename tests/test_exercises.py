@@ -10,13 +10,14 @@ import torch
 
 import ases.entropy
 import ases.segmentation
-from ases.model import SIZES, EncoderDecoder, ModelConfig
+from ases.config import SIZES, ModelConfig, SegmentationSettings, TrainingSettings
+from ases.model import EncoderDecoder
 from ases.pairs import Pair, rows_by_model
 from ases.recipe import segment
-from ases.segmentation import AS, ES, SegmentationSettings
+from ases.segmentation import AS, ES
 from ases.tasks import make_splits
 from ases.tokenizer import Tokenizer
-from ases.training import TrainingSettings, fit
+from ases.training import fit
 
 
 class Reference:

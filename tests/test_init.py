@@ -9,8 +9,9 @@ from conftest import TOY, TOY_PIECES
 from test_commands import fail, succeed
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from ases.config import ModelConfig
 from ases.data import InputError
-from ases.model import EncoderDecoder, ModelConfig
+from ases.model import EncoderDecoder
 from ases.pretrained import load_t5, save_t5
 from ases.tokenizer import SentinelTokenizer, Tokenizer, lost_characters
 

@@ -14,7 +14,8 @@ import torch
 pytest.importorskip("triton")
 
 from ases.attention import attention, blocks, causal, packed, padding
-from ases.model import ModelConfig, RelativeBias
+from ases.config import ModelConfig
+from ases.model import RelativeBias
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ases.attention import padding
-from ases.model import SIZES, EncoderDecoder, ModelConfig, relative_position_bucket
+from ases.config import SIZES, ModelConfig
+from ases.model import EncoderDecoder, relative_position_bucket
 from ases.pairs import Pair, collate, make_rows
 
 LENGTHS = [(9, 6), (5, 6), (1, 6), (7, 6)]  # of source and target

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from ases.model import EncoderDecoder, ModelConfig
+from ases.config import ModelConfig, TrainingSettings
+from ases.model import EncoderDecoder
 from ases.muon import Muon, orthogonalise
-from ases.training import TrainingSettings, make_optimizers
+from ases.training import make_optimizers
 
 SHAPES = [(24, 24), (40, 24), (24, 40), (24, 24), (7, 1)]
 

@@ -5,8 +5,8 @@ from conftest import TOY, TOY_PIECES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ases.config import CHAIN
 from ases.pairs import (
-    CHAIN,
     IGNORE,
     Pair,
     Row,

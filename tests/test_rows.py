@@ -8,18 +8,10 @@ import torch
 from conftest import TOY, TOY_PIECES
 
 from ases.beam import beam_search
+from ases.config import CHAIN, MODES, ModelConfig
 from ases.decoding import Decoded, Reader, SegmentWriter, generate_chains, greedy
-from ases.model import EncoderDecoder, ModelConfig
-from ases.pairs import (
-    CHAIN,
-    MODES,
-    Pair,
-    collate,
-    make_direct_pair,
-    make_pairs,
-    make_rows,
-    pad_rows,
-)
+from ases.model import EncoderDecoder
+from ases.pairs import Pair, collate, make_direct_pair, make_pairs, make_rows, pad_rows
 from ases.segmentation import AS, ES, interleaved_labels, make_segments
 
 LABELS = {

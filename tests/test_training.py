@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import ases.training as training
+from ases.config import ModelConfig, TrainingSettings
 from ases.data import InputError
-from ases.model import EncoderDecoder, ModelConfig
+from ases.model import EncoderDecoder
 from ases.pairs import Pair, make_rows
 from ases.run.checkpoints import Recorder, load_checkpoint, load_model, save_checkpoint
 from ases.segmentation import ES
-from ases.training import TrainingSettings, learning_rate_at, validate_on
+from ases.training import learning_rate_at, validate_on
 
 CONFIG = ModelConfig(
     vocab_size=30,

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ases.config import ModelConfig
 from ases.data import InputError
-from ases.model import EncoderDecoder, ModelConfig
+from ases.model import EncoderDecoder
 from ases.run.config import RunConfig
 from ases.run.files import write_text
 from ases.training import Training, Watcher

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import Field, fields
 from typing import Any, TypeVar
 
-import torch
-
 from ases.data import InputError
 from ases.settings import expected, fits, kind
 
@@ -110,7 +108,7 @@ def _convert(wanted: type, text: Any) -> Any:
 
 
 def device_complaints(given: dict[str, Any]) -> list[str]:
-    if given.get("device") == "cuda" and not torch.cuda.is_available():
+    if given.get("device") == "cuda" and choose_device("auto") == "cpu":
         return ["--device is 'cuda'; expected cpu, for PyTorch finds no CUDA here"]
     return []
 
@@ -118,6 +116,8 @@ def device_complaints(given: dict[str, Any]) -> list[str]:
 def choose_device(device: str) -> str:
     if device != "auto":
         return device
+    import torch  # here, for it takes longer than all else that --help needs
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

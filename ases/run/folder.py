@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ases.config import MODES
 from ases.data import Example, InputError, split_examples
-from ases.pairs import MODES
 from ases.recipe import ChainWriter, Scorer, Splits
 from ases.run.checkpoints import load_model
 from ases.run.config import N_TEST, N_TRAIN, N_VALIDATION, DataSettings, RunConfig

@@ -3,90 +3,18 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from ases.config import SIZES, ModelConfig, SegmentationSettings, TrainingSettings
 from ases.data import InputError
-from ases.model import SIZES, EncoderDecoder, ModelConfig
+from ases.model import EncoderDecoder
 from ases.pretrained import load_t5
-from ases.recipe import Recipe, Scorer, Splits
-from ases.run.command import Flags, choose_device, device_complaints
-from ases.run.config import DataSettings, RunConfig
+from ases.recipe import Scorer, Splits
+from ases.run.command import Flags, choose_device
+from ases.run.config import DataSettings, RunConfig, TrainOptions
 from ases.run.folder import check_vocabulary, digest, load_scorer, load_splits, prepare_folder
-from ases.segmentation import SegmentationSettings
-from ases.settings import setting
 from ases.tokenizer import Tokenizer, lost_characters
-from ases.training import TrainingSettings
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What train.py can be told beside a run's settings."""
-
-    size: str = setting("tiny", "shape of the model", choices=tuple(SIZES), flag=True)
-    device: str = setting(
-        "auto", "auto is cuda where there is one", choices=("auto", "cpu", "cuda"), flag=True
-    )
-    out_dir: str | None = setting(
-        None, "folder of the run", shown="runs/<task>-<mode>-…", flag=True
-    )
-    overwrite: bool = setting(False, "replace the run that --out-dir holds", flag=True)
-    resume: str | None = setting(
-        None, "continue this run, with the settings of its config.json", flag=True
-    )
-
-
-TRAIN_FLAGS = {
-    "data": DataSettings,
-    "method": Recipe,
-    "segmentation": SegmentationSettings,
-    "training": TrainingSettings,
-    "first weights and decoding": RunConfig,
-    "run": TrainOptions,
-}
-
-
-def segmentation_complaints(given: dict[str, Any]) -> list[str]:
-    """Settings of the entropy rule say nothing about labels by position."""
-    if given.get("segmentation") == "entropy":
-        return []
-    return [
-        f"--{name.replace('_', '-')} is {given[name]!r} with --segmentation interleave; "
-        "expected it only with entropy"
-        for name in ("scorer", "beta", "gamma", "entropy_context")
-        if name in given
-    ]
-
-
-def train_complaints(given: dict[str, Any]) -> list[str]:
-    """Flags of train.py that do not go together."""
-    if "resume" in given:
-        others = [name for name in given if name not in ("resume", "device")]
-        return device_complaints(given) + [
-            f"--{name.replace('_', '-')} with --resume; "
-            "expected no other setting, for config.json has them"
-            for name in others
-        ]
-    complaints = device_complaints(given) + segmentation_complaints(given)
-    if given.get("mode") == "direct" and given.get("segmentation") == "entropy":
-        complaints.append(
-            "--segmentation is 'entropy' with --mode direct; expected it only with dsm or usm"
-        )
-    if given.get("mode") == "direct" and "merge" in given:
-        complaints.append("--no-merge with --mode direct; expected it only with dsm or usm")
-    if "init" in given and "size" in given:
-        complaints.append("--size with --init; expected no shape, for the checkpoint has one")
-    for name in ("scorer", "init"):
-        if (
-            name in given
-            and "out_dir" in given
-            and Path(given[name]).resolve() == Path(given["out_dir"]).resolve()
-        ):
-            complaints.append(
-                f"--out-dir is {given['out_dir']!r}, and so is --{name}; expected another folder"
-            )
-    return complaints
 
 
 @dataclass
