@@ -127,7 +127,7 @@ class TrainingSettings:
     """
 
     max_steps: int | None = setting(
-        12000,
+        2000,
         "updates, shared by the sub-models; no limit with --max-minutes alone",
         low=1,
         flag=True,
@@ -152,7 +152,7 @@ class TrainingSettings:
     muon_learning_rate: float = setting(0.01, "peak of muon's rate", above=0)
     momentum: float = setting(0.95, "of muon", low=0, high=0.999)
     warmup: float = setting(0.05, "share of the budget in which rates rise", low=0, high=0.9)
-    weight_decay: float = setting(0.01, "on matrices", low=0)
+    weight_decay: float = setting(0.2, "of matrices: a step takes off rate times this", low=0)
     clip: float = setting(1.0, "largest norm of all gradients together", above=0)
     validations: int = setting(
         10, "validations and checkpoints, spread evenly over the budget", low=1
