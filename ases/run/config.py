@@ -11,7 +11,7 @@ from ases.run.command import device_complaints
 from ases.run.files import write_text
 from ases.settings import complaints, setting
 
-N_TRAIN, N_VALIDATION, N_TEST, MAX_NUMBER = 4000, 300, 500, 20  # of generated data
+N_TRAIN, N_VALIDATION, N_TEST, MAX_NUMBER = 2000, 300, 500, 20  # of generated data
 
 
 @dataclass(frozen=True)
