@@ -40,11 +40,7 @@ def padding(lengths: Tensor, n_queries: int, query_lengths: Tensor | None = None
     ([[0, 0], [0, 1]], [[3, 3], [1, 1]])
     """
     last = lengths.to(torch.int32)[:, None].expand(-1, n_queries)
-    if query_lengths is None:
-        return None, last
-    padded = torch.arange(n_queries, device=lengths.device) >= query_lengths[:, None]
-    # An empty run that still moves right: it begins where it ends.
-    return torch.where(padded, last, 0), last
+    return _first_of_padded(last, query_lengths), last
 
 
 def causal(n_queries: int, offset: int = 0, device: torch.device | None = None) -> Runs:
@@ -58,18 +54,20 @@ def causal(n_queries: int, offset: int = 0, device: torch.device | None = None) 
     return None, (place + offset)[None]
 
 
-def blocks(ends: Tensor) -> Runs:
+def blocks(ends: Tensor, query_lengths: Tensor | None = None) -> Runs:
     """A token of block j sees blocks 0 … j.
 
     Args:
         ends: (B, Q) integers; for each token the end of its block, the place after its last token.
             The same function reads a prefix in cross-attention: ``ends`` then counts source tokens.
+        query_lengths: as for ``padding``.
 
     >>> first, last = blocks(torch.tensor([[2, 2, 5, 5, 5]]))
     >>> first, last.tolist()
     (None, [[2, 2, 5, 5, 5]])
     """
-    return None, ends.to(torch.int32)
+    last = ends.to(torch.int32)
+    return _first_of_padded(last, query_lengths), last
 
 
 def packed(starts: Tensor) -> Runs:
@@ -85,6 +83,14 @@ def packed(starts: Tensor) -> Runs:
     """
     place = torch.arange(1, starts.shape[1] + 1, dtype=torch.int32, device=starts.device)
     return starts.to(torch.int32), place.expand(starts.shape)
+
+
+def _first_of_padded(last: Tensor, query_lengths: Tensor | None) -> Tensor | None:
+    """Runs begin at 0, those of padded queries where they end: empty, and still moving right."""
+    if query_lengths is None:
+        return None
+    padded = torch.arange(last.shape[1], device=last.device) >= query_lengths[:, None]
+    return torch.where(padded, last, 0)
 
 
 # --- attention -----------------------------------------------------------------------------------

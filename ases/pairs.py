@@ -20,11 +20,12 @@ one context is a prefix of that of the next, and one row serves a whole chain [o
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from ases.attention import Runs
+from ases.attention import Runs, blocks, packed
 from ases.config import CHAIN, MODES
 from ases.data import Example
 from ases.segmentation import Segment
@@ -220,46 +221,35 @@ def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:
     Args:
         start_id: what the decoder reads first, in each target.
     """
-    columns: dict[str, list[list[int]]] = {name: [] for name in ("input", "label", "start", "read")}
+    inputs, labels, starts, reads = [], [], [], []
     for row in rows:
-        inputs, labels, starts, reads = [], [], [], []
-        for target, read in zip(row.targets, row.reads):
-            starts += [len(labels)] * len(target)
-            reads += [read] * len(target)
-            inputs += [start_id, *target[:-1]]
-            labels += target
-        for name, column in zip(columns, (inputs, labels, starts, reads)):
-            columns[name].append(column)
+        inputs.append([i for target in row.targets for i in (start_id, *target[:-1])])
+        labels.append([i for target in row.targets for i in target])
+        lengths = [len(target) for target in row.targets]
+        before = [0, *accumulate(lengths)]
+        starts.append([start for start, n in zip(before, lengths) for _ in range(n)])
+        reads.append([read for read, n in zip(row.reads, lengths) for _ in range(n)])
 
     source_lengths = [len(row.source) for row in rows]
-    target_lengths = [row.target_length for row in rows]
-    n_target = max(target_lengths)
-    # A padded position has an empty run at the end of the real ones.
-    source_last = pad_rows([row.ends for row in rows], source_lengths)
-    source_first = pad_rows([[0] * n for n in source_lengths], source_lengths)
-    target_first = pad_rows(columns["start"], target_lengths)
-    places = torch.arange(1, n_target + 1).expand(len(rows), -1)
-    target_last = torch.minimum(places, torch.tensor(target_lengths)[:, None])
-    cross_last = pad_rows(columns["read"], source_lengths)
-    cross_first = pad_rows([[0] * n for n in target_lengths], source_lengths)
+    target_lengths = [len(row) for row in labels]
+    longest_source, longest_target = max(source_lengths), max(target_lengths)
+    ends = pad_rows([row.ends for row in rows], longest_source)
     return Batch(
         pad_rows([row.source for row in rows], pad_id),
-        pad_rows(columns["input"], pad_id),
-        pad_rows(columns["label"], IGNORE),
-        (source_first, source_last),
-        (target_first, target_last),
-        (cross_first, cross_last),
-        sum(source_lengths),
-        sum(target_lengths),
+        pad_rows(inputs, pad_id),
+        pad_rows(labels, IGNORE),
+        source_runs=blocks(ends, torch.tensor(source_lengths)),
+        target_runs=packed(pad_rows(starts, longest_target)),
+        cross_runs=blocks(pad_rows(reads, longest_source), torch.tensor(target_lengths)),
+        source_tokens=sum(source_lengths),
+        target_tokens=sum(target_lengths),
     )
 
 
-def pad_rows(rows: Sequence[Sequence[int]], value: int | Sequence[int]) -> Tensor:
-    """(B, longest) int64, each row filled up on the right with ``value``, or with its own value."""
-    values = [value] * len(rows) if isinstance(value, int) else value
+def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """(B, longest) int64, each row filled up on the right with ``value``."""
     longest = max(map(len, rows))
-    padded = [[*row, *[fill] * (longest - len(row))] for row, fill in zip(rows, values)]
-    return torch.tensor(padded, dtype=torch.long)
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
 
 
 def make_batches(

@@ -57,7 +57,7 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """Read a ``tokenizer.json``: one of ours, or a T5-family one, which has sentinels in place
-        of <end> and <sep>.
+        of <end>.
 
         Raises:
             InputError: the file is missing, is no tokenizer, or lacks one of the special tokens.

@@ -202,4 +202,3 @@ def test_appending_blocks_is_encoding_them_at_once():
 
 def test_rows_are_padded_on_the_right():
     assert pad_rows([[4], [5, 6]], 0).tolist() == [[4, 0], [5, 6]]
-    assert pad_rows([[4], [5, 6]], [7, 8]).tolist() == [[4, 7], [5, 6]]
