@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 
@@ -32,9 +32,7 @@ class Progress:
     position: int = 0  # of the next batch within the epoch
     seconds: float = 0.0
     validations: int = 0
-    best_accuracy: float = -1.0  # of next tokens in validation
-    best_loss: float = math.inf  # of the same weights
-    best_step: int = 0
+    best: dict = field(default_factory=dict)  # what the best validation found, and its "best_step"
     target_tokens: int = 0
     tokens: int = 0
     since_report: float = 0.0  # seconds
@@ -206,17 +204,16 @@ class Training:
         progress.target_tokens, progress.tokens, progress.since_report = 0, 0, 0.0
         return row
 
-    def keep_if_best(self, loss: float, accuracy: float) -> bool:
+    def keep_if_best(self, found: dict) -> bool:
         """Keep the weights if no earlier ones had a higher accuracy in validation; says whether.
 
         Where data is scarce, the loss of a model that gets ever more tokens right may rise all the
         same, for it is surer of those it gets wrong; greedy decoding does not care [ours].
         """
         progress = self.progress
-        if accuracy <= progress.best_accuracy:
+        if found["validation_accuracy"] <= progress.best.get("validation_accuracy", -1.0):
             return False
-        progress.best_accuracy, progress.best_loss = accuracy, loss
-        progress.best_step = progress.step
+        progress.best = {"best_step": progress.step} | found
         self.best_weights = {
             name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()
         }
@@ -265,9 +262,8 @@ def fit(
     """Train ``model`` in place and leave in it the weights that got most validation tokens right.
 
     Returns:
-        {"steps", "epochs", "seconds", "best_step", "validation_loss", "validation_accuracy"}: the
-        last two of the best step, in nats per target token and as the share of target tokens that
-        were the likeliest ones.
+        {"steps", "epochs", "seconds", "best_step", "validation_loss", "validation_accuracy"}; the
+        last two are what ``validate_on`` found at the best step.
     Raises:
         ValueError: no rows, or no budget.
         FloatingPointError: a loss that is not finite.
@@ -295,12 +291,11 @@ def fit(
         if validate or progress.step % settings.log_every == 0:
             watcher.report(name, training.report())
         if validate:
-            loss, accuracy = validate_on(model, validation, settings)
+            found = validate_on(model, validation, settings)
             progress.validations = progress.validations_due(settings)
-            improved = training.keep_if_best(loss, accuracy)
+            improved = training.keep_if_best(found)
             clock = progress.add_time(clock)
             progress.since_report = 0.0  # validating says nothing of the speed of training
-            found = {"validation_loss": loss, "validation_accuracy": accuracy}
             watcher.report(name, progress.row() | found)
             watcher.checkpoint(name, training, improved)
 
@@ -312,10 +307,7 @@ def fit(
         "steps": progress.step,
         "epochs": progress.epoch + progress.position / n_batches,
         "seconds": round(progress.seconds, 1),
-        "best_step": progress.best_step,
-        "validation_loss": progress.best_loss,
-        "validation_accuracy": progress.best_accuracy,
-    }
+    } | progress.best
 
 
 def _stream(
@@ -334,11 +326,12 @@ def _stream(
 @torch.no_grad()
 def validate_on(
     model: EncoderDecoder, rows: Sequence[Row], settings: TrainingSettings
-) -> tuple[float, float]:
+) -> dict[str, float]:
     """Loss and accuracy over all rows, without dropout; leaves the model in training mode.
 
     Returns:
-        nats per target token, and the share of target tokens that were the likeliest ones.
+        "validation_loss" in nats per target token, and "validation_accuracy", the share of target
+        tokens that were the likeliest ones.
     """
     config = model.config
     model.eval()
@@ -353,4 +346,4 @@ def validate_on(
         right += int((logits.argmax(-1) == batch.target).sum())
         count += batch.target_tokens
     model.train()
-    return loss / count, right / count
+    return {"validation_loss": loss / count, "validation_accuracy": right / count}

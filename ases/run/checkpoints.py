@@ -123,7 +123,7 @@ class Recorder(Watcher):
                 "config": asdict(training.model.config),
                 "model": training.best_weights,
             }
-            best |= {"step": progress.step, "validation_accuracy": progress.best_accuracy}
+            best |= progress.best
             save_checkpoint(self.folder / f"{name}.best.pt", best)
         save_checkpoint(self.folder / f"{name}.last.pt", {"name": name} | training.state_dict())
 
