@@ -155,7 +155,10 @@ def attention(
     seen = seen_keys(first, last, n_keys)
     if backend == "reference":
         return _reference(q, k, v, bias, seen, scale)
-    return _sdpa(q, k, v, bias, seen, scale, some_empty=lowest_last <= highest_first)
+    empty = None
+    if lowest_last <= highest_first:
+        empty = (n_keys if last is None else last) <= (0 if first is None else first)
+    return _sdpa(q, k, v, bias, seen, scale, empty)
 
 
 def bias_matrix(rel_bias: Tensor, n_queries: int, n_keys: int, query_offset: int = 0) -> Tensor:
@@ -218,9 +221,13 @@ def _sdpa(
     bias: Tensor | None,
     seen: Tensor | None,
     scale: float,
-    some_empty: bool,
+    empty: Tensor | None,
 ) -> Tensor:
-    """PyTorch's attention; runs and bias become one matrix that is added to the scores."""
+    """PyTorch's attention; runs and bias become one matrix that is added to the scores.
+
+    Args:
+        empty: (B, Q) booleans, which queries see nothing; None if that is known of none.
+    """
     mask = None if bias is None else bias.to(q.dtype)[None]
     if seen is not None:
         if mask is None:
@@ -231,9 +238,7 @@ def _sdpa(
         out = _dense(q, k, v, mask, scale)
     else:
         out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    if seen is None or not some_empty:
-        return out
-    return out.masked_fill(~seen.any(-1)[..., None], 0)
+    return out if empty is None else out.masked_fill(empty[:, None, :, None], 0)
 
 
 def _dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
