@@ -203,7 +203,7 @@ def greedy(
         done |= torch.isin(token[:, 0], stops)
         if done.all():
             break
-        if done.sum() * 2 > len(done):  # shrinking copies the cache, so only once it pays
+        if done.sum() * 4 > len(done):  # shrinking copies the cache, so only once it pays
             alive = (~done).nonzero()[:, 0]
             cache.select(alive)
             rows, token, done = rows[alive], token[alive], done[alive]

@@ -243,8 +243,8 @@ class EncoderCache:
 
     def select(self, rows: Tensor) -> None:
         """Keep the batch rows ``rows`` (indices, in the order wanted)."""
-        self.layers = [None if p is None else (p[0][rows], p[1][rows]) for p in self.layers]
-        self.cross = [None if p is None else (p[0][rows], p[1][rows]) for p in self.cross]
+        self.layers = [_rows_of(pair, rows) for pair in self.layers]
+        self.cross = [_rows_of(pair, rows) for pair in self.cross]
         self.lengths = self.lengths[rows]
 
 
@@ -262,9 +262,13 @@ class DecoderCache:
 
     def select(self, rows: Tensor) -> None:
         """Keep the batch rows ``rows`` (indices, in the order wanted, repeats allowed)."""
-        self.cross = [(k[rows], v[rows]) for k, v in self.cross]
-        self.past = [None if p is None else (p[0][rows], p[1][rows]) for p in self.past]
+        self.cross = [_rows_of(pair, rows) for pair in self.cross]
+        self.past = [_rows_of(pair, rows) for pair in self.past]
         self.first, self.last = self.first[rows], self.last[rows]
+
+
+def _rows_of(pair: KeysAndValues | None, rows: Tensor) -> KeysAndValues | None:
+    return None if pair is None else (pair[0].index_select(0, rows), pair[1].index_select(0, rows))
 
 
 def append_right(past: KeysAndValues | None, new: KeysAndValues, lengths: Tensor) -> KeysAndValues:
@@ -277,15 +281,18 @@ def append_right(past: KeysAndValues | None, new: KeysAndValues, lengths: Tensor
     if past is None:
         return new
     n_new = new[0].shape[2]
-    joined = [torch.cat(parts, dim=2) for parts in zip(past, new)]
-    if int(lengths.min()) == n_new:
-        return tuple(joined)
-    column = torch.arange(joined[0].shape[2], device=lengths.device)
-    gap = n_new - lengths[:, None]
-    is_new = column >= len(column) - lengths[:, None]
-    origin = torch.where(is_new, column, (column - gap).clamp(min=0))  # (B, C + W)
-    index = origin[:, None, :, None].expand(-1, joined[0].shape[1], -1, joined[0].shape[3])
-    return tuple(x.gather(2, index) for x in joined)
+    joined = [torch.cat(parts, dim=2) for parts in zip(past, new)]  # (B, H, C + W, K)
+    if int(lengths.min()) < n_new:
+        B, H, n_all, _ = joined[0].shape
+        column = torch.arange(n_all, device=lengths.device)
+        gap = n_new - lengths[:, None]
+        is_new = column >= n_all - lengths[:, None]
+        origin = torch.where(is_new, column, (column - gap).clamp(min=0))  # (B, C + W)
+        # Which of all rows of K numbers comes where: they move as wholes, which is quick.
+        start = n_all * torch.arange(B * H, device=lengths.device).view(B, H, 1)
+        place = (start + origin[:, None]).flatten()
+        joined = [x.flatten(0, 2).index_select(0, place).view(x.shape) for x in joined]
+    return joined[0], joined[1]
 
 
 class EncoderDecoder(nn.Module):
