@@ -22,6 +22,8 @@ from ases.recipe import segment
 from ases.tokenizer import Tokenizer
 from ases.training import Training
 
+VOCABULARY = 700  # of the dense job: about that of the generated problems
+
 
 def their_update(model):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -58,12 +60,12 @@ def flops(model: EncoderDecoder, B: int, S: int, T: int) -> float:
 
 def dense(report: Report, size: str, rounds: int, n_updates: int = 10) -> None:
     B, S, T = 16, 64, 64
-    model = new_model(size, 4096)
+    model = new_model(size, VOCABULARY)
     theirs = their_update(in_transformers(model))
     generator = random.Random(0)
 
     def ids(n):
-        return [generator.randint(3, 4095) for _ in range(n)]
+        return [generator.randint(3, VOCABULARY - 1) for _ in range(n)]
 
     pairs = [Pair("", [ids(S)], ids(T)) for _ in range(B)]
     batch = collate([row for p in pairs for row in make_rows([p], "bidirectional")], pad_id=0)
@@ -158,14 +160,20 @@ def epochs(report: Report, splits, tokenizer, size: str, rounds: int, n_updates:
 
 
 def main() -> None:
-    options = arguments(__doc__, data="", task="mwp", size="tiny", problems=2000, updates=20)
+    jobs = "dense,ragged,epoch"
+    options = arguments(
+        __doc__, data="", task="mwp", size="tiny", problems=2000, updates=20, jobs=jobs
+    )
     report = Report(options)
-    dense(report, options.size, options.rounds)
+    if "dense" in options.jobs:
+        dense(report, options.size, options.rounds)
     splits = examples(options.task, options.data, options.problems)
     texts = [text for e in splits["train"] for text in (e.question, e.answer)]
     tokenizer = Tokenizer.train(texts, 4096)
-    ragged(report, splits, tokenizer, options.size, options.rounds, options.updates)
-    epochs(report, splits, tokenizer, options.size, options.rounds, options.updates)
+    if "ragged" in options.jobs:
+        ragged(report, splits, tokenizer, options.size, options.rounds, options.updates)
+    if "epoch" in options.jobs:
+        epochs(report, splits, tokenizer, options.size, options.rounds, options.updates)
     report.write()
 
 
