@@ -93,7 +93,7 @@ def beam_search(
             rows += [r * width + parent for parent in beams.advance(candidates)]
         if all(beams.done for beams in searches):
             break
-        cache.select(torch.tensor(rows, device=device))
+        cache.select_past(torch.tensor(rows, device=device))  # a source's beams read the same
         newest = [ids[-1] for beams in searches for _, ids in beams.running]
         token = torch.tensor(newest, device=device)[:, None]
 

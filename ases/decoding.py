@@ -145,6 +145,8 @@ class Reader:
         """Encode the blocks that are new, and forget the chains that are not asked for any more."""
         model = self.model
         device = model.embedding.weight.device
+        if len(contexts[0]) <= self.n_blocks:  # other chains begin
+            self.cache, self.n_blocks = None, 0
         if self.cache is None:
             lengths = torch.zeros(len(chains), dtype=torch.long, device=device)
             self.cache = EncoderCache(len(model.encoder), len(model.decoder), lengths)

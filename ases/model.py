@@ -266,6 +266,10 @@ class DecoderCache:
         self.past = [_rows_of(pair, rows) for pair in self.past]
         self.first, self.last = self.first[rows], self.last[rows]
 
+    def select_past(self, rows: Tensor) -> None:
+        """Reorder rows that read the same source: only what they wrote differs."""
+        self.past = [_rows_of(pair, rows) for pair in self.past]
+
 
 def _rows_of(pair: KeysAndValues | None, rows: Tensor) -> KeysAndValues | None:
     return None if pair is None else (pair[0].index_select(0, rows), pair[1].index_select(0, rows))

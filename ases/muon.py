@@ -3,7 +3,7 @@
 
 PyTorch has it too, as ``torch.optim.Muon``, for one matrix at a time and always in bfloat16. Small
 models have many small matrices, and few processors multiply bfloat16 fast: here matrices of one
-shape are a batch, in float32 but on GPUs. The tests compare the two.
+shape are a batch, in float32 but on GPUs that have bfloat16. The tests compare the two.
 """
 
 import math
@@ -27,7 +27,8 @@ def orthogonalise(matrices: Tensor) -> Tensor:
         matrices: (n, rows, columns); quicker where rows ≤ columns.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    bfloat16 = matrices.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    x = matrices.bfloat16() if bfloat16 else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(STEPS):
         square = x @ x.mT
@@ -75,8 +76,10 @@ class Muon(torch.optim.Optimizer):
         lr, momentum = group["lr"], group["momentum"]
         wide = []
         for p in params:
-            mean = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-            mean.lerp_(p.grad, 1 - momentum)
+            state = self.state[p]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(p)
+            mean = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
             ahead = p.grad.lerp(mean, momentum)
             wide.append(ahead if p.shape[0] <= p.shape[1] else ahead.T)
         for p, update in zip(params, orthogonalise(torch.stack(wide))):

@@ -32,6 +32,7 @@ from ases.segmentation import (
     piece_entropies,
     split_pieces,
 )
+from ases.settings import complaints
 from ases.tokenizer import Tokenizer
 from ases.training import Watcher, fit
 
@@ -110,9 +111,12 @@ def train(
         initial: makes the model that each sub-model starts as; without it, one of
             ``recipe.model``'s shape with random weights.
     Raises:
-        ValueError: a sub-model has no pairs, or no budget is set.
-        FloatingPointError: a loss that is not finite.
+        ValueError: a setting that may not be so, a sub-model without pairs, or no budget.
+        FloatingPointError: a loss or gradients that are not finite.
     """
+    wrong = [c for part in (recipe, recipe.segmentation, recipe.training) for c in complaints(part)]
+    if wrong:
+        raise ValueError(" | ".join(wrong))
     if tokenizer is None:
         texts = [text for example in splits["train"] for text in (example.question, example.answer)]
         tokenizer = Tokenizer.train(texts, recipe.vocab_size)
@@ -221,7 +225,12 @@ class ChainWriter:
     def write(
         self, questions: Sequence[str], search: Search | None = None, batch_tokens: int = 65536
     ) -> list[Chain]:
-        """A chain for each question; questions of like length are one batch, greedy by default."""
+        """A chain for each question, in batches of like length, greedy by default.
+
+        Args:
+            search: how a segment is written.
+            batch_tokens: bounds a batch: as many source tokens, twice over for what is to come.
+        """
         recipe, tokenizer = self.recipe, self.tokenizer
         ids = [encode_question(q, tokenizer, recipe.max_question)[0] for q in questions]
         roles = (CHAIN,) if recipe.mode == "direct" else (ES, AS)

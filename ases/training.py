@@ -3,7 +3,7 @@ trained.
 
 ``fit`` is the loop. One update stands in ``Training.update``: forward, loss over tokens, backward,
 clip, step. What there is to know about a training is in two objects: ``Progress`` (how far it has
-come) and ``Training`` (with the model and the optimizer, all that a checkpoint holds). The loop
+come) and ``Training`` (with the model and the optimizers, all that a checkpoint holds). The loop
 prints and writes nothing; it tells a ``Watcher``. It can be stopped anywhere and continued from its
 last checkpoint: on a CPU the losses and weights are then those of an uninterrupted run, bit for
 bit.
@@ -141,7 +141,7 @@ def autocast(settings: TrainingSettings) -> AbstractContextManager:
 
 
 class Training:
-    """A model in training with its optimizer: all that a checkpoint holds."""
+    """A model in training with its optimizers: all that a checkpoint holds."""
 
     def __init__(self, model: EncoderDecoder, settings: TrainingSettings):
         torch.manual_seed(settings.seed)
@@ -158,7 +158,7 @@ class Training:
         """One update from all of ``batches``.
 
         The loss is the sum of token losses over the number of target tokens, across all batches, so
-        accumulating gives what one large batch would. Nothing here waits for a GPU.
+        accumulating gives what one large batch would. No number is asked back from a GPU.
         """
         settings, model, progress = self.settings, self.model, self.progress
         target_tokens = sum(batch.target_tokens for batch in batches)
@@ -186,32 +186,35 @@ class Training:
         """What there is to say of the updates since the last report; here a GPU is waited for.
 
         Raises:
-            FloatingPointError: the loss is not finite.
+            FloatingPointError: the loss or the gradients are not finite.
         """
         progress = self.progress
         loss = float(self.loss_sum) / progress.target_tokens
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} by step {progress.step}; expected a number"
-            )
+        norm = float(self.gradient_norm)
+        for name, value in (("loss", loss), ("norm of the gradients", norm)):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the {name} is {value} by step {progress.step}; expected a number"
+                )
         row = progress.row() | {
             "loss": loss,
             "tokens_per_second": round(progress.tokens / max(progress.since_report, 1e-9)),
             "learning_rate": self.optimizers[-1].param_groups[0]["lr"],
-            "gradient_norm": float(self.gradient_norm),
+            "gradient_norm": norm,
         }
         self.loss_sum.zero_()
         progress.target_tokens, progress.tokens, progress.since_report = 0, 0, 0.0
         return row
 
     def keep_if_best(self, found: dict) -> bool:
-        """Keep the weights if no earlier ones had a higher accuracy in validation; says whether.
+        """Keep the weights if their validation accuracy is the highest so far; says whether.
 
         Where data is scarce, the loss of a model that gets ever more tokens right may rise all the
         same, for it is surer of those it gets wrong; greedy decoding does not care [ours].
         """
         progress = self.progress
-        if found["validation_accuracy"] <= progress.best.get("validation_accuracy", -1.0):
+        best = progress.best
+        if best and _rank(found) <= _rank(best):
             return False
         progress.best = {"best_step": progress.step} | found
         self.best_weights = {
@@ -246,9 +249,14 @@ class Training:
             self.best_weights = best_weights
             torch.set_rng_state(state["rng"])
             if torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(state["cuda_rng"])
+                torch.cuda.set_rng_state_all(state["cuda_rng"][: torch.cuda.device_count()])
         except (KeyError, TypeError, RuntimeError) as error:
             raise ValueError(" ".join(str(error).split())[:200]) from None
+
+
+def _rank(found: dict) -> tuple[float, float]:
+    """Accuracy first; between equals, the loss."""
+    return found["validation_accuracy"], -found["validation_loss"]
 
 
 def fit(
@@ -292,6 +300,10 @@ def fit(
             watcher.report(name, training.report())
         if validate:
             found = validate_on(model, validation, settings)
+            if not math.isfinite(found["validation_loss"]):
+                raise FloatingPointError(
+                    f"the validation loss is not finite by step {progress.step}; expected a number"
+                )
             progress.validations = progress.validations_due(settings)
             improved = training.keep_if_best(found)
             clock = progress.add_time(clock)

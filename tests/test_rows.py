@@ -200,5 +200,15 @@ def test_appending_blocks_is_encoding_them_at_once():
             assert torch.allclose(logits[row], alone[0], rtol=0, atol=1e-10)
 
 
+@torch.no_grad()
+def test_a_writer_serves_again():
+    model = small_model(14)
+    writer = SegmentWriter({ES: model, AS: model}, Ids, 6, "block-causal", SEARCHES["greedy"])
+    questions = [[3, 4, 5], [6], [7, 8]]
+    first = generate_chains(writer, questions, Ids, (ES, AS), 4)
+    assert generate_chains(writer, questions[:1] * 5, Ids, (ES, AS), 4) == first[:1] * 5
+    assert generate_chains(writer, questions, Ids, (ES, AS), 4) == first
+
+
 def test_rows_are_padded_on_the_right():
     assert pad_rows([[4], [5, 6]], 0).tolist() == [[4, 0], [5, 6]]

@@ -283,3 +283,31 @@ def test_the_first_update_counts(tmp_path):
     fit(new_model(), "usm", ROWS, ROWS, replace(OPTIONS, log_every=1), tmp_path)
     first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert first["step"] == 1 and first["learning_rate"] > 0
+
+
+def test_gradients_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
+    infinite = lambda *arguments: torch.tensor(math.inf)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", infinite)
+    with pytest.raises(FloatingPointError, match="norm of the gradients is inf by step 5"):
+        fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path)
+    assert not (tmp_path / "usm.best.pt").exists()
+
+
+def test_between_equals_the_lower_loss_is_kept():
+    trained = training.Training(new_model(), OPTIONS)
+    for accuracy, loss, kept in (
+        (0.5, 2.0, True),
+        (0.5, 2.5, False),
+        (0.5, 1.5, True),
+        (0.4, 1.0, False),
+    ):
+        found = {"validation_loss": loss, "validation_accuracy": accuracy}
+        assert trained.keep_if_best(found) is kept
+
+
+def test_a_word_that_is_no_setting(tmp_path):
+    from ases.config import Recipe
+    from ases.recipe import train
+
+    with pytest.raises(ValueError, match="encoder is 'bidir'; expected one of"):
+        train(Recipe(encoder="bidir"), {"train": [], "validation": []})

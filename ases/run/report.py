@@ -29,7 +29,8 @@ def evaluate(
     ``predictions.jsonl``."""
     config = writer.recipe
     started = time.perf_counter()
-    chains = writer.write([e.question for e in examples], search_of_width(beams))
+    questions = [e.question for e in examples]
+    chains = writer.write(questions, search_of_width(beams), 65536 // beams)
     seconds = time.perf_counter() - started
 
     texts = writer.texts(chains)
@@ -40,7 +41,7 @@ def evaluate(
         "segmentation": None if config.mode == "direct" else config.segmentation.segmentation,
     }
     results |= score_chains(config.data.task, examples, texts, chains)
-    results["cut_questions"] = writer.cut_questions([e.question for e in examples])
+    results["cut_questions"] = writer.cut_questions(questions)
     results |= {"beams": beams, "decode_seconds": round(seconds, 1)}
     return results, predictions
 

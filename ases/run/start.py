@@ -76,7 +76,11 @@ def start(flags: Flags, say: Callable[[str], None] = print) -> Start:
 def _new_run(flags: Flags, options: TrainOptions, device: str) -> tuple[RunConfig, Path]:
     data = flags.of(DataSettings)
     # bfloat16 is quick on GPUs alone; float16 would overflow in T5's feed-forward layers.
-    dtype = "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    dtype = (
+        "bfloat16"
+        if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        else "float32"
+    )
     training = flags.of(TrainingSettings, seed=data.seed, device=device, dtype=dtype)
     if "max_minutes" in flags.given and "max_steps" not in flags.given:
         training = replace(training, max_steps=None)
