@@ -31,7 +31,7 @@ def chain_entropies(
     pieces: Sequence[Sequence[str]],
     context: str = "prefix",
     max_question: int = 1024,
-    batch_tokens: int = 16384,
+    batch_tokens: int = 4096,
 ) -> list[list[list[float]]]:
     """Entropy in nats of every token of every piece, by teacher forcing: [example][piece][token].
 
