@@ -117,8 +117,8 @@ def attention(
             is added to the score of query i and key j. None: no bias.
         first, last: (B, Q) integers, non-decreasing along the queries; (1, Q) for all rows alike.
             Query i of row b sees the keys first[b, i] ≤ j < last[b, i]. None: 0 and T. An empty run
-            gives exactly zero and no gradient. On a GPU they are not looked at, for that would
-            wait for it: if they are wrong, so is the result.
+            gives exactly zero and no gradient. On a GPU, which would have to be waited for, wrong
+            ends are not noticed.
         query_offset: position of query 0 among the keys, for the bias.
         scale: factor of the scores; T5 has none (1.0).
         backend: ``reference`` is the definition, in any dtype; ``sdpa`` is PyTorch's; ``triton`` is
@@ -149,15 +149,11 @@ def attention(
             raise RuntimeError(message) from None
         return triton_attention(q, k, v, rel_bias, first, last, query_offset, scale)
 
-    bias = None
-    if rel_bias is not None:
-        bias = bias_matrix(rel_bias, n_queries, n_keys, query_offset)
+    bias = None if rel_bias is None else bias_matrix(rel_bias, n_queries, n_keys, query_offset)
     seen = seen_keys(first, last, n_keys)
     if backend == "reference":
         return _reference(q, k, v, bias, seen, scale)
-    empty = None
-    if lowest_last <= highest_first:
-        empty = (n_keys if last is None else last) <= (0 if first is None else first)
+    empty = _empty(first, last, n_keys) if lowest_last <= highest_first else None
     return _sdpa(q, k, v, bias, seen, scale, empty)
 
 
@@ -192,6 +188,11 @@ def seen_keys(first: Tensor | None, last: Tensor | None, n_keys: int) -> Tensor 
         inside = key >= end[..., None] if is_first else key < end[..., None]
         seen = inside if seen is None else seen & inside
     return None if seen is None else seen[:, None]
+
+
+def _empty(first: Tensor | None, last: Tensor | None, n_keys: int) -> Tensor:
+    """Which queries see nothing, booleans (B, Q) or (1, Q); one of the ends is given."""
+    return (n_keys if last is None else last) <= (0 if first is None else first)
 
 
 def _reference(
