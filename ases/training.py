@@ -300,10 +300,6 @@ def fit(
             watcher.report(name, training.report())
         if validate:
             found = validate_on(model, validation, settings)
-            if not math.isfinite(found["validation_loss"]):
-                raise FloatingPointError(
-                    f"the validation loss is not finite by step {progress.step}; expected a number"
-                )
             progress.validations = progress.validations_due(settings)
             improved = training.keep_if_best(found)
             clock = progress.add_time(clock)
@@ -344,6 +340,8 @@ def validate_on(
     Returns:
         "validation_loss" in nats per target token, and "validation_accuracy", the share of target
         tokens that were the likeliest ones.
+    Raises:
+        FloatingPointError: the loss is not finite.
     """
     config = model.config
     model.eval()
@@ -358,4 +356,6 @@ def validate_on(
         right += int((logits.argmax(-1) == batch.target).sum())
         count += batch.target_tokens
     model.train()
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the validation loss is {loss}; expected a number")
     return {"validation_loss": loss / count, "validation_accuracy": right / count}
