@@ -157,16 +157,15 @@ class Reader:
 
         new = [context[self.n_blocks :] for context in contexts]
         self.n_blocks = len(contexts[0])
-        width = max(sum(map(len, blocks)) for blocks in new)
+        lengths = [sum(map(len, blocks)) for blocks in new]
         ids, ends = [], []
-        for blocks in new:
-            padding_length = width - sum(map(len, blocks))
-            ids.append([model.config.pad_token_id] * padding_length)
-            ends.append([0] * padding_length)
+        for blocks, length in zip(new, lengths):
+            gap = max(lengths) - length
+            ids.append([model.config.pad_token_id] * gap)
+            ends.append([0] * gap)
             for block in blocks:
                 ids[-1] += block
                 ends[-1] += [len(ids[-1])] * len(block)
-        lengths = [sum(map(len, blocks)) for blocks in new]
         model.append(*(torch.tensor(x, device=device) for x in (ids, ends, lengths)), self.cache)
         return model.read(self.cache)
 
