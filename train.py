@@ -23,8 +23,8 @@ def main() -> None:
     # The method from end to end is ases/recipe.py.
     try:
         writer = train(
-            run.config,
             run.splits,
+            run.config,
             Recorder(run.folder, run.resumed),
             tokenizer=run.tokenizer,
             scorer=run.scorer,

@@ -23,4 +23,34 @@ Words: a *chain* (of thought) is an answer with its reasoning; a *piece* is a cl
 abstractive, derives something new. *ESM* and *ASM* are the two models of the dual path (``dsm``),
 one for each label; *USM* is the one model of the unified path (``usm``); *direct* is the baseline,
 question → chain. A *context* is the question with the segments so far.
+
+What most users need, `import ases` has: ``TOY``, ``Example``, ``segment``, ``make_pairs``,
+``Tokenizer``, ``train`` with its settings, and ``load_run`` for a folder that train.py wrote.
 """
+
+from importlib import import_module
+
+_HOMES = {
+    "TOY": "ases.data",
+    "Example": "ases.data",
+    "Tokenizer": "ases.tokenizer",
+    "make_pairs": "ases.pairs",
+    "segment": "ases.recipe",
+    "train": "ases.recipe",
+    "Recipe": "ases.config",
+    "SegmentationSettings": "ases.config",
+    "TrainingSettings": "ases.config",
+    "load_run": "ases.run.folder",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    """Import a name where it is first used, for PyTorch takes its time."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ases' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

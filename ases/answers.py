@@ -83,21 +83,20 @@ def stated_number(statement: str) -> str | None:
 
 
 def parse_answer(text: str) -> Fraction | None:
-    """The number a chain ends with: the one stated after its last "the answer is" or "####", else
-    its last one [ours].
+    """The number that a chain states as its answer: after its last "the answer is" or "####".
 
-    >>> parse_answer("so he pays $1,005.00 in all. The answer is $1,005.00."), parse_answer("none")
+    None where there is no statement, or none with a number that can be read: a number somewhere in
+    a text is no answer [ours].
+
+    >>> parse_answer("so he pays $1,005.00 in all. The answer is $1,005.00."), parse_answer("so 5.")
     (Fraction(1005, 1), None)
     >>> parse_answer("The answer is 5 + 5 = 10."), parse_answer("The answer is 1e5.")
     (Fraction(10, 1), None)
     """
     text = plain_signs(text)
     marks = list(_ANSWER_MARK.finditer(text))
-    if marks:
-        number = stated_number(text[marks[-1].end() :])
-        return None if number is None else to_number(number)
-    amounts = _FIRST_AMOUNT.findall(text)
-    return to_number("".join(amounts[-1])) if amounts else None
+    number = stated_number(text[marks[-1].end() :]) if marks else None
+    return None if number is None else to_number(number)
 
 
 def normalise_answer(answer: str) -> str | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ases.attention import padding
+from ases.config import CHAIN
 from ases.model import DecoderCache, EncoderCache, EncoderDecoder
 from ases.pairs import join_context, pad_rows
 from ases.tokenizer import Tokenizer
@@ -36,13 +37,15 @@ Search = Callable[[EncoderDecoder, DecoderCache, Tokenizer, int], list[Decoded]]
 # --- the iterative loop --------------------------------------------------------------------------
 
 
+#: Why a chain stopped: it wrote the end-of-chain token; a direct chain came to its </s> without
+#: that; it has as many segments as it may; a segment was cut at its limit; one segment came twice
+#: in a row, or a second empty one.
+STOPS = ("end", "no-end", "rounds", "length", "stuck")
+
+
 @dataclass
 class Chain:
-    """A chain while it is written and afterwards: segments as (role, ids), and why it stopped.
-
-    ``stop``: "end" (end-of-chain token), "rounds" (limit), "length" (a segment cut at its limit),
-    "stuck" (one segment twice in a row, or two empty ones).
-    """
+    """A chain while it is written and afterwards: segments as (role, ids), and why it stopped."""
 
     segments: list[tuple[str, list[int]]] = field(default_factory=list)
     stop: str = "rounds"
@@ -60,6 +63,7 @@ def generate_chains(
     tokenizer: Tokenizer,
     roles: Sequence[str],
     max_rounds: int,
+    finished: Callable[[int], None] | None = None,
 ) -> list[Chain]:
     """Write all chains at once, segment by segment; the finished ones leave the batch (paper).
 
@@ -69,6 +73,7 @@ def generate_chains(
         roles: whose turn it is, round after round: ("ES", "AS") for DSM and USM, ("CHAIN",) for
             direct.
         max_rounds: most segments of a chain.
+        finished: told after each round how many chains it has finished.
     """
     chains = [Chain() for _ in questions]
     active = list(range(len(questions)))
@@ -91,11 +96,17 @@ def generate_chains(
                 chain.stop = "end"
             elif segment.end == "length":
                 chain.stop = "length"
+            elif role == CHAIN:  # a whole chain; nothing could follow it
+                chain.stop = "no-end"
             elif chain.is_stuck:
                 chain.stop = "stuck"
             else:
                 remaining.append(i)
+        if finished:
+            finished(len(active) - len(remaining))
         active = remaining
+    if finished:
+        finished(len(active))
     return chains
 
 

@@ -2,13 +2,15 @@
 
 Answers are compared as exact fractions, never as strings or floats. BLEU gives sacrebleu's numbers
 (corpus BLEU, exponential smoothing, tokenizers 13a and zh); ROUGE gives those of Google's
-rouge-score for English, and counts characters for Chinese, whose words have no blanks between them.
+rouge-score for English, and counts characters for Chinese, whose words have no blanks between them. Each score has a 95 % interval, for a test set is a sample.
 """
 
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from ases.answers import gsm8k_strict, parse_answer
 from ases.segmentation import AS, ES
@@ -22,19 +24,10 @@ def is_correct(prediction: str, reference: str) -> bool:
     return number is not None and number == parse_answer(reference)
 
 
-def accuracy(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """Share of predictions whose final number equals the reference's, as numbers."""
-    hits = [is_correct(p, r) for p, r in zip(predictions, references, strict=True)]
-    return sum(hits) / len(hits)
-
-
-def accuracy_strict(predictions: Sequence[str], references: Sequence[str]) -> float:
+def is_strictly_correct(prediction: str, reference: str) -> bool:
     """GSM8K's own rule, on "The answer is N." too: equal strings once commas are dropped."""
-    hits = []
-    for prediction, reference in zip(predictions, references, strict=True):
-        found = gsm8k_strict(prediction)
-        hits.append(found is not None and found == gsm8k_strict(reference))
-    return sum(hits) / len(hits)
+    found = gsm8k_strict(prediction)
+    return found is not None and found == gsm8k_strict(reference)
 
 
 # --- tokens --------------------------------------------------------------------------------------
@@ -120,16 +113,30 @@ def corpus_bleu(
     tokenize: Callable[[str], list[str]] = tokenize_13a,
 ) -> float:
     """Corpus BLEU-4, 0 to 100, one reference each, exponential smoothing: sacrebleu's value."""
-    correct, total = [0] * 4, [0] * 4
-    predicted_length = reference_length = 0
-    for prediction, reference in zip(predictions, references, strict=True):
-        p, r = tokenize(prediction.rstrip()), tokenize(reference.rstrip())
-        predicted_length += len(p)
-        reference_length += len(r)
-        for n in range(1, 5):
-            grams = _ngrams(p, n)
-            correct[n - 1] += (grams & _ngrams(r, n)).total()
-            total[n - 1] += grams.total()
+    counts = [bleu_counts(p, r, tokenize) for p, r in zip(predictions, references, strict=True)]
+    return bleu_of_counts(np.sum(counts, axis=0))
+
+
+def bleu_counts(
+    prediction: str, reference: str, tokenize: Callable[[str], list[str]] = tokenize_13a
+) -> list[int]:
+    """The ten numbers of a pair of texts that BLEU adds up over a corpus.
+
+    Returns:
+        n-grams of the prediction that are in the reference, for n = 1 … 4; all its n-grams,
+        likewise; its length and the reference's.
+    """
+    p, r = tokenize(prediction.rstrip()), tokenize(reference.rstrip())
+    grams = [(_ngrams(p, n), _ngrams(r, n)) for n in range(1, 5)]
+    correct = [(own & theirs).total() for own, theirs in grams]
+    total = [own.total() for own, _ in grams]
+    return [*correct, *total, len(p), len(r)]
+
+
+def bleu_of_counts(counts: Sequence[int]) -> float:
+    """BLEU from what ``bleu_counts`` gives, added up over a corpus."""
+    *_, predicted_length, reference_length = counts
+    correct, total = counts[:4], counts[4:8]
     if not any(correct) or not all(total):
         return 0.0
 
@@ -138,12 +145,8 @@ def corpus_bleu(
         if c == 0:
             smoothing *= 2
         log_precisions += math.log(100 * c / t if c else 100 / (smoothing * t))
-    brevity = (
-        1.0
-        if predicted_length >= reference_length
-        else math.exp(1 - reference_length / predicted_length)
-    )
-    return brevity * math.exp(log_precisions / 4)
+    brevity = min(0.0, 1 - reference_length / predicted_length)  # its logarithm
+    return math.exp(brevity + log_precisions / 4)
 
 
 def _ngrams(tokens: Sequence[str], n: int) -> Counter:
@@ -184,6 +187,41 @@ def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
     return row[-1]
 
 
+# --- intervals -----------------------------------------------------------------------------------
+
+
+def wilson_interval(hits: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson's score interval), which also holds near 0 and 1.
+
+    >>> [round(bound, 3) for bound in wilson_interval(10, 10)]
+    [0.722, 1.0]
+    """
+    z = 1.96
+    share, extra = hits / n, z * z / n
+    centre = (share + extra / 2) / (1 + extra)
+    reach = z * math.sqrt(share * (1 - share) / n + extra / (4 * n)) / (1 + extra)
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def bootstrap_interval(
+    rows: Sequence[Sequence[float]], statistic: Callable[[np.ndarray], float], resamples: int = 1000
+) -> tuple[float, float]:
+    """95 % interval of a score that is made of sums over examples, by the percentile bootstrap.
+
+    The examples are drawn again and again with replacement, as many as there are, always with the
+    same random numbers.
+
+    Args:
+        rows: (n, k), what each example adds to the sums.
+        statistic: the score, made of (k,) sums.
+    """
+    n = len(rows)
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples)
+    values = [statistic(sums) for sums in drawn @ np.asarray(rows)]
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
 # --- all together --------------------------------------------------------------------------------
 
 
@@ -191,31 +229,42 @@ def score(task: str, predictions: Sequence[str], references: Sequence[str]) -> d
     """All scores of a set of chains, under the names that ``results.json`` uses.
 
     Accuracy, strict accuracy and share parseable are None for ``pet``. BLEU is 0 to 100, everything
-    else 0 to 1; ``bleu_signature`` and ``rouge_tokens`` say how the text was cut.
+    else 0 to 1; ``intervals`` has the 95 % interval of each; ``bleu_signature`` and
+    ``rouge_tokens`` say how the text was cut.
     """
-    n = len(references)
-    scores: dict = {"n": n, "accuracy": None, "accuracy_strict": None, "parseable": None}
+    pairs = list(zip(predictions, references, strict=True))
+    n = len(pairs)
+    hits = {"accuracy": None, "accuracy_strict": None, "parseable": None}
     if task == "mwp":
-        scores["accuracy"] = accuracy(predictions, references)
-        scores["accuracy_strict"] = accuracy_strict(predictions, references)
-        scores["parseable"] = sum(parse_answer(p) is not None for p in predictions) / n
+        hits["accuracy"] = sum(is_correct(*pair) for pair in pairs)
+        hits["accuracy_strict"] = sum(is_strictly_correct(*pair) for pair in pairs)
+        hits["parseable"] = sum(parse_answer(p) is not None for p in predictions)
+    hits["exact_match"] = sum(p.split() == r.split() for p, r in pairs)
+    scores: dict = {"n": n}
+    intervals = {}
+    for name, count in hits.items():
+        scores[name] = None if count is None else count / n
+        if count is not None:
+            intervals[name] = wilson_interval(count, n)
 
     chinese = is_chinese(references)
     bleu_tokens, rouge_tokens = tokenize_13a, tokenize_rouge
     if chinese:
         bleu_tokens, rouge_tokens = tokenize_zh, tokenize_characters
-    scores["exact_match"] = (
-        sum(p.split() == r.split() for p, r in zip(predictions, references, strict=True)) / n
-    )
-    scores["bleu"] = corpus_bleu(predictions, references, bleu_tokens)
-    rouges = [rouge(p, r, rouge_tokens) for p, r in zip(predictions, references)]
+    counts = [bleu_counts(p, r, bleu_tokens) for p, r in pairs]
+    scores["bleu"] = bleu_of_counts(np.sum(counts, axis=0))
+    intervals["bleu"] = bootstrap_interval(counts, bleu_of_counts)
+    rouges = [rouge(p, r, rouge_tokens) for p, r in pairs]
     for name in ("rouge1", "rouge2", "rougeL"):
-        scores[name] = sum(values[name] for values in rouges) / n
+        values = [found[name] for found in rouges]
+        scores[name] = sum(values) / n
+        intervals[name] = bootstrap_interval([[v] for v in values], lambda sums: sums[0] / n)
 
     scores["bleu_signature"] = (
         f"nrefs:1|case:mixed|eff:no|tok:{'zh' if chinese else '13a'}|smooth:exp"
     )
     scores["rouge_tokens"] = "characters" if chinese else "words"
+    scores["intervals"] = intervals
     return scores
 
 

@@ -1,9 +1,9 @@
 """The whole experiment, on objects: cut and label, train, write, score. No paths, no printing.
 
     splits = split_examples(examples, seed=0)
-    writer = train(Recipe(mode="usm"), splits, watcher)
+    writer = train(splits, Recipe(mode="usm"))
     chains = writer.write([example.question for example in splits["test"]])
-    results = score_chains("mwp", splits["test"], writer.texts(chains), chains)
+    results = score_chains("mwp", splits["test"], chains)
 
 This is the method from end to end, so it is the first file to read, and it imports all the others.
 The modes differ in nothing but ``MODES`` (in ``ases.config``): which sub-models there are, and
@@ -13,12 +13,14 @@ which roles each of them writes.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import torch
 
+from ases.answers import parse_answer
 from ases.config import CHAIN, MODES, ModelConfig, Recipe, SegmentationSettings
-from ases.data import Example
-from ases.decoding import Chain, Search, SegmentWriter, generate_chains
+from ases.data import Example, split_examples
+from ases.decoding import STOPS, Chain, Search, SegmentWriter, generate_chains
 from ases.entropy import chain_entropies
 from ases.metrics import role_agreement, score
 from ases.model import EncoderDecoder
@@ -54,7 +56,9 @@ class Scorer:
 
 
 def segment(
-    examples: Sequence[Example], settings: SegmentationSettings, scorer: Scorer | None = None
+    examples: Sequence[Example],
+    settings: SegmentationSettings = SegmentationSettings(),
+    scorer: Scorer | None = None,
 ) -> list[Segmented]:
     """Pieces, labels and segments of each chain (Figure 2 of the paper).
 
@@ -93,17 +97,18 @@ def agreement(segmented: Sequence[Segmented]) -> dict | None:
 
 
 def train(
+    examples: Sequence[Example] | Splits,
     recipe: Recipe,
-    splits: Splits,
     watcher: Watcher | None = None,
     *,
     tokenizer: Tokenizer | None = None,
     scorer: Scorer | None = None,
     initial: Callable[[], EncoderDecoder] | None = None,
 ) -> "ChainWriter":
-    """Train the sub-models of ``recipe.mode`` on the splits "train" and "validation".
+    """Train the sub-models of ``recipe.mode``.
 
     Args:
+        examples: the splits "train" and "validation"; or a list, which is then split by question.
         watcher: told of everything while it happens.
         tokenizer: one to use; without it, one is trained on the training split.
         scorer: for labels by entropy; without it, a direct model is trained first, with as large a
@@ -111,12 +116,16 @@ def train(
         initial: makes the model that each sub-model starts as; without it, one of
             ``recipe.model``'s shape with random weights.
     Raises:
-        ValueError: a setting that may not be so, a sub-model without pairs, or no budget.
+        ValueError: a setting that may not be so, too few different questions, a sub-model without
+            pairs, or no budget.
         FloatingPointError: a loss or gradients that are not finite.
     """
     wrong = [c for part in (recipe, recipe.segmentation, recipe.training) for c in complaints(part)]
     if wrong:
         raise ValueError(" | ".join(wrong))
+    splits = examples
+    if not isinstance(examples, dict):
+        splits = split_examples(examples, recipe.training.seed)
     if tokenizer is None:
         texts = [text for example in splits["train"] for text in (example.question, example.answer)]
         tokenizer = Tokenizer.train(texts, recipe.vocab_size)
@@ -205,6 +214,28 @@ def _with_decoding_limits(
 # --- write and score -----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class WrittenChain:
+    """A chain of thought that a model wrote, as text.
+
+    ``segments`` are (role, text), with role "ES" or "AS", or "CHAIN" for a direct model's only one;
+    ``stop`` is one of ``ases.decoding.STOPS``.
+    """
+
+    text: str
+    segments: list[tuple[str, str]]
+    stop: str
+
+    @property
+    def roles(self) -> list[str]:
+        return [role for role, _ in self.segments]
+
+    @property
+    def number(self) -> Fraction | None:
+        """What the chain states as its answer; None where it states no number."""
+        return parse_answer(self.text)
+
+
 @dataclass
 class ChainWriter:
     """The trained sub-models of a mode, with all that they need to write chains of thought."""
@@ -222,20 +253,29 @@ class ChainWriter:
             for role in roles
         }
 
+    def answer(self, question: str, search: Search | None = None) -> WrittenChain:
+        """The chain for one question."""
+        return self.write([question], search)[0]
+
     def write(
-        self, questions: Sequence[str], search: Search | None = None, batch_tokens: int = 65536
-    ) -> list[Chain]:
+        self,
+        questions: Sequence[str],
+        search: Search | None = None,
+        batch_tokens: int = 65536,
+        finished: Callable[[int], None] | None = None,
+    ) -> list[WrittenChain]:
         """A chain for each question, in batches of like length, greedy by default.
 
         Args:
             search: how a segment is written.
             batch_tokens: bounds a batch: as many source tokens, twice over for what is to come.
+            finished: told after each round how many chains it has finished.
         """
         recipe, tokenizer = self.recipe, self.tokenizer
         ids = [encode_question(q, tokenizer, recipe.max_question)[0] for q in questions]
         roles = (CHAIN,) if recipe.mode == "direct" else (ES, AS)
 
-        chains: dict[int, Chain] = {}
+        chains: dict[int, WrittenChain] = {}
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         while order:
             n = max(1, batch_tokens // (2 * len(ids[order[-1]]) + 2))
@@ -244,30 +284,30 @@ class ChainWriter:
                 self.by_role, tokenizer, recipe.max_tokens, recipe.encoder, search
             )
             batch_ids = [ids[i] for i in batch]
-            written = generate_chains(writer, batch_ids, tokenizer, roles, recipe.max_rounds)
-            chains.update(zip(batch, written))
+            written = generate_chains(
+                writer, batch_ids, tokenizer, roles, recipe.max_rounds, finished
+            )
+            chains.update(zip(batch, map(self.as_text, written)))
         return [chains[i] for i in range(len(ids))]
+
+    def as_text(self, chain: Chain) -> WrittenChain:
+        """A chain of ids, decoded."""
+        decode = self.tokenizer.decode
+        # The text is decoded whole, for two segments may share a character's bytes.
+        text = decode([i for _, ids in chain.segments for i in ids])
+        return WrittenChain(text, [(role, decode(ids)) for role, ids in chain.segments], chain.stop)
 
     def cut_questions(self, questions: Sequence[str]) -> int:
         """How many questions are too long and lose their middle."""
         limit = self.recipe.max_question
         return sum(encode_question(q, self.tokenizer, limit)[1] > 0 for q in questions)
 
-    def texts(self, chains: Sequence[Chain]) -> list[str]:
-        """Each chain as one text, decoded whole: two segments may share a character's bytes."""
-        return [
-            self.tokenizer.decode([i for _, ids in chain.segments for i in ids]) for chain in chains
-        ]
 
-
-def score_chains(
-    task: str, examples: Sequence[Example], texts: Sequence[str], chains: Sequence[Chain]
-) -> dict:
+def score_chains(task: str, examples: Sequence[Example], chains: Sequence[WrittenChain]) -> dict:
     """All scores of a test set, and beside them how the chains ended."""
+    texts = [chain.text for chain in chains]
     stops = Counter(chain.stop for chain in chains)
     return score(task, texts, [e.answer for e in examples]) | {
         "rounds_mean": sum(len(chain.segments) for chain in chains) / len(chains),
-        "stop_reasons": {
-            reason: stops[reason] / len(chains) for reason in ("end", "rounds", "length", "stuck")
-        },
+        "stop_reasons": {reason: stops[reason] / len(chains) for reason in STOPS},
     }

@@ -95,11 +95,17 @@ class Tokenizer:
             encoding.ids for encoding in self.backend.encode_batch(pieces, add_special_tokens=False)
         ]
 
-    def decode(self, ids: list[int]) -> str:
-        """Text of ``ids`` without the special ones; bytes that are no UTF-8 become U+FFFD."""
-        return self.backend.decode(
-            [i for i in ids if i not in self.special_ids], skip_special_tokens=True
-        )
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        """Text of ``ids``, without the special ones or with them; bytes that are no UTF-8 become
+        U+FFFD.
+
+        >>> tokenizer = Tokenizer.train(["Tom eats 2."], 259)
+        >>> tokenizer.decode([*tokenizer.encode("He eats 2,"), 1], skip_special_tokens=False)
+        'He eats 2,</s>'
+        """
+        if skip_special_tokens:
+            ids = [i for i in ids if i not in self.special_ids]
+        return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
 
 class SentinelTokenizer(Tokenizer):

@@ -103,11 +103,10 @@ def compare(report: Report, folder: str, n: int, rounds: int) -> None:
         "transformers, one at a time": theirs("one at a time", Theirs(writer, False), n // 8),
     }
     figures = alternate(programs, rounds)
-    same = [
-        sum(a.segments == b.segments for a, b in zip(chains["ours"], chains[name]))
-        / len(chains[name])
-        for name in ("batched", "one at a time")
-    ]
+    same = []
+    for name in ("batched", "one at a time"):
+        texts = [writer.as_text(chain).text for chain in chains[name]]
+        same.append(sum(a.text == b for a, b in zip(chains["ours"], texts)) / len(texts))
     stops = {chain.stop for chain in chains["ours"]}
     report.add(
         "chains", figures, "chain", **{"the same chains": same, "stops": ", ".join(sorted(stops))}

@@ -180,7 +180,7 @@ def test_inference_reads_what_training_read(tokenizer):
 def test_direct_is_one_round():
     script = {10: [Decoded([20, 21], "chain")], 11: [segment(30)]}
     chains = generate_chains(scripted(script, []), [[10], [11]], Ids, (CHAIN,), max_rounds=1)
-    assert [(c.stop, len(c.segments)) for c in chains] == [("end", 1), ("rounds", 1)]
+    assert [(c.stop, len(c.segments)) for c in chains] == [("end", 1), ("no-end", 1)]
 
 
 @torch.no_grad()

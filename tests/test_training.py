@@ -310,4 +310,4 @@ def test_a_word_that_is_no_setting(tmp_path):
     from ases.recipe import train
 
     with pytest.raises(ValueError, match="encoder is 'bidir'; expected one of"):
-        train(Recipe(encoder="bidir"), {"train": [], "validation": []})
+        train([], Recipe(encoder="bidir"))

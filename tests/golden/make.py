@@ -307,7 +307,7 @@ def main() -> None:
             "task": task,
             "predictions": [p for p, _ in rows],
             "references": [r for _, r in rows],
-            "scores": score(task, *zip(*rows)),
+            "scores": {k: v for k, v in score(task, *zip(*rows)).items() if k != "intervals"},
         }
         for task, rows in (("mwp", PREDICTIONS), ("pet", REPORTS))
     ]
