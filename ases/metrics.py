@@ -2,7 +2,8 @@
 
 Answers are compared as exact fractions, never as strings or floats. BLEU gives sacrebleu's numbers
 (corpus BLEU, exponential smoothing, tokenizers 13a and zh); ROUGE gives those of Google's
-rouge-score for English, and counts characters for Chinese, whose words have no blanks between them. Each score has a 95 % interval, for a test set is a sample.
+rouge-score for English, and counts characters for Chinese, whose words have no blanks between them.
+Each score has a 95 % interval, for a test set is a sample.
 """
 
 import math

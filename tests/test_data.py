@@ -1,12 +1,13 @@
 """Readers, validation and splits."""
 
+import io
 import json
 
 import pytest
 
 from ases.answers import normalise_answer
 from ases.data import Example, InputError, split_examples
-from ases.run.files import read_examples
+from ases.run.files import Columns, read_examples, read_questions, scan_examples
 
 QA = {"question": "1 + 1?", "answer": "The answer is 2."}
 
@@ -78,7 +79,7 @@ def test_rows_with_nothing_in_them_are_counted(tmp_path):
         ),
         "pet",
     )
-    assert len(data.examples) == 1 and data.empty_rows == 2
+    assert len(data.examples) == 1 and len(data.empty) == 2
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,11 @@ def test_rows_with_nothing_in_them_are_counted(tmp_path):
         ("", "is empty"),
         (" \n\n", "is empty"),
         (lines(QA) + "{oops\n", ":2: not JSON"),
-        ('["a"]\n', ":1: a JSON list"),
+        ('["a"]\n', ":item 1: a JSON str"),
+        ('[{"question": "q",\n oops}]', ":2: not JSON"),
+        ('[{"question": "q", "answer": "#### 1"},\n\n {"question": "p"}]', ":item 2: field 'answer' is"),
+        ("[]", "no usable row"),
+        ("frage\tantwort\na\tb\n", ":1: columns 'frage, antwort'"),
         (lines(QA, {"question": "q"}), ":2: field 'answer' is missing"),
         (lines(QA | {"answer": 3}), ":1: field 'answer' is int"),
         (lines(QA | {"id": None}), ":1: field 'id' is NoneType"),
@@ -97,7 +102,7 @@ def test_rows_with_nothing_in_them_are_counted(tmp_path):
             "field 'id' holds half a surrogate pair",
         ),
         ("x" * 200_000, "not CSV"),
-        (lines(QA | {"id": 1}, QA | {"id": "1"}), ":2: field 'id': '1' stands already in line 1"),
+        (lines(QA | {"id": 1}, QA | {"id": "1"}), ":2: field 'id': '1' stands already in"),
         (lines(QA, QA | {"answer": "no number"}), ":2: field 'answer': no final number"),
         ('{"question": "\\ud800", "answer": "#### 1"}', "half a surrogate pair"),
         ("frage,antwort\na,b\n", ":1: columns 'frage, antwort'"),
@@ -116,6 +121,57 @@ def test_bad_files_are_told_in_one_line(tmp_path, text, message):
         and "data.txt" in str(error.value)
         and "\n" not in str(error.value)
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([QA, QA | {"question": "2 + 0?"}], indent=2),
+        json.dumps([QA, QA | {"question": "2 + 0?"}]),
+        "question;answer;note\n1 + 1?;The answer is 2.;x\n2 + 0?;The answer is 2.;y\n",
+        "question\tanswer\n1 + 1?\tThe answer is 2.\n2 + 0?\tThe answer is 2.\n",
+    ],
+)
+def test_arrays_and_other_separators_are_recognised(tmp_path, text):
+    examples = read_examples(write(tmp_path, text), "mwp").examples
+    assert [(e.question, e.answer) for e in examples] == [
+        ("1 + 1?", "The answer is 2."),
+        ("2 + 0?", "The answer is 2."),
+    ]
+
+
+def test_other_names_of_columns(tmp_path):
+    columns = Columns("problem", "solution")
+    path = write(tmp_path, lines({"problem": "1 + 1?", "solution": "so 2\n#### 2", "answer": "2"}))
+    data = read_examples(path, "mwp", columns)
+    assert data.examples[0].answer == "so 2\nThe answer is 2." and data.restated == 1
+    with pytest.raises(InputError, match="--question-field"):
+        read_examples(path, "mwp")
+
+
+def test_bad_rows_are_listed_or_skipped(tmp_path):
+    path = write(
+        tmp_path, lines(QA, QA | {"answer": "none"}, {"question": "", "answer": "x"}) + "{\n"
+    )
+    data = scan_examples(path, "mwp")
+    assert [p.split(": ")[0] for p in data.problems] == [f"{path}:2", f"{path}:4"]
+    assert [p.split(": ")[0] for p in data.empty] == [f"{path}:3"]
+    assert len(read_examples(path, "mwp", skip_bad_rows=True).examples) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What, then?\n\n  How many; really?\n",
+        '{"question": "What, then?"}\n{"question": "How many; really?"}\n',
+        'question,x\n"What, then?",1\nHow many; really?,2\n',
+    ],
+)
+def test_questions_alone(tmp_path, text, monkeypatch):
+    expected = ["What, then?", "How many; really?"]
+    assert [e.question for e in read_questions(str(write(tmp_path, text)))] == expected
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert [e.question for e in read_questions("-")] == expected
 
 
 def test_a_missing_file_and_a_folder(tmp_path):

@@ -2,13 +2,13 @@
 
 A file is recognised by its content, not by its name:
 
-* JSON Lines, one object a line, with ``question`` and ``answer``, and ``id`` or ``qid`` if there is
-one
-  (GSM8K's own files are of this form);
-* CSV with a header naming the same columns (cPET-11K's file is of this form, with a BOM).
+* JSON Lines, one object a line (GSM8K's own files are of this form), or one JSON array of objects;
+* a table with a header, separated by commas, semicolons or tabs (cPET-11K's file is of this form,
+  with a BOM).
 
-Word-problem answers are brought to one form: ``<<3*4=12>>`` notes go, and the answer ends with
-``The answer is N.``, whether it came as ``#### N`` or as a looser "the answer is".
+Two fields are needed, ``question`` and ``answer`` or what the user calls them; ``id`` or ``qid`` is
+used if there is one. Word-problem answers are brought to one form: ``<<3*4=12>>`` notes go, and the
+answer ends with ``The answer is N.``, whether it came as ``#### N`` or as a looser "the answer is".
 Everything else in a text stays as it is, but for white space at both its ends.
 """
 
@@ -16,74 +16,164 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ases.answers import normalise_answer
 from ases.data import Example, InputError
 
+FORMATS = "JSON Lines, a JSON array, or a table with a header"
+#: Where a row stands, as "7" for a line or "item 7", and the row, or what is wrong with it.
+Rows = Iterator[tuple[str, dict | InputError]]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the fields of a file are called."""
+
+    question: str = "question"
+    answer: str | None = "answer"  # None: questions alone are asked for
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return (self.question,) if self.answer is None else (self.question, self.answer)
+
+    @property
+    def words(self) -> str:
+        return " and ".join(map(repr, self.needed))
+
 
 @dataclass
 class Dataset:
-    """The examples of one file, and how many rows were left out because nothing stood in a needed
-    field."""
+    """The examples of one file, and what was not taken over as it stood there."""
 
-    examples: list[Example]
     name: str
-    empty_rows: int = 0
+    examples: list[Example] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # of rows that cannot be used, a line each
+    empty: list[str] = field(default_factory=list)  # the same for rows without question or answer
+    restated: int = 0  # answers whose #### was rewritten
+
+    def described(self) -> str:
+        """What was left out or rewritten, in a few words."""
+        notes = []
+        if self.empty:
+            notes.append(f"{counted(len(self.empty), 'row')} without question or answer left out")
+        if self.problems:
+            notes.append(f"{counted(len(self.problems), 'bad row')} skipped")
+        if self.restated:
+            notes.append(f"#### N read as 'The answer is N.' in {counted(self.restated, 'row')}")
+        return ", ".join([self.name, *notes])
 
 
-def read_examples(path: str | Path, task: str) -> Dataset:
-    """Read a JSON Lines or CSV file of questions and answers.
+def read_examples(
+    path: str | Path, task: str, columns: Columns = Columns(), skip_bad_rows: bool = False
+) -> Dataset:
+    """Read a file of questions and answers.
 
     Raises:
-        InputError: missing, empty or unreadable file; a line that is no JSON object; a missing or
-            non-text field; unknown columns; an id that occurs twice; for ``mwp``, an answer without
-            a final number.
+        InputError: missing, empty or unreadable file; unknown columns; no usable row; and unless
+            they are to be skipped, the first bad row: no JSON object, a missing or non-text field,
+            an id that occurs twice, and for ``mwp`` an answer without a final number.
     """
-    path = Path(path)
-    text = _read_text(path)
-    looks_like_json = text.lstrip().startswith(("{", "[", '"')) and not _has_csv_header(text)
-    rows = _json_rows(path, text) if looks_like_json else _csv_rows(path, text)
-
-    data = Dataset([], path.name)
-    first_line: dict[str, int] = {}
-    for line, row in rows:
-        example = _example(path, line, row, task)
-        if example.id in first_line:
-            raise InputError(
-                f"{path}:{line}: field 'id': {example.id!r} stands already in line "
-                f"{first_line[example.id]}; "
-                "expected unique ids"
-            )
-        first_line[example.id] = line
-        if example.question and example.answer:
-            data.examples.append(example)
-        else:
-            data.empty_rows += 1
+    data = scan_examples(path, task, columns)
+    if data.problems and not skip_bad_rows:
+        raise InputError(data.problems[0])
     if not data.examples:
+        bad = f", {len(data.problems)} bad" if data.problems else ""
         raise InputError(
-            f"{path}: no usable row ({data.empty_rows} without question or answer); "
+            f"{path}: no usable row ({len(data.empty)} without question or answer{bad}); "
             "expected at least one"
         )
     return data
 
 
-def _example(path: Path, line: int, row: dict, task: str) -> Example:
-    question, answer = (
-        _text_field(path, line, row, name).strip() for name in ("question", "answer")
-    )
+def scan_examples(path: str | Path, task: str, columns: Columns = Columns()) -> Dataset:
+    """Read a file to its end, whatever its rows are like: each bad one is a line of ``problems``.
+
+    Raises:
+        InputError: missing, empty or unreadable file; unknown columns.
+    """
+    path = Path(path)
+    return _scan(path, _read_text(path, columns), task, columns)
+
+
+def read_questions(path: str, column: str = "question") -> list[Example]:
+    """Questions without answers: a data file of which ``column`` is read, or one question a line.
+
+    Args:
+        path: "-" is the standard input.
+    Raises:
+        InputError: no question, or as ``read_examples``.
+    """
+    columns = Columns(column, None)
+    if path == "-":
+        path = "standard input"
+        text = _decoded(Path(path), sys.stdin.buffer.read(), columns)
+    else:
+        text = _read_text(Path(path), columns)
+    if text.lstrip().startswith(("{", "[")) or _delimiter(text, columns):
+        data = _scan(Path(path), text, "", columns)
+        if data.problems:
+            raise InputError(data.problems[0])
+        questions = data.examples
+    else:
+        lines = enumerate(text.splitlines(), 1)
+        questions = [Example(f"line-{n}", line.strip(), "") for n, line in lines if line.strip()]
+    if not questions:
+        raise InputError(f"{path}: no question; expected one a line, or {FORMATS}")
+    return questions
+
+
+def _scan(path: Path, text: str, task: str, columns: Columns) -> Dataset:
+    data = Dataset(path.name)
+    first_line: dict[str, str] = {}
+    for line, row in _rows(path, text, columns):
+        try:
+            if isinstance(row, InputError):
+                raise row
+            example, empty = _example(path, line, row, columns)
+            if example.id in first_line:
+                raise InputError(
+                    f"{path}:{line}: field 'id': {example.id!r} stands already in "
+                    f"{path}:{first_line[example.id]}; expected unique ids"
+                )
+            first_line[example.id] = line
+            if empty:
+                data.empty.append(f"{path}:{line}: field {empty!r} is empty; expected a text")
+                continue
+            if task == "mwp" and columns.answer is not None:
+                example, restated = _restate(path, line, example, columns.answer)
+                data.restated += restated
+            data.examples.append(example)
+        except InputError as error:
+            data.problems.append(str(error))
+    return data
+
+
+def _example(path: Path, line: str, row: dict, columns: Columns) -> tuple[Example, str | None]:
+    """An example, and the needed field in which nothing stands."""
+    texts = [_text_field(path, line, row, name).strip() for name in columns.needed]
+    empty = [name for name, text in zip(columns.needed, texts) if not text]
     identifier = _id_field(path, line, row)
-    if task == "mwp" and question and answer:
-        stated = normalise_answer(answer)
-        if stated is None:
-            raise InputError(
-                f"{path}:{line}: field 'answer': no final number that can be read; "
-                "expected it to end with 'The answer is N.' or '#### N'"
-            )
-        answer = stated
-    return Example(identifier, question, answer)
+    return Example(identifier, texts[0], (*texts, "")[1]), empty[0] if empty else None
+
+
+def _restate(path: Path, line: str, example: Example, column: str) -> tuple[Example, bool]:
+    """The example with its answer in the one form, and whether it ended in another."""
+    stated = normalise_answer(example.answer)
+    if stated is None:
+        raise InputError(
+            f"{path}:{line}: field {column!r}: no final number that can be read; "
+            "expected it to end with 'The answer is N.' or '#### N'"
+        )
+    return Example(example.id, example.question, stated), "####" in example.answer
+
+
+def counted(n: int, thing: str) -> str:
+    """ "1 chain", "2 chains" """
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -111,13 +201,15 @@ def make_parent(path: Path) -> None:
 # --- reading, row by row -------------------------------------------------------------------------
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, columns: Columns) -> str:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); expected a JSON Lines or CSV file"
-        ) from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected {FORMATS}") from None
+    return _decoded(path, raw, columns)
+
+
+def _decoded(path: Path, raw: bytes, columns: Columns) -> str:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -126,84 +218,118 @@ def _read_text(path: Path) -> str:
             f"{path}:{line}: byte {error.start} is not UTF-8; expected a UTF-8 file"
         ) from None
     if not text.strip():
-        raise InputError(
-            f"{path}: the file is empty; expected JSON Lines or CSV with 'question' and 'answer'"
-        )
+        raise InputError(f"{path}: the file is empty; expected {FORMATS} with {columns.words}")
     return text
 
 
-def _has_csv_header(text: str) -> bool:
-    """Whether the first line is a CSV header with the needed columns (it may well be quoted)."""
-    try:
-        header = next(csv.reader([text.lstrip().split("\n", 1)[0]]), [])
-    except csv.Error:  # a first line too long for a header
-        return False
-    return {"question", "answer"} <= {name.strip() for name in header}
+def _rows(path: Path, text: str, columns: Columns) -> Rows:
+    delimiter = _delimiter(text, columns)
+    if delimiter is None and _is_json(text):
+        return _array_rows(path, text) if text.lstrip().startswith("[") else _json_rows(path, text)
+    if delimiter is None:  # the complaint about the header shall show its names
+        delimiter = max(",", "\t", ";", key=text.lstrip().split("\n", 1)[0].count)
+    return _table_rows(path, text, columns, delimiter)
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict]]:
-    for line, content in enumerate(text.split("\n"), 1):
+def _is_json(text: str) -> bool:
+    return text.lstrip().startswith(("{", "[", '"'))
+
+
+def _delimiter(text: str, columns: Columns) -> str | None:
+    """What separates the fields of a table: that by which its first line holds the needed names
+    (they may well be quoted); None if it holds them by none."""
+    first = text.lstrip().split("\n", 1)[0]
+    for delimiter in (",", "\t", ";"):
+        try:
+            header = next(csv.reader([first], delimiter=delimiter), [])
+        except csv.Error:  # a first line too long for a header
+            continue
+        if set(columns.needed) <= {name.strip() for name in header}:
+            return delimiter
+    return None
+
+
+def _json_rows(path: Path, text: str) -> Rows:
+    for number, content in enumerate(text.split("\n"), 1):
+        line = str(number)
         if not content.strip():
             continue
         try:
             row = json.loads(content)
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # a number of thousands of digits is a ValueError, too
-            reason = getattr(error, "msg", "a value is too large")
-            raise InputError(
-                f"{path}:{line}: not JSON ({reason}); expected one JSON object a line"
-            ) from None
-        if not isinstance(row, dict):
-            raise InputError(
-                f"{path}:{line}: a JSON {type(row).__name__}; expected one JSON object a line"
-            )
-        yield line, row
+        except (ValueError, RecursionError) as error:
+            yield line, _not_json(f"{path}:{line}", error, "one JSON object a line")
+        else:
+            yield line, _object(f"{path}:{line}", row)
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _array_rows(path: Path, text: str) -> Rows:
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        place = f"{path}:{getattr(error, 'lineno', 1)}"
+        raise _not_json(place, error, "a JSON array of objects") from None
+    for number, row in enumerate(rows, 1):
+        yield f"item {number}", _object(f"{path}:item {number}", row)
+
+
+def _not_json(place: str, error: Exception, wanted: str) -> InputError:
+    # A number of thousands of digits is a ValueError without a message of JSON's.
+    reason = getattr(error, "msg", "a value is too large")
+    return InputError(f"{place}: not JSON ({reason}); expected {wanted}")
+
+
+def _object(place: str, row: object) -> dict | InputError:
+    if isinstance(row, dict):
+        return row
+    return InputError(f"{place}: a JSON {type(row).__name__}; expected a JSON object")
+
+
+def _table_rows(path: Path, text: str, columns: Columns, delimiter: str) -> Rows:
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     start, header = 1, None
     while True:
         try:
             values = next(reader, None)
         except csv.Error as error:
-            raise InputError(
-                f"{path}:{start}: not CSV ({error}); expected comma-separated values"
-            ) from None
+            reason = f"not CSV ({error}); expected values separated by {delimiter!r}"
+            yield str(start), InputError(f"{path}:{start}: {reason}")
+            return  # where the next row begins cannot be known
         if values is None:
             return
-        line, start = start, reader.line_num + 1
+        line, start = str(start), reader.line_num + 1
         if not values:
             continue
         if header is None:
-            header = _header(path, line, values)
+            header = _header(path, line, values, columns)
         elif len(values) != len(header):
-            raise InputError(
-                f"{path}:{line}: {len(values)} fields; expected {len(header)}, as in the header"
-            )
+            reason = f"{len(values)} fields; expected {len(header)}, as in the header"
+            yield line, InputError(f"{path}:{line}: {reason}")
         else:
             yield line, dict(zip(header, values))
 
 
-def _header(path: Path, line: int, values: list[str]) -> list[str]:
+def _header(path: Path, line: str, values: list[str], columns: Columns) -> list[str]:
     header = [name.strip() for name in values]
-    if not {"question", "answer"} <= set(header):
+    if not set(columns.needed) <= set(header):
         found = ", ".join(header)[:120]
         raise InputError(
-            f"{path}:{line}: columns {found!r}; "
-            "expected 'question' and 'answer', and 'id' or 'qid' if there is one"
+            f"{path}:{line}: columns {found!r}; expected {columns.words}, "
+            "or their names as --question-field and --answer-field"
         )
-    for name in ("question", "answer", "id", "qid"):
+    for name in (*columns.needed, "id", "qid"):
         if header.count(name) > 1:
             raise InputError(f"{path}:{line}: column {name!r} stands twice; expected it once")
     return header
 
 
-def _text_field(path: Path, line: int, row: dict, name: str) -> str:
+def _text_field(path: Path, line: str, row: dict, name: str) -> str:
     if name not in row:
-        raise InputError(f"{path}:{line}: field {name!r} is missing; expected a text")
+        found = ", ".join(map(str, row))[:120]
+        raise InputError(
+            f"{path}:{line}: field {name!r} is missing; expected a text "
+            f"(the fields are {found!r}; --question-field and --answer-field name others)"
+        )
     value = row[name]
     if not isinstance(value, str):
         raise InputError(
@@ -212,7 +338,7 @@ def _text_field(path: Path, line: int, row: dict, name: str) -> str:
     return _valid_unicode(path, line, name, value)
 
 
-def _valid_unicode(path: Path, line: int, name: str, value: str) -> str:
+def _valid_unicode(path: Path, line: str, name: str, value: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise InputError(
             f"{path}:{line}: field {name!r} holds half a surrogate pair; expected valid Unicode"
@@ -220,7 +346,7 @@ def _valid_unicode(path: Path, line: int, name: str, value: str) -> str:
     return value
 
 
-def _id_field(path: Path, line: int, row: dict) -> str:
+def _id_field(path: Path, line: str, row: dict) -> str:
     for name in ("id", "qid"):
         if name in row:
             value = row[name]
@@ -234,4 +360,4 @@ def _id_field(path: Path, line: int, row: dict) -> str:
                     f"{path}:{line}: field {name!r} is empty; expected a text or a whole number"
                 )
             return _valid_unicode(path, line, name, str(value).strip())
-    return f"line-{line}"
+    return f"line-{line}" if line.isdigit() else line.replace(" ", "-")
