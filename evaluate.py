@@ -1,75 +1,78 @@
 """Score trained runs, or ask one a question: `python evaluate.py --run runs/mwp-usm-interleave`."""
 
-from dataclasses import dataclass
+import sys
 from pathlib import Path
 
-from ases.run.command import choose_device, device_complaints, parse, run_command
-from ases.settings import setting
-
-SPLITS = ("test", "validation", "train", "longer", "all")
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    run: list | None = setting(
-        None, "folder that train.py wrote; give it several times to compare runs", flag=True
-    )
-    data: str | None = setting(
-        None, "another file of questions and answers", shown="the run's own data", flag=True
-    )
-    split: str = setting(
-        "test", "part of the data, split with the run's seed", choices=SPLITS, flag=True
-    )
-    question: str | None = setting(
-        None, "answer this question instead, and print its chain with roles", flag=True
-    )
-    beams: int = setting(1, "1 decodes greedily", low=1, high=64, flag=True)
-    device: str = setting(
-        "auto", "auto is cuda where there is one", choices=("auto", "cpu", "cuda"), flag=True
-    )
-    out_dir: str | None = setting(
-        None,
-        "for predictions and results; a folder each in it if runs are several",
-        shown="RUN/eval-<split>",
-        flag=True,
-    )
-    overwrite: bool = setting(False, "replace an earlier evaluation there", flag=True)
-
-
-def complain(given: dict) -> list[str]:
-    complaints = device_complaints(given)
-    runs = [Path(run).resolve() for run in given.get("run", [])]
-    if not runs:
-        complaints.append("--run is missing; expected the folder of a run")
-    if len(set(runs)) < len(runs):
-        complaints.append("--run names one folder twice; expected different ones")
-    if "question" in given:
-        if not given["question"].strip() or any(
-            "\ud800" <= c <= "\udfff" for c in given["question"]
-        ):
-            complaints.append("--question is empty or no valid Unicode; expected a text")
-        if "data" in given or "out_dir" in given:
-            complaints.append(
-                "--question with --data or --out-dir; "
-                "expected it without them, for it writes no file"
-            )
-    return complaints
+from ases.run.command import choose_device, colours_wanted, parse, run_command
+from ases.run.files import check_place, read_questions, write_text
+from ases.run.flags import EVALUATE_FLAGS, EvaluateOptions, evaluate_complaints
+from ases.run.table import explained, same_problems, table
 
 
 def main() -> None:
-    what = "Score trained runs on a test set, or answer one question."
-    options = parse(what, {"what to do": EvaluateOptions}, complain).of(EvaluateOptions)
+    flags = parse(
+        "Score trained runs on a test set, or ask them.",
+        EVALUATE_FLAGS,
+        evaluate_complaints,
+        explained(),
+    )
+    options = flags.of(EvaluateOptions)
     # Only here, for PyTorch takes its time, and --help and mistakes need not wait for it.
-    from ases.run.folder import evaluation_folders, load_run, pick_split, splits_for
-    from ases.run.report import answer, evaluate, table, training_seconds, write_evaluation
+    from ases.run.folder import load_run
 
     device = choose_device(options.device)
     writers = {Path(run): load_run(run, device) for run in options.run}
+    if options.question is not None or options.questions is not None:
+        ask(writers, options, flags.given)
+    else:
+        score(writers, options, flags.given)
+
+
+def ask(writers: dict, options: EvaluateOptions, given: dict) -> None:
+    """Answer questions that have no reference."""
+    from ases.data import Example
+    from ases.run.folder import evaluation_folders
+    from ases.run.results import json_lines, prediction, question_notes, write
+    from ases.run.show import show_answer
 
     if options.question is not None:
-        for folder, writer in writers.items():
-            print(f"{folder}\n{answer(writer, options.question.strip(), options.beams)}")
-        return
+        examples = [Example("question", options.question.strip(), "")]
+    else:
+        examples = read_questions(options.questions, given.get("question_field", "question"))
+    outputs = {}
+    if options.out_dir is not None:
+        outputs = evaluation_folders(list(writers), [], options.out_dir, options.overwrite)
+    for folder, writer in writers.items():
+        for note in question_notes(writer, [e.question for e in examples]):
+            print(note, file=sys.stderr)
+        chains = write(writer, examples, options.beams)
+        if options.question is not None:
+            print(f"{folder}\n{show_answer(chains[0], colours_wanted())}")
+            continue
+        task = writer.recipe.data.task
+        lines = json_lines([prediction(task, *row) for row in zip(examples, chains)])
+        if outputs:
+            path = outputs[folder] / "predictions.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, lines)
+            print(f"written: {path}")
+        else:
+            sys.stdout.write(lines)
+
+
+def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
+    """Write a chain for each example of a split, and score them."""
+    from ases.run.folder import evaluation_folders, pick_split, splits_for
+    from ases.run.page import evaluation_page
+    from ases.run.plot import read_curves
+    from ases.run.results import (
+        evaluate,
+        is_wrong,
+        question_notes,
+        training_seconds,
+        write_evaluation,
+    )
+    from ases.run.show import show_wrong
 
     suffix = [options.split]
     if options.data:
@@ -77,19 +80,38 @@ def main() -> None:
     if options.beams > 1:
         suffix.append(f"beam{options.beams}")
     outputs = evaluation_folders(list(writers), suffix, options.out_dir, options.overwrite)
-
-    rows = {}
+    if options.report:
+        check_place(Path(options.report))
+    names = ("data", "question_field", "answer_field", "skip_bad_rows")
+    changes = {name: given[name] for name in names if name in given}
+    examples = {}
     for folder, writer in writers.items():
-        splits, description = splits_for(folder, writer, options.data, options.split == "all")
-        examples = pick_split(splits, options.split)
-        print(f"{folder}: {description}; writing {len(examples)} chains …", flush=True)
-        results, predictions = evaluate(writer, examples, options.beams)
+        splits, description = splits_for(folder, writer.recipe, changes, options.split == "all")
+        examples[folder] = pick_split(splits, options.split)
+        print(f"{folder}: {description}")
+
+    rows, predictions = {}, {}
+    for folder, writer in writers.items():
+        print(f"{folder}: writing {len(examples[folder])} chains …", flush=True)
+        results, written = evaluate(writer, examples[folder], options.beams)
         results["train_seconds"] = training_seconds(folder)
-        write_evaluation(outputs[folder], results, predictions)
-        rows[str(folder)] = results
+        write_evaluation(outputs[folder], results, written)
+        rows[str(folder)], predictions[str(folder)] = results, written
+        for note in question_notes(writer, [e.question for e in examples[folder]]):
+            print(note)
+        for line in [line for line in written if is_wrong(line)][: options.show_wrong]:
+            print(f"\n{show_wrong(line)}")
     print(table(rows))
+    if note := same_problems(rows):
+        print(note)
     for path in outputs.values():
         print(f"written: {path}/predictions.jsonl and results.json")
+    if options.report:
+        curves = {str(folder): read_curves(folder) for folder in writers}
+        page = evaluation_page(rows, predictions, curves)
+        Path(options.report).parent.mkdir(parents=True, exist_ok=True)
+        write_text(Path(options.report), page)
+        print(f"written: {options.report}")
 
 
 if __name__ == "__main__":

@@ -1,81 +1,75 @@
 """Cut and label chains of thought: `python segment.py --show 3`, or `--out FILE` for one JSON line
 per example."""
 
-import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from ases.config import SegmentationSettings
-from ases.run.command import choose_device, device_complaints, parse, run_command
-from ases.run.config import DataSettings, segmentation_complaints
-from ases.run.files import make_parent, write_text
-from ases.settings import setting
-
-SPLITS = ("train", "validation", "test", "longer", "all")
-
-
-@dataclass(frozen=True)
-class SegmentOptions:
-    scorer: str | None = setting(
-        None, "run folder of a direct model, for labels by entropy", flag=True
-    )
-    split: str = setting("all", "which examples", choices=SPLITS, flag=True)
-    out: str | None = setting(None, "file for the JSON lines", shown="standard output", flag=True)
-    overwrite: bool = setting(False, "replace --out if it exists", flag=True)
-    show: int | None = setting(None, "print the first N examples to read instead", low=0, flag=True)
-    device: str = setting("auto", "of the scorer", choices=("auto", "cpu", "cuda"), flag=True)
+from ases.data import InputError
+from ases.run.command import choose_device, colours_wanted, parse, run_command
+from ases.run.config import DataSettings
+from ases.run.files import check_place, counted, scan_examples, write_text
+from ases.run.flags import SEGMENT_FLAGS, SegmentOptions, segment_complaints
 
 
-FLAGS = {"data": DataSettings, "segmentation": SegmentationSettings, "what to do": SegmentOptions}
+def check(data: DataSettings) -> None:
+    """List every row that cannot be used.
 
-
-def complain(given: dict) -> list[str]:
-    complaints = device_complaints(given) + segmentation_complaints(given)
-    if given.get("segmentation") == "entropy" and "scorer" not in given:
-        complaints.append(
-            "--segmentation is 'entropy' without --scorer; "
-            "expected the run folder of a direct model"
-        )
-    out = Path(given["out"]) if "out" in given else None
-    if out and out.is_dir():
-        complaints.append(f"--out is {str(out)!r}, a folder; expected a file")
-    elif out and out.exists() and "overwrite" not in given:
-        complaints.append(
-            f"--out is {str(out)!r}, which exists; expected a new file, or --overwrite"
-        )
-    return complaints
+    Raises:
+        InputError: there are some.
+    """
+    found = scan_examples(data.data, data.task, data.columns)
+    for line in found.problems + found.empty:
+        print(line)
+    usable = f"{counted(len(found.examples), 'usable row')} in {data.data}"
+    if found.problems or found.empty:
+        bad = counted(len(found.problems) + len(found.empty), "row")
+        raise InputError(f"{bad} cannot be used, beside {usable}; expected all to be usable")
+    print(usable)
 
 
 def main() -> None:
     flags = parse(
-        "Cut the chains of a data set into pieces, label them ES or AS, merge them into segments.",
-        FLAGS,
-        complain,
+        "Cut chains into pieces, label them ES or AS, merge them into segments.",
+        SEGMENT_FLAGS,
+        segment_complaints,
     )
+    options, data = flags.of(SegmentOptions), flags.of(DataSettings)
+    settings = flags.of(SegmentationSettings)
+    if options.check:
+        return check(data)
     # Only here, for PyTorch takes its time, and --help and mistakes need not wait for it.
     from ases.recipe import agreement, segment
-    from ases.run.folder import load_scorer, load_splits, pick_split
-    from ases.run.report import segmented_line, segmented_summary, show_segments
+    from ases.run.folder import load_scorer, load_splits, pick_split, scorer_note
+    from ases.run.page import segmentation_page
+    from ases.run.results import segmented_line
+    from ases.run.show import segmented_summary, show_segmented
 
-    options, data = flags.of(SegmentOptions), flags.of(DataSettings)
+    outputs = [Path(path) for path in (options.out, options.report) if path]
+    for path in outputs:
+        check_place(path)
     splits, description = load_splits(data, whole=options.split == "all")
     examples = pick_split(splits, options.split)
-    scorer = (
-        load_scorer(options.scorer, choose_device(options.device))[0] if options.scorer else None
-    )
-    segmented = segment(examples, flags.of(SegmentationSettings), scorer)
+    scorer, notes = None, [description]
+    if options.scorer:
+        scorer, its_config = load_scorer(options.scorer, choose_device(options.device))
+        notes.append(scorer_note(options.scorer, its_config, data.task))
+    segmented = segment(examples, settings, scorer)
 
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for s in segmented[: options.show or 0]:
-        print(f"[{s.example.id}] {s.example.question}")
-        print(show_segments([(part.label, part.text) for part in s.segments], colour) + "\n")
+        print(show_segmented(s, settings.beta, colours_wanted()) + "\n")
+    for path in outputs:
+        path.parent.mkdir(parents=True, exist_ok=True)
     if options.out:
-        make_parent(Path(options.out))
         write_text(Path(options.out), "".join(map(segmented_line, segmented)))
-    elif options.show is None:
+    if options.report:
+        tokenizer = scorer.tokenizer if scorer else None
+        page = segmentation_page(segmented, settings, description, tokenizer)
+        write_text(Path(options.report), page)
+    if not outputs and options.show is None:
         sys.stdout.writelines(map(segmented_line, segmented))
-    print(f"{description}\n{segmented_summary(segmented, agreement(segmented))}", file=sys.stderr)
+    notes.append(segmented_summary(segmented, agreement(segmented)))
+    print("\n".join(note for note in notes if note), file=sys.stderr)
 
 
 if __name__ == "__main__":

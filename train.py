@@ -2,7 +2,7 @@
 
 from ases.data import InputError
 from ases.run.command import parse, run_command
-from ases.run.config import TRAIN_FLAGS, train_complaints
+from ases.run.flags import TRAIN_FLAGS, train_complaints
 
 
 def main() -> None:
@@ -14,39 +14,45 @@ def main() -> None:
     # Only here, for PyTorch takes its time, and --help and mistakes need not wait for it.
     from ases.recipe import train
     from ases.run.checkpoints import Recorder
-    from ases.run.report import evaluate, table, write_evaluation
+    from ases.run.folder import discard_folder
+    from ases.run.results import evaluate, question_notes, training_facts, write_evaluation
     from ases.run.start import start
+    from ases.run.table import table
 
     run = start(flags)
     print(f"run folder: {run.folder}", flush=True)
 
     # The method from end to end is ases/recipe.py.
+    recorder = Recorder(run.folder, run.resumed)
     try:
         writer = train(
             run.splits,
             run.config,
-            Recorder(run.folder, run.resumed),
+            recorder,
             tokenizer=run.tokenizer,
             scorer=run.scorer,
             initial=run.initial,
         )
+        rows = {}
+        for split in ("test", "longer"):
+            if split not in run.splits:
+                continue
+            print(f"writing {len(run.splits[split])} chains for {split} …", flush=True)
+            results, predictions = evaluate(writer, run.splits[split])
+            results |= training_facts(writer.reports)
+            suffix = "" if split == "test" else f"-{split}"
+            write_evaluation(run.folder, results, predictions, suffix)
+            rows[split] = results
+            for note in question_notes(writer, [e.question for e in run.splits[split]]):
+                print(note)
     except ValueError as error:
+        if not run.resumed and not list(run.folder.glob("*.pt")):
+            discard_folder(run.folder)
         raise InputError(str(error)) from None
-    seconds = {name: report["seconds"] for name, report in writer.reports.items()}
-
-    rows = {}
-    for split in ("test", "longer"):
-        if split not in run.splits:
-            continue
-        print(f"writing {len(run.splits[split])} chains for {split} …", flush=True)
-        results, predictions = evaluate(writer, run.splits[split])
-        results["train_seconds"] = round(
-            sum(s for name, s in seconds.items() if name != "scorer"), 1
-        )
-        results["scorer_seconds"] = seconds.get("scorer")
-        results["training"] = writer.reports
-        write_evaluation(run.folder, results, predictions, "" if split == "test" else f"-{split}")
-        rows[split] = results
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped; {recorder.saved}. Continue with: python train.py --resume {run.folder}"
+        ) from None
     print(table(rows))
 
 

@@ -27,29 +27,17 @@ class SegmentationSettings:
 
     segmentation: str = setting(
         "interleave",
-        "label pieces by position, or by entropy under a direct model",
+        "label by position, or by a model's entropy",
         choices=("interleave", "entropy"),
-        flag=True,
     )
-    beta: float = setting(
-        1.0, "a piece is AS above beta times its chain's mean piece entropy", low=0, flag=True
-    )
+    beta: float = setting(1.0, "AS is above beta times the chain's mean entropy", low=0)
     gamma: float = setting(
-        1.0,
-        "piece entropy is the sum over its tokens / tokens ** gamma: 0 sum, 1 mean",
-        low=-10,
-        high=10,
-        flag=True,
+        1.0, "of a piece: sum / tokens ** gamma; 0 sum, 1 mean", low=-10, high=10
     )
     entropy_context: str = setting(
-        "prefix",
-        "score a piece given the question and the chain before it, or the question alone",
-        choices=("prefix", "question"),
-        flag=True,
+        "prefix", "score after all before it, or the question", choices=("prefix", "question")
     )
-    merge: bool = setting(
-        True, "keep every piece a segment of its own, as the released code does", flag=True
-    )
+    merge: bool = setting(True, "keep every piece a segment, as the released code")
 
 
 @dataclass(frozen=True)
@@ -128,26 +116,23 @@ class TrainingSettings:
 
     max_steps: int | None = setting(
         2000,
-        "updates, shared by the sub-models; no limit with --max-minutes alone",
+        "updates, shared by sub-models",
         low=1,
-        flag=True,
+        shown="2000, or --max-minutes",
     )
     max_minutes: float | None = setting(
-        None, "training time, shared likewise", above=0, shown="no limit", flag=True
+        None, "training time, shared likewise", above=0, shown="no limit"
     )
-    batch_tokens: int = setting(
-        2048, "most padded tokens of a batch, source and target", low=16, flag=True
-    )
+    batch_tokens: int = setting(2048, "padded tokens in a batch, source and target", low=16)
     accumulate: int = setting(1, "batches in an update", low=1)
     optimizer: str = setting(
         "muon",
-        "muon for the matrices of blocks with adamw for the rest, or adamw alone",
+        "muon for the matrices of blocks and adamw for the rest, or adamw alone",
         choices=("muon", "adamw"),
         shown="muon; adamw with --init",
-        flag=True,
     )
     learning_rate: float | None = setting(
-        None, "peak of adamw's rate", above=0, shown="0.02 beside muon, 0.003 alone", flag=True
+        None, "peak of AdamW's rate", above=0, shown="0.02 beside Muon, 0.003 alone"
     )
     muon_learning_rate: float = setting(0.01, "peak of muon's rate", above=0)
     momentum: float = setting(0.95, "of muon", low=0, high=0.999)
@@ -170,24 +155,19 @@ class Recipe:
     """All settings of an experiment but its data."""
 
     mode: str = setting(
-        "usm",
-        "direct: question to chain; dsm: a model for each role; usm: one model for both",
-        choices=tuple(MODES),
-        flag=True,
+        "usm", "baseline; a model for each role; one for both", choices=tuple(MODES)
     )
     encoder: str = setting(
         "block-causal",
-        "encode a chain once, or anew for each segment as the paper does",
+        "encode a chain once, or anew each segment",
         choices=ENCODERS,
-        shown="block-causal; bidirectional with --init",
-        flag=True,
     )
     segmentation: SegmentationSettings = SegmentationSettings()
     training: TrainingSettings = TrainingSettings()
     model: dict = field(default_factory=lambda: dict(SIZES["tiny"]))  # arguments of ModelConfig
     vocab_size: int = setting(4096, "most ids that the tokenizer may have", low=260, high=1_000_000)
     max_question: int = setting(
-        1024, "most ids of a question; longer ones lose their middle", low=16, flag=True
+        1024, "most ids of a question; longer ones lose their middle", low=16
     )
     max_tokens: int | None = setting(
         None, "most ids of a segment", low=1, shown="twice the longest in training"

@@ -150,13 +150,18 @@ def make_rows(pairs: Sequence[Pair], encoder: str) -> list[Row]:
 
 @dataclass(frozen=True)
 class Segmented:
-    """An example with what segmentation made of it; ``entropies`` holds H(p) of its pieces."""
+    """An example with what segmentation made of it.
+
+    Where labels are by entropy, ``entropies`` holds H(p) of its pieces, and ``token_entropies``
+    those of their tokens, [piece][token].
+    """
 
     example: Example
     pieces: list[str]
     labels: list[str]
     segments: list[Segment]
     entropies: list[float] | None = None
+    token_entropies: list[list[float]] | None = None
 
 
 def rows_by_model(

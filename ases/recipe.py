@@ -67,7 +67,7 @@ def segment(
     """
     pieces = [split_pieces(e.answer) for e in examples]
     if settings.segmentation == "interleave":
-        entropies = [None] * len(examples)
+        entropies = of_tokens = [None] * len(examples)
         labels = [interleaved_labels(len(p)) for p in pieces]
     elif scorer is None:
         raise ValueError("labels by entropy without a scorer; expected a direct model")
@@ -81,7 +81,9 @@ def segment(
         labels = [entropy_labels(values, settings.beta) for values in entropies]
 
     segments = [make_segments(p, found, settings.merge) for p, found in zip(pieces, labels)]
-    return [Segmented(*row) for row in zip(examples, pieces, labels, segments, entropies)]
+    return [
+        Segmented(*row) for row in zip(examples, pieces, labels, segments, entropies, of_tokens)
+    ]
 
 
 def agreement(segmented: Sequence[Segmented]) -> dict | None:

@@ -7,7 +7,7 @@ dataclass.
 
 The flags of the commands, their ``--help``, the content of ``config.json`` and all checks are
 derived from such fields. A default of None means that the value is worked out; ``shown`` then says
-from what.
+from what. A help text fits one line of 80 columns with its default.
 """
 
 import math
@@ -24,7 +24,7 @@ def setting(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     shown: str | None = None,
-    flag: bool = False,
+    metavar: str | None = None,
 ) -> Any:
     """A dataclass field that knows what it may hold.
 
@@ -34,10 +34,10 @@ def setting(
         low, above, high: smallest value, a value that it must exceed, largest value.
         choices: the words it may be.
         shown: the default in words, where the value alone would not tell.
-        flag: whether the commands have a flag for it; the others are for users of the library.
+        metavar: what stands for the value in a command's help, if not its type: "FILE".
     """
     facts = dict(
-        help=help, low=low, above=above, high=high, choices=choices, shown=shown, flag=flag
+        help=help, low=low, above=above, high=high, choices=choices, shown=shown, metavar=metavar
     )
     return field(default=default, metadata=facts)
 

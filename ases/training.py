@@ -246,6 +246,9 @@ class Training:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.progress = Progress(**state["progress"])
+            # In a larger budget, what has been done is less.
+            due = self.progress.validations_due(self.settings)
+            self.progress.validations = min(self.progress.validations, due)
             self.best_weights = best_weights
             torch.set_rng_state(state["rng"])
             if torch.cuda.is_available():

@@ -90,7 +90,10 @@ def test_rows_with_nothing_in_them_are_counted(tmp_path):
         (lines(QA) + "{oops\n", ":2: not JSON"),
         ('["a"]\n', ":item 1: a JSON str"),
         ('[{"question": "q",\n oops}]', ":2: not JSON"),
-        ('[{"question": "q", "answer": "#### 1"},\n\n {"question": "p"}]', ":item 2: field 'answer' is"),
+        (
+            '[{"question": "q", "answer": "#### 1"},\n\n {"question": "p"}]',
+            ":item 2: field 'answer' is",
+        ),
         ("[]", "no usable row"),
         ("frage\tantwort\na\tb\n", ":1: columns 'frage, antwort'"),
         (lines(QA, {"question": "q"}), ":2: field 'answer' is missing"),

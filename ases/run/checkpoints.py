@@ -1,5 +1,4 @@
-"""Checkpoints, and the watcher that writes them while a model trains, with the log and the progress
-bar."""
+"""Checkpoints, and the watcher that writes them, with the log, while a model trains."""
 
 import json
 import os
@@ -7,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from ases.config import ModelConfig
 from ases.data import InputError
 from ases.model import EncoderDecoder
 from ases.run.config import RunConfig
 from ases.run.files import write_text
+from ases.run.progress import Meter, say
 from ases.training import Training, Watcher
 
 
@@ -69,23 +68,27 @@ def load_model(path: Path, device: str = "cpu") -> EncoderDecoder:
 
 
 class Recorder(Watcher):
-    """Writes a run's ``metrics.jsonl``, ``<name>.best.pt`` and ``<name>.last.pt``, and shows a bar.
+    """Writes a run's ``metrics.jsonl``, ``<name>.best.pt`` and ``<name>.last.pt``, and shows how
+    far it has come.
 
     ``best.pt`` has the weights that got most validation tokens right, ``last.pt`` all that
-    resuming needs.
-    With ``resume``, a training goes on from its last checkpoint, or, if it had ended, is only
-    loaded.
+    resuming needs. With ``resume``, a training goes on from its last checkpoint, or, if it had
+    ended, is only loaded. The folder is made if there is none.
     """
 
-    def __init__(self, folder: Path, resume: bool = False, quiet: bool = False):
-        self.folder, self.resume, self.quiet = folder, resume, quiet
-        self.log = folder / "metrics.jsonl"
-        self.bar: tqdm | None = None
+    def __init__(self, folder: Path, resume: bool = False):
+        self.folder, self.resume = Path(folder), resume
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log = self.folder / "metrics.jsonl"
+        self.meter: Meter | None = None
+        self.saved = "nothing is saved yet"
+        self.loss = self.validation = self.speed = ""
 
     def planned(self, recipe: RunConfig) -> None:
         recipe.save(self.folder)
 
     def start(self, name: str, training: Training) -> None:
+        progress = training.progress
         last = self.folder / f"{name}.last.pt"
         if self.resume and last.exists():
             state, best = load_checkpoint(last), load_checkpoint(self.folder / f"{name}.best.pt")
@@ -93,25 +96,26 @@ class Recorder(Watcher):
                 training.load_state_dict(state, best["model"])
             except ValueError as error:
                 raise InputError(f"{last}: cannot be resumed ({error})") from None
-        self._drop_rows(name, after=training.progress.step)
-
-        settings = training.settings
-        self.bar = tqdm(
-            total=settings.max_steps,
-            initial=training.progress.step,
-            desc=name,
-            unit="step",
-            disable=self.quiet or None,  # None: no bar where the output is no terminal
-        )
+            progress = training.progress
+            ended = progress.share(training.settings) >= 1
+            what = "was trained already, for" if ended else "goes on after"
+            say(f"{name} {what} {progress.step:,} steps")
+            self._remember(name, training)
+        self._drop_rows(name, after=progress.step)
+        self.loss = self.validation = self.speed = ""
+        self.meter = Meter(name, 1.0, min(1.0, progress.share(training.settings)))
 
     def step(self, training: Training) -> None:
-        self.bar.update()
+        self.meter.update(
+            min(1.0, training.progress.share(training.settings)), self._note(training)
+        )
 
     def report(self, name: str, row: dict) -> None:
         if "loss" in row:
-            self.bar.set_postfix_str(
-                f"loss {row['loss']:.3f}, {row['tokens_per_second']:,} tokens/s"
-            )
+            self.loss = f", loss {row['loss']:.3f}"
+            self.speed = f", {row['tokens_per_second'] / 1000:.1f}k tokens/s"
+        else:
+            self.validation = f", validation {row['validation_loss']:.3f}"
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(json.dumps({"model": name} | row) + "\n")
 
@@ -126,9 +130,17 @@ class Recorder(Watcher):
             best |= progress.best
             save_checkpoint(self.folder / f"{name}.best.pt", best)
         save_checkpoint(self.folder / f"{name}.last.pt", {"name": name} | training.state_dict())
+        self._remember(name, training)
+        self.meter.line(self._note(training))
 
     def end(self, name: str, training: Training) -> None:
-        self.bar.close()
+        self.meter.close()
+
+    def _note(self, training: Training) -> str:
+        return f"step {training.progress.step}{self.loss}{self.validation}{self.speed}"
+
+    def _remember(self, name: str, training: Training) -> None:
+        self.saved = f"{name} is saved as of step {training.progress.step:,}"
 
     def _drop_rows(self, name: str, after: int) -> None:
         """Take back the rows of ``name`` that a resumed run is about to write again."""

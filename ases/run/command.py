@@ -5,6 +5,8 @@ All wrong values are told together. A mistake ends the command with exit code 2 
 """
 
 import argparse
+import difflib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import Field, fields
@@ -15,6 +17,10 @@ from ases.settings import expected, fits, kind
 
 T = TypeVar("T")
 Complain = Callable[[dict[str, Any]], list[str]]
+#: Titles of the groups of flags, in the method's order → dataclasses and which of their settings.
+Groups = dict[str, list[tuple[type, str]]]
+
+DEVICES = ("auto", "cpu", "cuda")
 
 
 class Flags:
@@ -34,29 +40,45 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see --help")
 
 
-def parse(description: str, groups: dict[str, type], complain: Complain) -> Flags:
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Flags, allowed words and defaults in two columns, 80 wide."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=24, width=80)
+
+
+def parse(description: str, groups: Groups, complain: Complain, epilog: str = "") -> Flags:
     """Read the command line.
 
     Args:
-        groups: title of a group of flags → the dataclass whose settings with ``flag=True`` are its
-            flags.
         complain: adds complaints about flags that do not go together; it sees the values given.
+        epilog: ends the help.
     Raises:
         InputError: naming every flag that is wrong, its value, and what was expected.
     """
     parser = _Parser(
-        description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False
+        usage="python %(prog)s [flags]",
+        description=description,
+        epilog=epilog,
+        formatter_class=_Help,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
     )
     declared: dict[str, tuple[type, Field]] = {}
-    for title, cls in groups.items():
+    for title, members in groups.items():
         group = parser.add_argument_group(title)
-        for f in fields(cls):
-            if f.metadata.get("flag") and f.name not in declared:
-                declared[f.name] = (cls, f)
+        for cls, names in members:
+            for name in names.split():
+                [f] = (f for f in fields(cls) if f.name == name)
+                declared[name] = (cls, f)
                 _add_flag(group, cls, f)
+    group.add_argument("-h", "--help", action="help", help="show this and stop")
 
-    given, wrong = {}, []
-    for name, text in vars(parser.parse_args()).items():
+    namespace, unknown = parser.parse_known_args()
+    wrong = _unknown_flags(unknown, [_flag(f) for _, f in declared.values()])
+    given = {}
+    for name, text in vars(namespace).items():
         cls, f = declared[name]
         value = _convert(kind(cls, name), text)
         if isinstance(value, list) or (value is not None and fits(cls, f, value)):
@@ -69,6 +91,21 @@ def parse(description: str, groups: dict[str, type], complain: Complain) -> Flag
     return Flags(given)
 
 
+def _unknown_flags(words: list[str], flags: list[str]) -> list[str]:
+    """A complaint about each word that is no flag or value, with the flag that it resembles."""
+    complaints = []
+    for word in words:
+        name = word.split("=", 1)[0].replace("_", "-")
+        if not word.startswith("-"):
+            if not complaints:  # behind an unknown flag stands its value
+                complaints.append(f"{word!r} belongs to no flag; expected --NAME VALUE")
+            continue
+        alike = difflib.get_close_matches(name, flags, n=1)
+        hint = f"did you mean {alike[0]}?" if alike else "see --help"
+        complaints.append(f"{word} is no flag; {hint}")
+    return complaints
+
+
 def _flag(f: Field) -> str:
     name = f.name.replace("_", "-")
     return f"--no-{name}" if f.default is True else f"--{name}"
@@ -76,22 +113,20 @@ def _flag(f: Field) -> str:
 
 def _add_flag(group: Any, cls: type, f: Field) -> None:
     wanted, facts = kind(cls, f.name), f.metadata
-    text = facts["help"]
+    text = facts["help"].replace("%", "%%")
     if wanted is bool:
         group.add_argument(
             _flag(f), dest=f.name, action="store_const", const=not f.default, help=text
         )
         return
     shown = facts["shown"] or f.default
-    if shown is not None and shown != "":
-        text += f" (default: {shown})"
-    metavar = {int: "N", float: "X"}.get(wanted, f.name.upper().replace("_", "-"))
+    if shown is not None:
+        text += f" [{shown}]"
+    metavar = facts["metavar"] or {int: "N", float: "X"}.get(wanted, "TEXT")
     if facts["choices"]:
         metavar = "{" + ",".join(facts["choices"]) + "}"
     action = "append" if wanted is list else "store"
-    group.add_argument(
-        _flag(f), dest=f.name, metavar=metavar, action=action, help=text.replace("%", "%%")
-    )
+    group.add_argument(_flag(f), dest=f.name, metavar=metavar, action=action, help=text)
 
 
 def _convert(wanted: type, text: Any) -> Any:
@@ -125,7 +160,10 @@ def choose_device(device: str) -> str:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Call ``main``; a mistake of the user's becomes one line on standard error and exit code 2."""
+    """Call ``main``; a mistake of the user's becomes one line on standard error and exit code 2.
+
+    A KeyboardInterrupt with a text ends with that text.
+    """
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character is no reason to stop.
         stream.reconfigure(errors="replace")
@@ -138,8 +176,17 @@ def run_command(main: Callable[[], None]) -> None:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that cannot be written
-        print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        place = error.filename or "output"
+        print(
+            f"error: {place}: {error.strerror}; expected a place that can be written",
+            file=sys.stderr,
+        )
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(interrupt.args[0] if interrupt.args else "stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def colours_wanted() -> bool:
+    """Whether standard output is a terminal, and NO_COLOR (https://no-color.org) not set."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

@@ -183,19 +183,16 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def make_parent(path: Path) -> None:
-    """Make the folder that ``path`` goes into.
+def check_place(path: Path) -> None:
+    """Make sure that ``path`` can be written, its folders included; nothing is made yet.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: a file stands where a folder is needed, or the nearest folder is read-only.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{path.parent}: cannot be made ({error.strerror}); "
-            "expected a folder that can be written"
-        ) from None
+    nearest = next(p for p in path.absolute().parents if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "read-only" if nearest.is_dir() else "no folder"
+        raise InputError(f"{path}: {nearest} is {reason}; expected a place that can be written")
 
 
 # --- reading, row by row -------------------------------------------------------------------------

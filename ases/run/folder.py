@@ -13,13 +13,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ases.config import MODES
 from ases.data import Example, InputError, split_examples
 from ases.recipe import ChainWriter, Scorer, Splits
 from ases.run.checkpoints import load_model
 from ases.run.config import N_TEST, N_TRAIN, N_VALIDATION, DataSettings, RunConfig
-from ases.run.files import make_parent, read_examples
+from ases.run.files import check_place, read_examples
 from ases.tasks import make_splits
 from ases.tokenizer import SentinelTokenizer, Tokenizer
 
@@ -48,14 +49,16 @@ def load_splits(settings: DataSettings, whole: bool = False) -> tuple[Splits, st
             raise InputError(f"--train-problems or --test-problems: {error}") from None
         origin = f"generated {settings.task} problems, seed {settings.seed}"
     else:
-        dataset = read_examples(settings.data, settings.task)
+        dataset = read_examples(
+            settings.data, settings.task, settings.columns, settings.skip_bad_rows
+        )
         if whole:
             splits = {"all": dataset.examples}
         else:
             splits = split_examples(dataset.examples, settings.seed)
             splits["train"] = splits["train"][:n_train]
             splits["test"] = splits["test"][:n_test]
-        origin = f"{dataset.name}, {dataset.empty_rows} rows without question or answer left out"
+        origin = dataset.described()
     sizes = ", ".join(f"{len(examples)} {name}" for name, examples in splits.items())
     return splits, f"data: {sizes} ({origin})"
 
@@ -105,12 +108,16 @@ def prepare_folder(folder: Path, overwrite: bool) -> None:
             )
         for path in _files_of_a_run(folder):
             path.unlink(missing_ok=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be made ({error.strerror}); expected a folder that can be written"
-        ) from None
+    check_place(folder / "config.json")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def discard_folder(folder: Path) -> None:
+    """Take away a run in which nothing was trained."""
+    for path in _files_of_a_run(folder):
+        path.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _files_of_a_run(folder: Path) -> list[Path]:
@@ -187,34 +194,69 @@ def load_scorer(folder: str | Path, device: str = "cpu") -> tuple[Scorer, RunCon
     return Scorer(writer.models["direct"], writer.tokenizer, config.max_question), config
 
 
+def scorer_note(folder: str | Path, config: RunConfig, task: str) -> str:
+    """What to say of a scorer that was trained for another task; "" if it was not."""
+    if config.data.task == task:
+        return ""
+    return (
+        f"note: {folder} was trained for --task {config.data.task}; "
+        f"its entropies say little of {task} chains"
+    )
+
+
 # --- evaluations ---------------------------------------------------------------------------------
 
 
-def splits_for(
-    folder: Path, writer: ChainWriter, data: str | None, whole: bool
-) -> tuple[Splits, str]:
-    """What a run is evaluated on: another file, or its own data.
+def own_splits(folder: Path, config: RunConfig) -> tuple[Splits, str]:
+    """The splits that a run was trained on, and a line that says what they are.
 
     Raises:
-        InputError: as ``load_splits``; the run's own file has changed.
+        InputError: as ``load_splits``; the data is another by now.
     """
-    if data is not None:
-        settings = replace(writer.recipe.data, data=data, train_problems=None, test_problems=None)
-        return load_splits(settings, whole)
-    splits, description = load_splits(writer.recipe.data)
-    if digest(splits) != writer.recipe.data_digest:
-        file = writer.recipe.data.data
-        raise InputError(f"{file}: not the data that {folder} was trained on; expected it")
+    try:
+        splits, description = load_splits(config.data)
+    except InputError as error:
+        raise InputError(f"{error}; if the file has moved, say where with --data") from None
+    if digest(splits) != config.data_digest:
+        origin = config.data.data or "the generated data of this version"
+        raise InputError(
+            f"{origin}: not the data that {folder} was trained on; expected the same examples"
+        )
     return splits, description
+
+
+def splits_for(
+    folder: Path, config: RunConfig, changes: dict[str, Any], whole: bool
+) -> tuple[Splits, str]:
+    """What a run is evaluated on: its own data, or another file if ``changes`` name one.
+
+    A file that holds the run's own data, which has moved, is split as the run has split it.
+
+    Args:
+        changes: of the run's ``DataSettings``.
+        whole: another file is one split, "all".
+    Raises:
+        InputError: as ``own_splits`` and ``load_splits``.
+    """
+    if "data" not in changes:
+        return own_splits(folder, config)
+    moved = replace(config.data, **changes)
+    if config.data.data is not None:
+        try:
+            return own_splits(folder, replace(config, data=moved))
+        except InputError:
+            pass  # another file, then
+    return load_splits(replace(moved, train_problems=None, test_problems=None), whole)
 
 
 def evaluation_folders(
     runs: Sequence[Path], suffix: Sequence[str], out_dir: str | None, overwrite: bool
 ) -> dict[Path, Path]:
-    """Where each run's evaluation goes; the parents are made.
+    """Where each run's evaluation goes; nothing is made yet.
 
     Raises:
-        InputError: two runs would write to one place, or a place holds results already.
+        InputError: two runs would write to one place, or a place holds results already or cannot
+            be written.
     """
     outputs = {}
     for run in runs:
@@ -227,7 +269,6 @@ def evaluation_folders(
         if (place / "results.json").exists() and not overwrite:
             reason = "holds results already; expected another --out-dir, or --overwrite"
             raise InputError(f"{place}: {reason}")
+        check_place(place / "results.json")
         outputs[run] = place
-    for place in outputs.values():
-        make_parent(place / "results.json")
     return outputs

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,9 +12,19 @@ from ases.data import InputError
 from ases.model import EncoderDecoder
 from ases.pretrained import load_t5
 from ases.recipe import Scorer, Splits
+from ases.run.checkpoints import load_model
 from ases.run.command import Flags, choose_device
-from ases.run.config import DataSettings, RunConfig, TrainOptions
-from ases.run.folder import check_vocabulary, digest, load_scorer, load_splits, prepare_folder
+from ases.run.config import DataSettings, RunConfig
+from ases.run.flags import TrainOptions
+from ases.run.folder import (
+    check_vocabulary,
+    digest,
+    load_scorer,
+    load_splits,
+    own_splits,
+    prepare_folder,
+    scorer_note,
+)
 from ases.tokenizer import Tokenizer, lost_characters
 
 
@@ -38,43 +49,78 @@ def start(flags: Flags, say: Callable[[str], None] = print) -> Start:
     """
     options = flags.of(TrainOptions)
     device = choose_device(options.device)
-    resumed = options.resume is not None
-    if resumed:
-        folder = Path(options.resume)
-        config = RunConfig.load(folder)
-        config = replace(config, training=replace(config.training, device=device))
-    else:
-        config, folder = _new_run(flags, options, device)
+    if options.resume is not None:
+        return _resume(Path(options.resume), flags.given, device, say)
 
+    config, folder = _new_run(flags, options, device)
     splits, description = load_splits(config.data)
     say(description)
-    fingerprint = digest(splits)
-    if resumed and config.data_digest != fingerprint:
-        raise InputError(
-            f"{config.data.data}: not the data that {folder} was trained on; expected the same file"
-        )
+    config = replace(config, data_digest=digest(splits))
+    scorer = _scorer(config, device, say)
+    tokenizer = _new_tokenizer(config, splits, say)
+    if config.init is None:
+        config = replace(config, characters="".join(sorted(set("".join(_texts(splits))))))
+    prepare_folder(folder, options.overwrite)
+    tokenizer.save(folder / "tokenizer.json")
+    config.save(folder)
+    return Start(config, folder, splits, tokenizer, False, scorer, _initial_model(config))
 
-    scorer = None
-    if config.scorer:
-        scorer, its_config = load_scorer(config.scorer, device)
-        if its_config.data_digest != fingerprint:
-            say(
-                f"note: {config.scorer} was trained on other data; "
-                "this run's test examples may have been seen"
+
+def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str], None]) -> Start:
+    """A run as its config.json has it; the data may have moved, the budget may grow."""
+    config = RunConfig.load(folder)
+    if "data" in given:
+        config = replace(config, data=replace(config.data, data=_absolute(given["data"])))
+    splits, description = own_splits(folder, config)
+    say(description)
+
+    longer = {name: given[name] for name in ("max_steps", "max_minutes") if name in given}
+    for name, value in longer.items():
+        had = getattr(config.training, name)
+        if had is None or value < had:
+            wanted = "none, for the run has no such limit" if had is None else f"at least its {had}"
+            raise InputError(
+                f"--{name.replace('_', '-')} is {value} with --resume; expected {wanted}"
             )
+    config = replace(config, training=replace(config.training, device=device, **longer))
 
-    if not resumed:
-        tokenizer = _new_tokenizer(config, splits, say)
-        prepare_folder(folder, options.overwrite)
-        tokenizer.save(folder / "tokenizer.json")
-        config = replace(config, data_digest=fingerprint)
-        config.save(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    return Start(config, folder, splits, tokenizer, resumed, scorer, _initial_model(config))
+    scorer = _scorer(config, device, say)
+    if longer and (folder / "scorer.best.pt").exists() and config.max_rounds is not None:
+        # Trained longer, the run's own scorer would change the labels under the models' feet.
+        scorer = Scorer(
+            load_model(folder / "scorer.best.pt", device), tokenizer, config.max_question
+        )
+    config.save(folder)
+    return Start(config, folder, splits, tokenizer, True, scorer, _initial_model(config))
+
+
+def _scorer(config: RunConfig, device: str, say: Callable[[str], None]) -> Scorer | None:
+    if config.scorer is None:
+        return None
+    scorer, its_config = load_scorer(config.scorer, device)
+    if note := scorer_note(config.scorer, its_config, config.data.task):
+        say(note)
+    if its_config.data_digest != config.data_digest:
+        say(
+            f"note: {config.scorer} was trained on other data; "
+            "this run's test examples may have been seen"
+        )
+    return scorer
+
+
+def _absolute(path: str | None) -> str | None:
+    """So that a run can be resumed from any folder."""
+    return path and str(Path(path).resolve())
+
+
+def _texts(splits: Splits) -> list[str]:
+    return [text for example in splits["train"] for text in (example.question, example.answer)]
 
 
 def _new_run(flags: Flags, options: TrainOptions, device: str) -> tuple[RunConfig, Path]:
     data = flags.of(DataSettings)
+    data = replace(data, data=_absolute(data.data))
     # bfloat16 is quick on GPUs alone; float16 would overflow in T5's feed-forward layers.
     dtype = (
         "bfloat16"
@@ -87,8 +133,7 @@ def _new_run(flags: Flags, options: TrainOptions, device: str) -> tuple[RunConfi
     shape, encoder = dict(SIZES[options.size]), "block-causal"
     if "init" in flags.given:  # what a checkpoint was trained with
         shape, encoder = asdict(load_t5(flags.given["init"]).config), "bidirectional"
-        if "optimizer" not in flags.given:
-            training = replace(training, optimizer="adamw")
+        training = replace(training, optimizer="adamw")
     segmentation = flags.of(SegmentationSettings)
     config = flags.of(
         RunConfig,
@@ -98,6 +143,7 @@ def _new_run(flags: Flags, options: TrainOptions, device: str) -> tuple[RunConfi
         training=training,
         model=shape,
     )
+    config = replace(config, scorer=_absolute(config.scorer), init=_absolute(config.init))
 
     name = [data.task, config.mode]
     if config.mode != "direct":
@@ -108,7 +154,7 @@ def _new_run(flags: Flags, options: TrainOptions, device: str) -> tuple[RunConfi
 
 
 def _new_tokenizer(config: RunConfig, splits: Splits, say: Callable[[str], None]) -> Tokenizer:
-    texts = [text for example in splits["train"] for text in (example.question, example.answer)]
+    texts = _texts(splits)
     if config.init is None:
         return Tokenizer.train(texts, config.vocab_size)
     path = Path(config.init) / "tokenizer.json"

@@ -1,0 +1,160 @@
+"""What comes of writing chains: predictions, results, and notes about the questions.
+
+Their form on disk is that of ``predictions.jsonl`` and ``results.json``.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from ases.beam import beam_search
+from ases.data import Example
+from ases.decoding import Search
+from ases.metrics import is_correct
+from ases.pairs import Segmented
+from ases.recipe import ChainWriter, WrittenChain, score_chains
+from ases.run.files import counted, write_text
+from ases.run.progress import Meter
+from ases.run.show import first_difference
+
+
+def search_of_width(beams: int) -> Search | None:
+    return None if beams == 1 else partial(beam_search, width=beams)
+
+
+def evaluate(
+    writer: ChainWriter, examples: Sequence[Example], beams: int = 1
+) -> tuple[dict, list[dict]]:
+    """Write a chain for each example and score it: the content of ``results.json`` and
+    ``predictions.jsonl``."""
+    config = writer.recipe
+    started = time.perf_counter()
+    chains = write(writer, examples, beams)
+    seconds = time.perf_counter() - started
+
+    task = config.data.task
+    predictions = [prediction(task, *row) for row in zip(examples, chains)]
+    questions = [e.question for e in examples]
+    results = {
+        "task": task,
+        "mode": config.mode,
+        "segmentation": None if config.mode == "direct" else config.segmentation.segmentation,
+    }
+    results |= score_chains(task, examples, chains)
+    results["problems"] = hashlib.sha256("\0".join(sorted(questions)).encode()).hexdigest()[:16]
+    results["cut_questions"] = writer.cut_questions(questions)
+    results |= {"beams": beams, "decode_seconds": round(seconds, 1)}
+    return results, predictions
+
+
+def write(writer: ChainWriter, examples: Sequence[Example], beams: int = 1) -> list[WrittenChain]:
+    """A chain for each example, with a bar."""
+    meter = Meter("chains", len(examples))
+    try:
+        return writer.write(
+            [e.question for e in examples],
+            search_of_width(beams),
+            65536 // beams,
+            lambda n: meter.update(meter.done + n, f"{meter.done + n:.0f} of {len(examples)}"),
+        )
+    finally:
+        meter.close()
+
+
+def prediction(task: str, example: Example, chain: WrittenChain) -> dict:
+    """A line of ``predictions.jsonl``; without a reference, it has nothing that compares with
+    one."""
+    line: dict = {"id": example.id, "question": example.question}
+    if example.answer:
+        line["reference"] = example.answer
+    if example.gold:
+        line["gold"] = [{"role": role, "text": piece} for role, piece in example.gold]
+    line |= {
+        "prediction": chain.text,
+        "stop": chain.stop,
+        "rounds": len(chain.segments),
+        "segments": [{"role": role, "text": text} for role, text in chain.segments],
+    }
+    if task == "mwp":
+        line["answer"] = None if chain.number is None else str(chain.number)
+    if example.answer:
+        if task == "mwp":
+            line["correct"] = is_correct(chain.text, example.answer)
+        texts = [text for _, text in chain.segments]
+        line["first_difference"] = first_difference(texts, example.answer, task)
+    return line
+
+
+def is_wrong(line: dict) -> bool:
+    """Whether a prediction has another number than its reference; of a report, another text."""
+    return not line.get("correct", line["first_difference"] is None)
+
+
+def question_notes(writer: ChainWriter, questions: Sequence[str]) -> list[str]:
+    """What a user should know of questions that a model can hardly answer."""
+    notes = []
+    if cut := writer.cut_questions(questions):
+        limit = writer.recipe.max_question
+        notes.append(
+            f"note: {counted(cut, 'question')} longer than {limit} tokens; the middle is left out"
+        )
+    text = "".join(questions)
+    letters = [c for c in text if not c.isspace()]
+    unknown = [c for c in letters if c not in writer.recipe.characters]
+    if unknown and writer.recipe.characters:
+        some = " ".join(dict.fromkeys(unknown[:1000]))[:39]
+        notes.append(
+            f"note: {len(unknown) / len(letters):.1%} of the characters never occurred in "
+            f"training: {some}"
+        )
+    return notes
+
+
+def write_evaluation(
+    folder: Path, results: dict, predictions: list[dict], suffix: str = ""
+) -> None:
+    """Both files, in a folder that is made if there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / f"predictions{suffix}.jsonl", json_lines(predictions))
+    write_text(folder / f"results{suffix}.json", json.dumps(results, indent=2) + "\n")
+
+
+def json_lines(rows: Sequence[dict]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def training_facts(reports: dict[str, dict]) -> dict:
+    """What ``results.json`` says of the training; a scorer's time is told apart."""
+    seconds = {name: report["seconds"] for name, report in reports.items()}
+    scorer_seconds = seconds.pop("scorer", None)
+    return {
+        "train_seconds": round(sum(seconds.values()), 1),
+        "scorer_seconds": scorer_seconds,
+        "training": reports,
+    }
+
+
+def training_seconds(folder: Path) -> float | None:
+    """What ``results.json`` says of it; None for a run that was stopped before its evaluation."""
+    try:
+        return json.loads((folder / "results.json").read_text(encoding="utf-8"))["train_seconds"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+# --- of segmentation -----------------------------------------------------------------------------
+
+
+def segmented_line(s: Segmented) -> str:
+    """A JSON line of what segmentation made of an example."""
+    entropies = s.entropies or [None] * len(s.pieces)
+    pieces = [
+        {"text": text, "label": label, "entropy": entropy}
+        for text, label, entropy in zip(s.pieces, s.labels, entropies)
+    ]
+    segments = [{"label": part.label, "text": part.text} for part in s.segments]
+    example = {"id": s.example.id, "question": s.example.question, "answer": s.example.answer}
+    return json.dumps(example | {"pieces": pieces, "segments": segments}, ensure_ascii=False) + "\n"

@@ -1,0 +1,130 @@
+"""Chains of thought as text on a terminal: segments, entropies, a chain beside its reference."""
+
+import re
+import textwrap
+from collections.abc import Sequence
+
+from ases.pairs import Segmented
+from ases.recipe import WrittenChain
+from ases.run.files import counted
+from ases.segmentation import AS, split_pieces
+
+COLOURS = {"ES": "\033[34m", "AS": "\033[33m"}  # blue and yellow: told apart by all eyes
+_RESET = "\033[0m"
+
+
+def show_segments(segments: Sequence[tuple[str, str]], colour: bool = False) -> str:
+    """(role, text) of each segment, a line each; the lines of a text stay below one another."""
+    return "\n".join(_segment(role, text, colour) for role, text in segments)
+
+
+def _segment(role: str, text: str, colour: bool, behind: str = "") -> str:
+    indent = " " * (len(role) + 3)
+    lines = [line.strip() for line in text.strip().splitlines()] or ["(empty)"]
+    if colour and role in COLOURS:
+        lines = [f"{COLOURS[role]}{line}{_RESET}" for line in lines]
+    return f"  {role} " + f"\n{indent}".join(lines) + behind
+
+
+def show_answer(chain: WrittenChain, colour: bool = False) -> str:
+    """The chain for one question: segments with their roles, stop reason, number."""
+    number = "" if chain.number is None else f"; answer: {chain.number}"
+    return f"{show_segments(chain.segments, colour)}\n  stopped by {chain.stop}{number}"
+
+
+def show_segmented(s: Segmented, beta: float, colour: bool = False) -> str:
+    """An example with its segments; where labels are by entropy, with H(p) of each piece."""
+    lines = [f"[{s.example.id}] {s.example.question}"]
+    values = iter(s.entropies or [])
+    for segment in s.segments:
+        behind = ""
+        if s.entropies and segment.pieces:
+            own = [f"{next(values):.2f}" for _ in segment.pieces]
+            behind = f"  (H {', '.join(own)})"
+        lines.append(_segment(segment.label, segment.text, colour, behind))
+    if s.entropies:
+        threshold = beta * sum(s.entropies) / len(s.entropies)
+        lines.append(f"  AS is H above {threshold:.2f} nats, {beta:g} times the mean of this chain")
+    return "\n".join(lines)
+
+
+def segmented_summary(segmented: Sequence[Segmented], found: dict | None) -> str:
+    """How much was cut into what, and how well labels agree with true roles where those are
+    known."""
+    labels = [label for s in segmented for label in s.labels]
+    lossless = sum("".join(s.pieces) == s.example.answer for s in segmented)
+    n_segments = sum(len(s.segments) for s in segmented)
+    lines = [
+        f"{counted(len(segmented), 'chain')}, {counted(len(labels), 'piece')}, "
+        f"{labels.count(AS) / len(labels):.1%} AS, {counted(n_segments, 'segment')}; "
+        f"{lossless} of {counted(len(segmented), 'chain')} equal to their pieces joined"
+    ]
+    if segmented[0].entropies is None:
+        lines.append("labels are positions: ES, AS, ES, … in turn, whatever a piece says")
+    for role, f in (found or {}).items():
+        lines.append(
+            f"agreement with the true roles: {role} "
+            f"precision {f['precision']:.3f}, recall {f['recall']:.3f}, F1 {f['f1']:.3f}"
+        )
+    return "\n".join(lines)
+
+
+# --- wrong chains --------------------------------------------------------------------------------
+
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+
+
+def first_difference(segments: Sequence[str], reference: str, task: str) -> int | None:
+    """The first segment in which a chain departs from the reference; None if it does not.
+
+    Word problems are compared number by number, for one thing may be said in many words, and by
+    words only where all numbers are the same; reports are compared piece by piece. A chain that
+    merely ends too early departs in its last segment.
+    """
+    if task == "mwp":
+        place = _departure([_NUMBER.findall(s) for s in segments], _NUMBER.findall(reference))
+        if place is not None:
+            return place
+    pieces = [[p.strip() for p in split_pieces(s)] for s in segments]
+    return _departure(pieces, [p.strip() for p in split_pieces(reference)])
+
+
+def _departure(units: Sequence[Sequence[str]], reference: Sequence[str]) -> int | None:
+    n = 0
+    for place, own in enumerate(units):
+        for unit in own:
+            if n >= len(reference) or unit != reference[n]:
+                return place
+            n += 1
+    return None if n == len(reference) else max(0, len(units) - 1)
+
+
+def show_wrong(prediction: dict, width: int = 80) -> str:
+    """A line of ``predictions.jsonl``: the chain beside its reference, with the first segment that
+    departs from it marked."""
+    half = (width - 5) // 2
+    written = []
+    for n, segment in enumerate(prediction["segments"]):
+        mark = ">" if n == prediction["first_difference"] else " "
+        lines = _wrapped(f"{segment['role']} {segment['text'].strip() or '(empty)'}", half - 2)
+        written += [f"{mark if i == 0 else ' '} {line}" for i, line in enumerate(lines)]
+    reference = []
+    for piece in split_pieces(prediction["reference"]):
+        reference += _wrapped(piece.strip(), half)
+
+    n = max(len(written), len(reference))
+    written += [""] * (n - len(written))
+    reference += [""] * (n - len(reference))
+    lines = _wrapped(f"[{prediction['id']}] {prediction['question']}", width)
+    lines.append(f"{'  written':<{half}} | reference")
+    lines += [f"{own:<{half}} | {gold}".rstrip() for own, gold in zip(written, reference)]
+    lines.append(f"  stopped by {prediction['stop']}")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return [
+        line
+        for part in text.splitlines()
+        for line in textwrap.wrap(part, width, subsequent_indent="  ") or [""]
+    ]

@@ -1,0 +1,100 @@
+"""Scores side by side, and what each of them says."""
+
+from collections.abc import Sequence
+
+WIDTH = 80
+
+#: Rows of the table: how their numbers are shown, and what they are.
+SCORES = {
+    "n": ("{}", "chains that were written and scored"),
+    "accuracy": ("{:.3f}", "share whose stated answer is the reference's number"),
+    "accuracy_strict": ("{:.3f}", "GSM8K's own rule: the same, compared as text"),
+    "bleu": ("{:.1f}", "n-grams shared with the reference, 0 to 100 (sacrebleu's)"),
+    "rouge1": ("{:.3f}", "F1 of shared words (of characters in Chinese)"),
+    "rouge2": ("{:.3f}", "F1 of shared pairs of words"),
+    "rougeL": ("{:.3f}", "F1 of the longest common subsequence"),
+    "exact_match": ("{:.3f}", "share equal to the reference, white space aside"),
+    "parseable": ("{:.3f}", "share that states a number as its answer"),
+    "rounds_mean": ("{:.1f}", "segments of a chain"),
+    "train_seconds": ("{:.1f}", "training time of the run, without a scorer's"),
+}
+STOPS = {
+    "end": "wrote the end-of-chain token",
+    "no-end": "ended without that token (direct chains only)",
+    "rounds": "had as many segments as a chain may have",
+    "length": "had a segment cut at its limit",
+    "stuck": "wrote a segment twice in a row, or two empty ones",
+}
+
+
+def explained() -> str:
+    """What each row of the table says, a line each."""
+    lines = ["scores, with 95 % intervals (Wilson's for shares, bootstrap for BLEU and ROUGE):"]
+    lines += [f"  {name:<16} {text}" for name, (_, text) in SCORES.items()]
+    lines += [f"  {'stop: ' + name:<16} share that {text}" for name, text in STOPS.items()]
+    return "\n".join(lines)
+
+
+def table(columns: dict[str, dict]) -> str:
+    """Results side by side, 80 columns wide: a column for each run or split, a line for each score.
+
+    Long names become letters, and what is too wide becomes several tables.
+    """
+    legend = []
+    if sum(map(len, columns)) + 3 * len(columns) + 16 > WIDTH:
+        letters = [chr(ord("A") + i) for i in range(26)] + [str(i) for i in range(27, 1000)]
+        legend = [f"{letter} = {name}" for letter, name in zip(letters, columns)]
+        columns = dict(zip(letters, columns.values()))
+
+    lines = [["", *columns]]
+    for name in SCORES:
+        cells = [score_cell(results, name) for results in columns.values()]
+        if any(cells):
+            lines.append([name, *cells])
+    for reason in STOPS:
+        shares = [results["stop_reasons"].get(reason, 0.0) for results in columns.values()]
+        if any(shares):
+            lines.append([f"stop: {reason}", *map("{:.3f}".format, shares)])
+
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    parts, begin = [], 1
+    while begin < len(widths):
+        end = begin + 1
+        while (
+            end < len(widths) and sum(w + 2 for w in widths[begin : end + 1]) <= WIDTH - widths[0]
+        ):
+            end += 1
+        shown = [0, *range(begin, end)]
+        parts.append(
+            "\n".join(_line([line[i] for i in shown], [widths[i] for i in shown]) for line in lines)
+        )
+        begin = end
+    return "\n\n".join(["\n".join(legend), *parts] if legend else parts)
+
+
+def score_cell(results: dict, name: str) -> str:
+    """A score with its interval, "0.982 [0.966, 0.991]"; "" where there is none."""
+    value, shown = results.get(name), SCORES[name][0]
+    if value is None:
+        return ""
+    text = shown.format(value)
+    if name in results.get("intervals", {}):
+        low, high = map(shown.format, results["intervals"][name])
+        text += f" [{low}, {high}]"
+    return text
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    rest = "".join(f"  {cell:>{width}}" for cell, width in zip(cells[1:], widths[1:]))
+    return f"{cells[0]:<{widths[0]}}{rest}".rstrip()
+
+
+def same_problems(results: dict[str, dict]) -> str:
+    """A note that tells runs apart that were scored on different problems; "" if none were."""
+    groups: dict[str, list[str]] = {}
+    for name, found in results.items():
+        groups.setdefault(found["problems"], []).append(name)
+    if len(groups) < 2:
+        return ""
+    told = "; ".join(", ".join(names) for names in groups.values())
+    return f"note: not scored on the same problems: {told}; compare within a group only"
