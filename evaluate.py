@@ -67,12 +67,11 @@ def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
     from ases.run.plot import read_curves
     from ases.run.results import (
         evaluate,
-        is_wrong,
         question_notes,
         training_seconds,
         write_evaluation,
     )
-    from ases.run.show import show_wrong
+    from ases.run.show import is_wrong, show_wrong
 
     suffix = [options.split]
     if options.data:

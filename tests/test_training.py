@@ -42,8 +42,8 @@ ROWS = [
 ]
 
 
-def fit(model, name, rows, validation, settings, folder, resume=False, quiet=True):
-    return training.fit(name, model, rows, validation, settings, Recorder(folder, resume, quiet))
+def fit(model, name, rows, validation, settings, folder, resume=False):
+    return training.fit(name, model, rows, validation, settings, Recorder(folder, resume))
 
 
 def new_model(seed=0) -> EncoderDecoder:
@@ -76,7 +76,6 @@ def test_training_learns_and_leaves_its_records(tmp_path):
         ROWS,
         replace(OPTIONS, max_steps=120),
         tmp_path,
-        quiet=True,
     )
     assert report["validation_loss"] < before / 2 and report["steps"] == 120
     found = validate_on(model, ROWS, OPTIONS)
@@ -97,7 +96,7 @@ def test_same_seed_same_losses_and_weights(tmp_path):
     results = []
     for name in "ab":
         (tmp_path / name).mkdir()
-        fit(model := new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path / name, quiet=True)
+        fit(model := new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path / name)
         results.append((losses(tmp_path / name), [p.clone() for p in model.parameters()]))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1]))
@@ -109,7 +108,7 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path, monkeypatch, stop_at, accum
     options = replace(OPTIONS, accumulate=accumulate, optimizer=optimizer)
     for name in ("whole", "halves"):
         (tmp_path / name).mkdir()
-    fit(whole := new_model(), "usm", ROWS, ROWS, options, tmp_path / "whole", quiet=True)
+    fit(whole := new_model(), "usm", ROWS, ROWS, options, tmp_path / "whole")
 
     update = training.Training.update
 
@@ -120,7 +119,7 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path, monkeypatch, stop_at, accum
 
     monkeypatch.setattr(training.Training, "update", stop)
     with pytest.raises(KeyboardInterrupt):
-        fit(new_model(), "usm", ROWS, ROWS, options, tmp_path / "halves", quiet=True)
+        fit(new_model(), "usm", ROWS, ROWS, options, tmp_path / "halves")
     monkeypatch.undo()
     torch.rand(5)  # the world moves on in between
     fit(
@@ -131,31 +130,27 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path, monkeypatch, stop_at, accum
         options,
         tmp_path / "halves",
         resume=True,
-        quiet=True,
     )
     assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters()))
 
 
 def test_a_torn_log_is_mended_and_a_damaged_one_refused(tmp_path):
-    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, quiet=True)
+    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path)
     log = tmp_path / "metrics.jsonl"
     whole = log.read_text()
     log.write_text(whole + '{"model": "usm", "st')
-    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, resume=True, quiet=True)
+    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, resume=True)
     assert log.read_text() == whole
     log.write_text("oops\n" + whole)
     with pytest.raises(InputError, match="metrics.jsonl:1: not a line"):
-        fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, resume=True, quiet=True)
+        fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, resume=True)
 
 
 def test_a_finished_run_resumes_to_itself(tmp_path):
-    first = fit(model := new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, quiet=True)
+    first = fit(model := new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path)
     log = (tmp_path / "metrics.jsonl").read_bytes()
-    assert (
-        fit(again := new_model(3), "usm", ROWS, ROWS, OPTIONS, tmp_path, resume=True, quiet=True)
-        == first
-    )
+    assert fit(again := new_model(3), "usm", ROWS, ROWS, OPTIONS, tmp_path, resume=True) == first
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters()))
 
@@ -178,7 +173,6 @@ def test_accumulation_weighs_tokens_not_batches(tmp_path):
             rows,
             replace(OPTIONS, max_steps=1, batch_tokens=tokens, accumulate=accumulate, warmup=0.0),
             tmp_path / name,
-            quiet=True,
         )
         weights.append([p.clone() for p in model.parameters()])
         first = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])
@@ -194,7 +188,6 @@ def test_minutes_are_a_budget_too(tmp_path):
         ROWS,
         replace(OPTIONS, max_steps=None, max_minutes=0.02),
         tmp_path,
-        quiet=True,
     )
     assert 1.0 <= report["seconds"] < 20 and report["steps"] > 1
 
@@ -203,16 +196,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     model = new_model()
     torch.nn.init.constant_(model.head.weight, math.nan)
     with pytest.raises(FloatingPointError, match="the loss is nan by step 5"):
-        fit(model, "usm", ROWS, ROWS, OPTIONS, tmp_path, quiet=True)
+        fit(model, "usm", ROWS, ROWS, OPTIONS, tmp_path)
 
 
 def test_no_rows(tmp_path):
     with pytest.raises(ValueError, match="asm: 0 training and 60 validation rows"):
-        fit(new_model(), "asm", [], ROWS, OPTIONS, tmp_path, quiet=True)
+        fit(new_model(), "asm", [], ROWS, OPTIONS, tmp_path)
 
 
 def test_checkpoints_hold_tensors_and_plain_values_only(tmp_path):
-    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, quiet=True)
+    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path)
     for name in ("usm.best.pt", "usm.last.pt"):
         content = torch.load(tmp_path / name, weights_only=True)
         assert content["config"]["d_model"] == 16 and content["name"] == "usm"
@@ -252,7 +245,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
 
 
 def test_resuming_with_another_shape_is_refused(tmp_path):
-    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, quiet=True)
+    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path)
     with pytest.raises(InputError, match="cannot be resumed"):
         fit(
             EncoderDecoder(replace(CONFIG, d_ff=20)),
@@ -262,7 +255,6 @@ def test_resuming_with_another_shape_is_refused(tmp_path):
             OPTIONS,
             tmp_path,
             resume=True,
-            quiet=True,
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ases.config import ModelConfig
+from ases.config import ModelConfig, Recipe
 from ases.data import InputError
 from ases.model import EncoderDecoder
 from ases.run.config import RunConfig
@@ -84,8 +84,9 @@ class Recorder(Watcher):
         self.saved = "nothing is saved yet"
         self.loss = self.validation = self.speed = ""
 
-    def planned(self, recipe: RunConfig) -> None:
-        recipe.save(self.folder)
+    def planned(self, recipe: Recipe) -> None:
+        if isinstance(recipe, RunConfig):
+            recipe.save(self.folder)
 
     def start(self, name: str, training: Training) -> None:
         progress = training.progress

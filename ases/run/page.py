@@ -11,7 +11,7 @@ from pathlib import Path
 from ases.config import SegmentationSettings
 from ases.pairs import Segmented
 from ases.run.plot import Points, draw_curves
-from ases.run.results import is_wrong
+from ases.run.show import first_difference, is_wrong, parts_of
 from ases.run.table import SCORES, STOPS, score_cell
 from ases.segmentation import split_pieces
 from ases.tokenizer import Tokenizer
@@ -60,11 +60,10 @@ def _filters(selects: Sequence[str]) -> str:
     return tag("form", "".join([*selects, search, count]), id="filters", role="search")
 
 
-def _segment(role: str, content: str, marked: bool = False) -> str:
-    """A segment or piece with its role in front; ``marked`` is the first that departs."""
-    note = tag("strong", "first difference", class_="note") if marked else ""
-    kind = f"segment {role.lower()}" + (" marked" if marked else "")
-    return tag("li", f"{tag('b', text(role))} {tag('span', content)}{note}", class_=kind)
+def _segment(role: str, content: str, behind: str = "") -> str:
+    """A segment or piece with its role in front."""
+    inner = f"{tag('b', text(role))} {tag('span', content)}{behind}"
+    return tag("li", inner, class_=f"segment {role.lower()}")
 
 
 def _legend() -> str:
@@ -105,7 +104,7 @@ def evaluation_page(
     drawn = "".join(_run_curves(run, own) for run, own in curves.items())
     body = [
         tag("section", tag("h2", "Scores") + _score_table(rows)),
-        tag("section", tag("h2", "Loss") + drawn) if drawn else "",
+        tag("section", tag("h2", "Loss") + tag("div", drawn, class_="figures")) if drawn else "",
         tag("section", tag("h2", "Chains") + _legend() + filters + "\n".join(problems)),
     ]
     return _page("Chains of thought: " + ", ".join(rows), "\n".join(body))
@@ -173,19 +172,20 @@ def _reference(line: dict) -> str:
     if "gold" in line:
         pieces = [_segment(piece["role"], text(piece["text"].strip())) for piece in line["gold"]]
     else:
-        texts = [text(piece.strip()) for piece in split_pieces(line["reference"])]
-        pieces = [tag("li", piece, class_="segment") for piece in texts]
+        pieces = [_segment("", text(piece.strip())) for piece in split_pieces(line["reference"])]
     return tag("div", tag("h4", "reference") + tag("ol", "".join(pieces), class_="chain"))
 
 
 def _written(run: str, line: dict) -> str:
-    """The chain that a run wrote, with the first segment marked in which it goes wrong."""
+    """The chain that a run wrote; where it is wrong, the first difference is marked."""
     verdict = _verdict(line)
-    mark = line["first_difference"] if verdict == "wrong" else None
-    segments = []
-    for n, segment in enumerate(line["segments"]):
-        content = text(segment["text"].strip() or "(empty)")
-        segments.append(_segment(segment["role"], content, n == mark))
+    parts = parts_of(line)
+    mark = first_difference(line) if verdict == "wrong" else None
+    note = tag("strong", "first difference", class_="note")
+    segments = [
+        _segment(role, text(part.strip() or "(empty)"), note if n == mark else "")
+        for n, (role, part) in enumerate(parts)
+    ]
     return tag(
         "div",
         tag("h4", f"{text(run)} {tag('span', verdict, class_=verdict)}")
@@ -241,7 +241,7 @@ def _segmented(s: Segmented, settings: SegmentationSettings, tokenizer: Tokenize
             for h in s.entropies
         ]
         tokens = [_tokens(*row, tokenizer) for row in zip(s.pieces, s.token_entropies)]
-        pieces = [_segment(*row) for row in zip(s.labels, map("".join, zip(tokens, bars)))]
+        pieces = [_segment(*row) for row in zip(s.labels, tokens, bars)]
     question = tag("h3", tag("small", text(s.example.id)) + " " + text(s.example.question))
     chain = tag("ol", "".join(pieces), class_="chain")
     return tag("article", question + chain, data_steps=len(s.pieces))
@@ -257,6 +257,7 @@ def _tokens(piece: str, entropies: Sequence[float], tokenizer: Tokenizer) -> str
         total += h
         shown = tokenizer.decode(held)
         if "\ufffd" not in shown:
+            shown = shown if cells else shown.lstrip()
             style = f"--heat: {min(1.0, total / 3):.3f}"
             cells.append(tag("span", text(shown), style=style, title=f"{total:.3f} nats"))
             held, total = [], 0.0

@@ -18,7 +18,6 @@ from ases.pairs import Segmented
 from ases.recipe import ChainWriter, WrittenChain, score_chains
 from ases.run.files import counted, write_text
 from ases.run.progress import Meter
-from ases.run.show import first_difference
 
 
 def search_of_width(beams: int) -> Search | None:
@@ -80,17 +79,9 @@ def prediction(task: str, example: Example, chain: WrittenChain) -> dict:
     }
     if task == "mwp":
         line["answer"] = None if chain.number is None else str(chain.number)
-    if example.answer:
-        if task == "mwp":
+        if example.answer:
             line["correct"] = is_correct(chain.text, example.answer)
-        texts = [text for _, text in chain.segments]
-        line["first_difference"] = first_difference(texts, example.answer, task)
     return line
-
-
-def is_wrong(line: dict) -> bool:
-    """Whether a prediction has another number than its reference; of a report, another text."""
-    return not line.get("correct", line["first_difference"] is None)
 
 
 def question_notes(writer: ChainWriter, questions: Sequence[str]) -> list[str]:

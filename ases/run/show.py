@@ -4,6 +4,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 
+from ases.config import CHAIN
 from ases.pairs import Segmented
 from ases.recipe import WrittenChain
 from ases.run.files import counted
@@ -74,18 +75,39 @@ def segmented_summary(segmented: Sequence[Segmented], found: dict | None) -> str
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
-def first_difference(segments: Sequence[str], reference: str, task: str) -> int | None:
-    """The first segment in which a chain departs from the reference; None if it does not.
+def is_wrong(line: dict) -> bool:
+    """Whether a prediction has another number than its reference; of a report, another text.
+
+    Args:
+        line: of ``predictions.jsonl``, and so everywhere below.
+    """
+    if "correct" in line:
+        return not line["correct"]
+    return line["prediction"].split() != line["reference"].split()
+
+
+def parts_of(line: dict) -> list[tuple[str, str]]:
+    """What is compared with the reference, (role, text): segments, or of a direct chain the
+    pieces."""
+    segments = [(segment["role"], segment["text"]) for segment in line["segments"]]
+    if len(segments) == 1 and segments[0][0] == CHAIN:
+        return [("", piece) for piece in split_pieces(segments[0][1])]
+    return segments
+
+
+def first_difference(line: dict) -> int | None:
+    """The first of ``parts_of`` that departs from the reference; None if none does.
 
     Word problems are compared number by number, for one thing may be said in many words, and by
     words only where all numbers are the same; reports are compared piece by piece. A chain that
-    merely ends too early departs in its last segment.
+    merely ends too early departs in its last part.
     """
-    if task == "mwp":
-        place = _departure([_NUMBER.findall(s) for s in segments], _NUMBER.findall(reference))
+    texts, reference = [text for _, text in parts_of(line)], line["reference"]
+    if "correct" in line:
+        place = _departure([_NUMBER.findall(t) for t in texts], _NUMBER.findall(reference))
         if place is not None:
             return place
-    pieces = [[p.strip() for p in split_pieces(s)] for s in segments]
+    pieces = [[p.strip() for p in split_pieces(t)] for t in texts]
     return _departure(pieces, [p.strip() for p in split_pieces(reference)])
 
 
@@ -100,13 +122,13 @@ def _departure(units: Sequence[Sequence[str]], reference: Sequence[str]) -> int 
 
 
 def show_wrong(prediction: dict, width: int = 80) -> str:
-    """A line of ``predictions.jsonl``: the chain beside its reference, with the first segment that
-    departs from it marked."""
+    """A chain beside its reference, with the first part that departs from it marked."""
     half = (width - 5) // 2
     written = []
-    for n, segment in enumerate(prediction["segments"]):
-        mark = ">" if n == prediction["first_difference"] else " "
-        lines = _wrapped(f"{segment['role']} {segment['text'].strip() or '(empty)'}", half - 2)
+    first = first_difference(prediction)
+    for n, (role, part) in enumerate(parts_of(prediction)):
+        mark = ">" if n == first else " "
+        lines = _wrapped(f"{role} {part.strip() or '(empty)'}".strip(), half - 2)
         written += [f"{mark if i == 0 else ' '} {line}" for i, line in enumerate(lines)]
     reference = []
     for piece in split_pieces(prediction["reference"]):

@@ -1,0 +1,162 @@
+"""The pages in a real browser: everything in one file, filters, search, text that looks like markup."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from ases.data import Example
+from ases.metrics import score
+from ases.recipe import WrittenChain, segment
+from ases.run.page import evaluation_page, segmentation_page, tag, text
+from ases.run.plot import draw_curves, main, read_curves
+from ases.run.results import prediction
+
+BROWSER = next(
+    (
+        found
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (found := shutil.which(name))
+    ),
+    None,
+)
+EVIL = "<script>document.title = 'run'</script> & <b>\"'"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if BROWSER is None:
+        pytest.skip("no Chromium is installed")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def evaluation():
+    """Two runs on four problems; the second is right once, the first always."""
+    examples = [
+        Example(
+            f"x{i}", f"Problem {i} {EVIL if i == 3 else ''}?", f"He has {i}. The answer is {i}."
+        )
+        for i in range(4)
+    ]
+    predictions, rows = {}, {}
+    for run in ("runs/a", "runs/b"):
+        written = []
+        for i, example in enumerate(examples):
+            n = i if run == "runs/a" or i == 0 else 9
+            segments = [("ES", f"He has {n}."), ("AS", f" The answer is {n}.")]
+            stop = "end" if i < 2 else "stuck"
+            chain = WrittenChain("".join(t for _, t in segments), segments, stop)
+            written.append(prediction("mwp", example, chain))
+        predictions[run] = written
+        texts = [line["prediction"] for line in written]
+        rows[run] = score("mwp", texts, [e.answer for e in examples])
+        rows[run] |= {"stop_reasons": dict.fromkeys(("end", "stuck"), 0.5), "rounds_mean": 2.0}
+        for reason in ("no-end", "rounds", "length"):
+            rows[run]["stop_reasons"][reason] = 0.0
+    curves = {"runs/a": {"usm": {"training": [(1, 3.0), (2, 1.0)], "validation": [(2, 1.5)]}}}
+    return evaluation_page(rows, predictions, curves)
+
+
+def visible(page):
+    return page.eval_on_selector_all(
+        "article",
+        "all => all.filter(a => a.checkVisibility()).map(a => a.querySelector('small').textContent)",
+    )
+
+
+def test_nothing_comes_from_elsewhere(evaluation):
+    assert not re.search(r"""(?:src|href)\s*=|url\(|@import|https?://""", evaluation)
+    assert evaluation.count("<script>") == 1  # our own
+    assert text(EVIL) in evaluation
+
+
+def test_an_evaluation_is_filtered_and_searched(evaluation, browser, tmp_path):
+    (tmp_path / "page.html").write_text(evaluation, encoding="utf-8")
+    page = browser.new_page()
+    errors, requests = [], []
+    page.on("pageerror", lambda error: errors.append(error))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((tmp_path / "page.html").as_uri())
+
+    assert visible(page) == ["x0", "x1", "x2", "x3"] and page.inner_text("#count") == "4 of 4"
+    page.select_option("#verdict", "wrong")
+    assert visible(page) == ["x1", "x2", "x3"]
+    page.select_option("#stop", "stuck")
+    assert visible(page) == ["x2", "x3"]
+    page.keyboard.press("/")
+    page.keyboard.type("problem 2")
+    assert visible(page) == ["x2"] and page.inner_text("#count") == "1 of 4"
+    page.fill("#search", "")
+    page.select_option("#stop", "")
+    page.select_option("#verdict", "split")
+    assert visible(page) == ["x1", "x2", "x3"]
+    assert page.locator(".note").count() == 3  # the first wrong step of each wrong chain
+
+    assert page.title().startswith("Chains of thought") and EVIL in page.inner_text("body")
+    assert page.locator("svg.curves path.line-1").count() == 2
+    assert not errors and len(requests) == 1
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+def test_a_segmentation_with_entropies(browser, tmp_path, model, tokenizer):
+    from ases.config import SegmentationSettings
+    from ases.data import TOY
+    from ases.recipe import Scorer
+
+    settings = SegmentationSettings("entropy")
+    examples = [TOY, Example("evil", EVIL, f"{EVIL} 胰头, so 3. The answer is 3.")]
+    segmented = segment(examples, settings, Scorer(model, tokenizer))
+    content = segmentation_page(segmented, settings, "data: 2", tokenizer)
+    (tmp_path / "page.html").write_text(content, encoding="utf-8")
+    page = browser.new_page(color_scheme="dark")
+    page.goto((tmp_path / "page.html").as_uri())
+    assert visible(page) == ["toy", "evil"]
+    shown = page.eval_on_selector_all(".tokens", "all => all.map(t => t.textContent)")
+    pieces = [piece for s in segmented for piece in s.pieces]
+    assert [s.strip() for s in shown] == [piece.strip() for piece in pieces]
+    assert page.locator(".bar.threshold").count() == len(pieces)
+    page.fill("#search", "boxes")
+    assert visible(page) == ["toy"]
+    page.close()
+
+
+def test_labels_by_position_are_called_so():
+    from ases.config import SegmentationSettings
+    from ases.data import TOY
+
+    content = segmentation_page(segment([TOY]), SegmentationSettings(), "data: 1")
+    assert "Labels are positions" in content and content.count('<li class="segment es">') == 4
+
+
+def test_attributes_and_text_are_escaped():
+    assert (
+        tag("p", text("<&>"), class_='a"b', data_x=1)
+        == '<p class="a&quot;b" data-x="1">&lt;&amp;&gt;</p>'
+    )
+
+
+def test_curves(tmp_path, monkeypatch, capsys):
+    rows = [
+        {"model": "usm", "step": s, "loss": 4 / s, "tokens_per_second": 1} for s in range(1, 20)
+    ] + [{"model": "usm", "step": 10, "validation_loss": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    curves = read_curves(tmp_path)
+    assert len(curves["usm"]["training"]) == 19 and curves["usm"]["validation"] == [(10, 0.5)]
+    drawn = draw_curves("a <run>", curves)
+    assert drawn.count("<path") >= 4 and "a &lt;run&gt;" in drawn
+    assert draw_curves("nothing", {}) == ""
+
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    out = tmp_path / "new" / "curves.svg"
+    monkeypatch.setattr("sys.argv", ["plot", str(tmp_path), "--out", str(out)])
+    main()
+    assert "<svg" in out.read_text() and str(out) in capsys.readouterr().out

@@ -1,0 +1,111 @@
+"""Tables, chains and notes as they are printed."""
+
+import re
+
+import pytest
+
+from ases.data import Example
+from ases.recipe import WrittenChain
+from ases.run import progress
+from ases.run.results import prediction
+from ases.run.show import first_difference, is_wrong, show_segments, show_wrong
+from ases.run.table import explained, same_problems, score_cell, table
+
+RESULTS = {
+    "n": 500,
+    "accuracy": 0.5,
+    "bleu": 47.12,
+    "intervals": {"accuracy": (0.456, 0.544), "bleu": (45.0, 49.0)},
+    "stop_reasons": {"end": 1.0, "no-end": 0.0, "rounds": 0.0, "length": 0.0, "stuck": 0.0},
+    "problems": "a",
+}
+
+
+def test_scores_have_their_intervals():
+    assert score_cell(RESULTS, "accuracy") == "0.500 [0.456, 0.544]"
+    assert score_cell(RESULTS, "n") == "500" and score_cell(RESULTS, "rougeL") == ""
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 9, 30])
+def test_tables_are_80_columns_wide_at_most(n):
+    names = [f"runs/a-run-with-a-rather-long-name-{i}" for i in range(n)]
+    text = table({name: RESULTS for name in names})
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(name in text for name in names)
+    assert text.count("0.500 [0.456, 0.544]") == n and "rounds" not in text
+
+
+def test_every_row_is_explained():
+    rows = re.findall(r"^(stop: \S+|\S+)", table({"a": RESULTS}), re.MULTILINE)[1:]
+    assert rows == ["accuracy", "bleu", "stop: end"]
+    assert all(f"\n  {row} " in explained() for row in rows)
+
+
+def test_runs_on_different_problems_are_told_apart():
+    other = RESULTS | {"problems": "b"}
+    assert same_problems({"x": RESULTS, "y": RESULTS}) == ""
+    assert "not scored on the same problems: x, z; y;" in same_problems(
+        {"x": RESULTS, "y": other, "z": RESULTS}
+    )
+
+
+def line(segments, reference, task="mwp"):
+    chain = WrittenChain("".join(text for _, text in segments), segments, "end")
+    return prediction(task, Example("x", "q?", reference), chain)
+
+
+GOLD = "He has 3 * 4 = 12 pens, so he buys 2. The answer is 14."
+
+
+@pytest.mark.parametrize(
+    "segments, first, wrong",
+    [
+        ([("ES", GOLD)], None, False),
+        ([("ES", "He owns 3 * 4 = 12 pens,"), ("AS", " buys 2. The answer is 14.")], 0, False),
+        ([("ES", "He has 3 * 4 = 12"), ("AS", " buys 3."), ("ES", " The answer is 15.")], 1, True),
+        ([("ES", "He has 3 * 4 = 12"), ("AS", " pens")], 1, True),
+        ([("ES", GOLD), ("AS", " And 5 more.")], 1, False),
+        ([("ES", ""), ("AS", "")], 1, True),
+        ([("CHAIN", "He has 3 * 4 = 12 pens, so he buys 5. The answer is 17.")], 1, True),
+    ],
+)
+def test_the_first_difference(segments, first, wrong):
+    written = line(segments, GOLD)
+    assert first_difference(written) == first and is_wrong(written) is wrong
+
+
+def test_reports_are_compared_piece_by_piece():
+    written = line([("ES", "肺结节，"), ("AS", "考虑良性。")], "肺结节，考虑恶性。", "pet")
+    assert first_difference(written) == 1 and is_wrong(written)
+    assert "correct" not in written
+
+
+def test_wrong_chains_stand_beside_their_references():
+    segments = [("ES", "He has 3 * 4 = 12 pens,"), ("AS", " so he buys " + "very " * 20 + "5.")]
+    shown = show_wrong(line(segments, GOLD))
+    assert max(map(len, shown.splitlines())) <= 80
+    [marked] = [row for row in shown.splitlines() if row.startswith(">")]
+    assert marked.startswith("> AS so he buys very")
+    assert "| He has 3 * 4 = 12 pens," in shown and "stopped by end" in shown
+
+
+def test_newlines_in_a_segment_keep_the_indentation():
+    assert show_segments([("ES", "a\n b"), ("AS", " "), ("CHAIN", "x\ny")]) == (
+        "  ES a\n     b\n  AS (empty)\n  CHAIN x\n        y"
+    )
+    coloured = show_segments([("AS", "a\nb")], colour=True)
+    assert [row.count("\033[") for row in coloured.splitlines()] == [2, 2]
+
+
+def test_plain_lines_every_half_minute(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    meter = progress.Meter("usm", 1.0, 0.2)  # resumed at a fifth
+    for share in (0.3, 0.4, 0.5, 0.6):
+        now[0] += 20
+        meter.update(share, f"step {share * 100:.0f}")
+    meter.line("at last")
+    meter.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "usm  40%, 02:00 left, step 40"  # 40 s for a fifth, three of them to go
+    assert [row.split(", ")[-1] for row in lines] == ["step 40", "step 60", "at last"]
