@@ -1,5 +1,10 @@
 """Score trained runs, or ask one a question: `python evaluate.py --run runs/mwp-usm-interleave`."""
 
+if __name__ == "__main__":  # Ctrl-C ends it without a traceback, also while modules load
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 from pathlib import Path
 

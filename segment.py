@@ -1,6 +1,11 @@
 """Cut and label chains of thought: `python segment.py --show 3`, or `--out FILE` for one JSON line
 per example."""
 
+if __name__ == "__main__":  # Ctrl-C ends it without a traceback, also while modules load
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 from pathlib import Path
 

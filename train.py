@@ -1,5 +1,10 @@
 """From data to a scored test set: `python train.py --task mwp --mode usm`."""
 
+import signal
+
+if __name__ == "__main__":  # Ctrl-C while modules load ends without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from ases.data import InputError
 from ases.run.command import parse, run_command
 from ases.run.flags import TRAIN_FLAGS, train_complaints
@@ -21,6 +26,8 @@ def main() -> None:
 
     run = start(flags)
     print(f"run folder: {run.folder}", flush=True)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # from now on it says how to go on
 
     # The method from end to end is ases/recipe.py.
     recorder = Recorder(run.folder, run.resumed)

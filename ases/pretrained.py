@@ -2,7 +2,8 @@
 
     model = load_t5("flan-t5-small")    # a folder with config.json and weights
     save_t5(model, "mine")              # a folder that transformers loads
-    python -m ases.pretrained google/flan-t5-small --out flan-t5-small      # downloads one
+
+``python -m ases.run.t5`` does both from a shell, and downloads.
 
 Two facts of the family are easily confused. Whether the output head *is* the embedding is seen from
 what is stored. Whether the decoder's output is multiplied by D^−0.5 before the head is a setting:
@@ -10,9 +11,7 @@ v1.0 does, v1.1, Flan and mT5 do not. Older configs tell it by ``tie_word_embedd
 by ``scale_decoder_outputs``.
 """
 
-import argparse
 import json
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -278,20 +277,3 @@ def _wanted(offered: set[str]) -> list[str]:
     weights = [f for f in offered if f.startswith("model") and f.endswith(endings) and "/" not in f]
     tokenizers = [f for f in ("tokenizer.json", "spiece.model") if f in offered]
     return ["config.json", *tokenizers, *(sorted(weights) or ["pytorch_model.bin"])]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Download a T5-family checkpoint from the hub.")
-    parser.add_argument("name", help="for example google/flan-t5-small")
-    parser.add_argument("--out", required=True, help="a new folder for it")
-    args = parser.parse_args()
-    try:
-        download(args.name, args.out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(f"written: {args.out}")
-
-
-if __name__ == "__main__":
-    main()

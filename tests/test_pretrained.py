@@ -20,7 +20,7 @@ from transformers import (
 from ases.beam import beam_search
 from ases.data import InputError
 from ases.decoding import encode_sources, greedy
-from ases.pairs import Pair, collate, make_rows
+from ases.pairs import Pair, Row, collate, make_rows
 from ases.pretrained import download, load_t5, save_t5
 
 V10 = dict(feed_forward_proj="relu")
@@ -443,7 +443,7 @@ def test_download_from_a_server(good, tmp_path, monkeypatch):
             "PYTHONPATH": str(Path(__file__).parent.parent),
         }
         call = lambda name, out: subprocess.run(
-            [sys.executable, "-m", "ases.pretrained", name, "--out", str(out)],
+            [sys.executable, "-m", "ases.run.t5", "download", name, str(out)],
             env=environment,
             capture_output=True,
             text=True,
@@ -467,3 +467,41 @@ def test_download_from_a_server(good, tmp_path, monkeypatch):
         server.shutdown()
     with pytest.raises(InputError, match="is not empty"):
         download("some/model", tmp_path / "got")
+
+
+def test_a_run_is_exported_with_its_tokenizer(tmp_path):
+    import ases
+    from ases.run.t5 import export
+    from tests.test_commands import SMALL, succeed
+
+    options = ["--encoder", "bidirectional", "--max-steps", 6, "--out-dir", tmp_path / "run"]
+    succeed("train.py", "--mode", "dsm", *options, *SMALL)
+    places = export(tmp_path / "run", tmp_path / "t5")
+    assert [place.name for place in places] == ["esm", "asm"]
+
+    writer = ases.load_run(tmp_path / "run")
+    text = "Tom has 3 boxes of 4 pens."
+    for place in places:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+        ids = writer.tokenizer.encode(text)
+        assert tokenizer(text).input_ids == ids and tokenizer.decode(ids) == text
+        assert tokenizer.eos_token_id == writer.tokenizer.eos_id
+        theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(place).eval()
+        sources = torch.tensor([[*ids, writer.tokenizer.eos_id]])
+        own = writer.models[place.name]
+        batch = collate(
+            [
+                Row(
+                    sources[0].tolist(),
+                    [len(ids) + 1] * (len(ids) + 1),
+                    [[5, 6, 1]],
+                    [len(ids) + 1],
+                )
+            ],
+            0,
+        )
+        with torch.no_grad():
+            expected = theirs(input_ids=sources, decoder_input_ids=torch.tensor([[0, 5, 6]])).logits
+            assert torch.allclose(own.logits(batch), expected, atol=1e-4)
+    with pytest.raises(InputError, match="exists; expected a new folder"):
+        export(tmp_path / "run", tmp_path / "t5")

@@ -35,7 +35,9 @@ class Flags:
         return cls(**(own | more))
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """One whose complaints are one line."""
+
     def error(self, message: str):
         raise InputError(f"{message}; see --help")
 
@@ -56,7 +58,7 @@ def parse(description: str, groups: Groups, complain: Complain, epilog: str = ""
     Raises:
         InputError: naming every flag that is wrong, its value, and what was expected.
     """
-    parser = _Parser(
+    parser = Parser(
         usage="python %(prog)s [flags]",
         description=description,
         epilog=epilog,

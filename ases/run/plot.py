@@ -4,14 +4,13 @@ The command draws with matplotlib; pages bring their own few lines of SVG, for t
 installed.
 """
 
-import argparse
 import json
 import math
 from html import escape
 from pathlib import Path
 
 from ases.data import InputError
-from ases.run.command import run_command
+from ases.run.command import Parser, run_command
 from ases.run.files import check_place
 
 #: (step, nats per target token)
@@ -132,9 +131,7 @@ def plot(folders: list[Path], out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m ases.run.plot", description="Draw the loss curves of runs."
-    )
+    parser = Parser(prog="python -m ases.run.plot", description="Draw the loss curves of runs.")
     parser.add_argument("run", nargs="+", type=Path, help="folder that train.py wrote")
     parser.add_argument("--out", type=Path, default=Path("curves.svg"), help="[%(default)s]")
     options = parser.parse_args()

@@ -1,0 +1,80 @@
+"""T5-family folders from a shell:
+
+    python -m ases.run.t5 download google/flan-t5-small flan-t5-small
+    python -m ases.run.t5 export runs/mwp-usm-interleave mine
+
+An exported folder has weights, config and tokenizer, and transformers loads all three. A run of
+two models is exported to two folders in it. (transformers 5 warns of any T5 whose head is not its
+embedding, Flan's own too, that the two are not tied; that is as it should be.)
+"""
+
+import json
+from pathlib import Path
+
+from ases.data import InputError
+from ases.run.command import Parser, run_command
+from ases.run.config import RunConfig
+
+
+def export(run: Path, folder: Path) -> list[Path]:
+    """Write the models of a run as T5 folders; returns where they are.
+
+    T5 encodes bidirectionally, so only a model trained so says there what it says here.
+
+    Raises:
+        InputError: the run cannot be loaded, ``folder`` is not empty or cannot be written, or
+            safetensors is not installed.
+    """
+    # Only here, for PyTorch takes its time.
+    from ases.pretrained import save_t5
+    from ases.run.files import check_place, write_text
+    from ases.run.folder import load_run
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists; expected a new folder")
+    check_place(folder / "config.json")
+    writer = load_run(run)
+    places = []
+    for name, model in writer.models.items():
+        place = folder / name if len(writer.models) > 1 else folder
+        save_t5(model, place)
+        tokenizer = writer.tokenizer
+        tokenizer.save(place / "tokenizer.json")
+        pad, eos, end = tokenizer.SPECIALS
+        facts = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "pad_token": pad,
+            "eos_token": eos,
+            "additional_special_tokens": [end],
+        }
+        write_text(place / "tokenizer_config.json", json.dumps(facts, indent=2) + "\n")
+        places.append(place)
+    return places
+
+
+def main() -> None:
+    parser = Parser(
+        prog="python -m ases.run.t5", description="Download a T5-family checkpoint, or make one."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    download = commands.add_parser("download", help="fetch a checkpoint from the hub")
+    download.add_argument("name", help="for example google/flan-t5-small")
+    download.add_argument("folder", type=Path, help="a new folder for it")
+    exported = commands.add_parser("export", help="write a run's models as transformers loads them")
+    exported.add_argument("run", type=Path, help="folder that train.py wrote")
+    exported.add_argument("folder", type=Path, help="a new folder for it")
+    options = parser.parse_args()
+    if options.command == "download":
+        from ases import pretrained
+
+        pretrained.download(options.name, options.folder)
+        print(f"written: {options.folder}")
+        return
+    for place in export(options.run, options.folder):
+        print(f"written: {place}")
+    if RunConfig.load(options.run).encoder != "bidirectional":
+        print("note: trained with --encoder block-causal; T5's bidirectional one says other things")
+
+
+if __name__ == "__main__":
+    run_command(main)

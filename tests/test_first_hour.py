@@ -1,0 +1,190 @@
+"""What a user does in the first hour: own files, questions, stopping and going on, mistakes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.test_commands import ROOT, SMALL, command, fail, losses_and_predictions, succeed
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def problem(i, answer=None):
+    return {
+        "problem": f"Tom has {i} pens and finds 2. How many?",
+        "solution": answer or f"He has {i} + 2 = {i + 2}.\n#### {i + 2}",
+    }
+
+
+NAMES = ["--question-field", "problem", "--answer-field", "solution"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on a file of the user's own, with other names of fields and two bad rows."""
+    folder = tmp_path_factory.mktemp("own")
+    content = [problem(i) for i in range(40)] + [problem(50, "no number"), {"problem": "x"}]
+    (folder / "mine.json").write_text(json.dumps(content, indent=1))
+    arguments = ["--data", "mine.json", *NAMES, "--max-steps", 12, "--out-dir", "run", *SMALL]
+    assert "mine.json:item 41: field 'solution': no final number" in fail(
+        "train.py", *arguments, cwd=folder
+    )
+    assert not (folder / "run").exists()
+    done = succeed("train.py", *arguments, "--skip-bad-rows", cwd=folder)
+    assert "2 bad rows skipped, #### N read as 'The answer is N.' in 40 rows" in done.stdout
+    return folder
+
+
+def test_own_data_is_checked(trained):
+    done = command("segment.py", "--data", trained / "mine.json", *NAMES, "--check")
+    assert done.returncode == 2 and done.stdout.count("\n") == 2
+    assert "item 41: field 'solution'" in done.stdout and "item 42: field" in done.stdout
+    assert re.fullmatch(r"error: 2 rows cannot be used, .*\n", done.stderr)
+    assert "question-field" in fail("segment.py", "--data", trained / "mine.json")
+    assert "--check without --data" in fail("segment.py", "--check")
+
+
+def test_a_run_finds_its_data_from_anywhere_and_where_it_has_moved(trained, tmp_path):
+    run = trained / "run"
+    succeed("evaluate.py", "--run", run, "--out-dir", tmp_path / "a", cwd=tmp_path)
+    (trained / "mine.json").rename(trained / "moved.json")
+    try:
+        assert "say where with --data" in fail("evaluate.py", "--run", run, "--overwrite")
+        moved = ["--data", trained / "moved.json"]
+        succeed("evaluate.py", "--run", run, *moved, "--out-dir", tmp_path / "b")
+        names = ("predictions.jsonl", "results.json")
+        for path in names[:1]:
+            assert (tmp_path / "a" / path).read_text() == (tmp_path / "b" / path).read_text()
+        assert "say where with --data" in fail("train.py", "--resume", run)
+        succeed("train.py", "--resume", run, *moved)
+    finally:
+        (trained / "moved.json").rename(trained / "mine.json")
+        succeed("train.py", "--resume", run, "--data", trained / "mine.json")
+
+
+def test_questions_from_a_file_and_from_standard_input(trained, tmp_path):
+    (tmp_path / "q.txt").write_text("Tom has 3 pens and finds 2. How many?\n\nWhat?\n")
+    done = succeed("evaluate.py", "--run", trained / "run", "--questions", tmp_path / "q.txt")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["id"] for line in lines] == ["line-1", "line-3"]
+    assert all("correct" not in line and line["segments"] for line in lines)
+    piped = subprocess.run(
+        [sys.executable, ROOT / "evaluate.py", "--run", trained / "run", "--questions", "-"],
+        stdin=open(tmp_path / "q.txt"),
+        capture_output=True,
+        text=True,
+    )
+    assert piped.stdout == done.stdout
+    out = ["--out-dir", tmp_path / "out"]
+    succeed("evaluate.py", "--run", trained / "run", "--questions", tmp_path / "q.txt", *out)
+    assert rows(tmp_path / "out" / "predictions.jsonl") == lines
+    (tmp_path / "empty.txt").write_text(" \n")
+    assert "is empty" in fail(
+        "evaluate.py", "--run", trained / "run", "--questions", tmp_path / "empty.txt"
+    )
+
+
+def test_strange_and_long_questions_are_told(trained):
+    done = succeed("evaluate.py", "--run", trained / "run", "--question", "汤姆有 3 pens?")
+    assert "note: 50.0% of the characters never occurred in training: 汤 姆 有" in done.stderr or (
+        "of the characters never occurred in training: 汤 姆 有" in done.stderr
+    )
+    done = succeed("evaluate.py", "--run", trained / "run", "--question", "Tom has pens. " * 400)
+    assert "note: 1 question longer than 1024 tokens; the middle is left out" in done.stderr
+
+
+def test_wrong_chains_and_a_page(trained, tmp_path):
+    page = tmp_path / "new" / "page.html"
+    arguments = ["--run", trained / "run", "--split", "train", "--show-wrong", 2, "--report", page]
+    done = succeed("evaluate.py", *arguments)
+    assert done.stdout.count("| reference") == 2 and done.stdout.count("\n> ") >= 1
+    assert page.read_text(encoding="utf-8").count("<article") >= 30
+    assert "which exists" in fail("evaluate.py", *arguments)
+    page = tmp_path / "pieces.html"
+    succeed("segment.py", "--test-problems", 5, "--split", "test", "--report", page)
+    assert page.read_text(encoding="utf-8").count("<article") == 5
+
+
+def test_a_budget_grows(trained, tmp_path):
+    out = ["--out-dir", tmp_path / "run"]
+    options = ["--mode", "dsm", "--segmentation", "entropy"]
+    succeed("train.py", *options, "--max-steps", 20, *out, *SMALL)
+    scorer = (tmp_path / "run" / "scorer.best.pt").read_bytes()
+    assert "expected at least its 20" in fail(
+        "train.py", "--resume", tmp_path / "run", "--max-steps", 10
+    )
+    assert "no such limit" in fail("train.py", "--resume", tmp_path / "run", "--max-minutes", 1)
+    done = succeed("train.py", "--resume", tmp_path / "run", "--max-steps", 40)
+    assert "esm goes on after 10 steps" in done.stderr
+    log = rows(tmp_path / "run" / "metrics.jsonl")
+    for name in ("esm", "asm"):
+        assert max(row["step"] for row in log if row["model"] == name) == 20
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["training"]["asm"]["steps"] == 20
+    assert (tmp_path / "run" / "scorer.best.pt").read_bytes() == scorer
+    done = succeed("train.py", "--resume", tmp_path / "run")
+    assert "asm was trained already, for 20 steps" in done.stderr
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    run = tmp_path / "run"
+    process = start("--max-steps", 100000, "--out-dir", run, *SMALL)
+    while process.poll() is None and not (run / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130 and "Traceback" not in told
+    assert told.splitlines()[-1] == (
+        "stopped; nothing is saved yet. Continue with: python train.py --resume " + str(run)
+    )
+
+
+def test_an_early_ctrl_c_leaves_no_traceback(tmp_path):
+    for delay in (0.1, 0.2, 0.4, 0.8, 1.2):
+        process = start("--max-steps", 100000, "--out-dir", tmp_path / "run", "--overwrite", *SMALL)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate()
+        assert "Traceback" not in told, (delay, told)
+
+
+def test_a_refused_command_leaves_no_folder(trained, tmp_path):
+    run = trained / "run"
+    fail("evaluate.py", "--run", run, "--data", "none.csv", "--out-dir", tmp_path / "a" / "b")
+    fail("evaluate.py", "--run", run, "--split", "longer", "--out-dir", tmp_path / "a" / "b")
+    fail("segment.py", "--data", "none.csv", "--out", tmp_path / "a" / "out.jsonl")
+    entropy = ["--segmentation", "entropy", "--scorer", run]
+    fail("train.py", "--out-dir", tmp_path / "a", *entropy, *SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_scorer_of_another_task_is_told(trained, tmp_path):
+    succeed("train.py", "--mode", "direct", "--max-steps", 4, "--out-dir", tmp_path / "s", *SMALL)
+    entropy = ["--segmentation", "entropy", "--scorer", tmp_path / "s", "--split", "test"]
+    done = succeed("segment.py", "--task", "pet", "--test-problems", 5, "--show", 1, *entropy)
+    assert "was trained for --task mwp; its entropies say little of pet chains" in done.stderr
+    assert re.search(r"\(H \d\.\d\d", done.stdout) and "AS is H above" in done.stdout
+
+
+def test_other_numbers_of_threads_aside_a_resumed_run_is_the_same(trained):
+    before = losses_and_predictions(trained / "run")
+    succeed("train.py", "--resume", trained / "run")
+    assert losses_and_predictions(trained / "run") == before
