@@ -1,28 +1,72 @@
 """The three commands, as a user calls them: end to end on a very small model, and every mistake in one line."""
 
+import importlib.util
+import io
 import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from ases.run.command import run_command
 from ases.run.files import read_examples
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--size micro --train-problems 60 --test-problems 12 --device cpu".split()
 
 
+def load(script):
+    specification = importlib.util.spec_from_file_location(f"command_{script[:-3]}", ROOT / script)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+MAINS = {name: load(name).main for name in ("train.py", "segment.py", "evaluate.py")}
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 def command(script, *arguments, cwd=None):
+    """Run a command in this process, which spares the seconds that importing PyTorch takes."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    before = sys.argv, os.getcwd(), sys.stdout, sys.stderr
+    sys.argv = [script, *map(str, arguments)]
+    os.chdir(cwd or before[1])
+    sys.stdout, sys.stderr = streams
+    code = 0
+    try:
+        run_command(MAINS[script])
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.argv, folder, sys.stdout, sys.stderr = before
+        os.chdir(folder)
+    texts = []
+    for stream in streams:
+        stream.flush()
+        texts.append(stream.buffer.getvalue().decode("utf-8"))
+    return Done(code, *texts)
+
+
+def process(script, *arguments, **options):
+    """Run a command as a user does."""
     environment = os.environ | {"NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, str(ROOT / script), *map(str, arguments)],
-        cwd=cwd,
         env=environment,
         capture_output=True,
         text=True,
         timeout=300,
+        **options,
     )
 
 
@@ -293,6 +337,21 @@ def test_segment_writes_json_lines(runs, tmp_path):
             and row["segments"][0]["label"] == "ES"
         )
     assert "exists" in fail("segment.py", "--out", out)
+
+
+@pytest.mark.parametrize("script", MAINS)
+def test_mistakes_of_a_process_are_one_line_too(script):
+    done = process(script, "--device", "abacus")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
+    assert done.stderr.startswith("error: --device is 'abacus'; expected one of auto, cpu, cuda")
+
+
+def test_a_process_trains_and_answers(tmp_path):
+    done = process("train.py", "--max-steps", 4, "--out-dir", "run", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0 and "run folder: run" in done.stdout
+    assert "usm 100%, 00:00 left, step 4, loss" in done.stderr
+    asked = process("evaluate.py", "--run", "run", "--question", "Tom has 3?", cwd=tmp_path)
+    assert asked.returncode == 0 and "stopped by" in asked.stdout and "\033" not in asked.stdout
 
 
 def test_all_bad_flags_at_once():

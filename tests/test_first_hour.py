@@ -10,7 +10,15 @@ import time
 
 import pytest
 
-from tests.test_commands import ROOT, SMALL, command, fail, losses_and_predictions, succeed
+from tests.test_commands import (
+    ROOT,
+    SMALL,
+    command,
+    fail,
+    losses_and_predictions,
+    process,
+    succeed,
+)
 
 
 def rows(path):
@@ -76,12 +84,8 @@ def test_questions_from_a_file_and_from_standard_input(trained, tmp_path):
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["id"] for line in lines] == ["line-1", "line-3"]
     assert all("correct" not in line and line["segments"] for line in lines)
-    piped = subprocess.run(
-        [sys.executable, ROOT / "evaluate.py", "--run", trained / "run", "--questions", "-"],
-        stdin=open(tmp_path / "q.txt"),
-        capture_output=True,
-        text=True,
-    )
+    with open(tmp_path / "q.txt") as file:
+        piped = process("evaluate.py", "--run", trained / "run", "--questions", "-", stdin=file)
     assert piped.stdout == done.stdout
     out = ["--out-dir", tmp_path / "out"]
     succeed("evaluate.py", "--run", trained / "run", "--questions", tmp_path / "q.txt", *out)
