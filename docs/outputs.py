@@ -2,7 +2,8 @@
 
 A block that begins with ```console holds commands, each after "$ ", and their output. The quick
 ones are run here, and their output is written behind them; ``tests/test_docs.py`` does the same and
-compares. A block with <!-- slow --> before it holds the output of a long run: `--slow` runs it too.
+compares. A block with <!-- slow --> before it holds the output of a long run, without the progress
+that standard error shows: `--slow` runs it too.
 """
 
 import re
@@ -15,9 +16,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- slow -->\n)?```console\n(.*?)```\n", re.DOTALL)
 
 
-def run(command: str) -> str:
+def run(command: str, errors: str = "&1") -> str:
     """What a command prints, both streams together; `| tail` and the like are the shell's."""
-    shell = ["bash", "-c", f"{{ {command}; }} 2>&1"]
+    shell = ["bash", "-c", f"{{ {command}; }} 2>{errors}"]
     done = subprocess.run(shell, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     return done.stdout
 
@@ -34,7 +35,8 @@ def refreshed(page: str, slow: bool = False) -> str:
         marker, block = match.groups()
         if marker and not slow:
             return match.group()
-        shown = "".join(f"$ {command}\n{run(command)}" for command in commands(block))
+        errors = "/dev/null" if marker else "&1"
+        shown = "".join(f"$ {command}\n{run(command, errors)}" for command in commands(block))
         return f"{marker or ''}```console\n{shown}```\n"
 
     return BLOCK.sub(again, page)
