@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Score trained runs, or ask one a question: `python evaluate.py --run runs/mwp-usm-interleave`."""
 
 if __name__ == "__main__":  # Ctrl-C ends it without a traceback, also while modules load

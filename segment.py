@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Cut and label chains of thought: `python segment.py --show 3`, or `--out FILE` for one JSON line
 per example."""
 

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """From data to a scored test set: `python train.py --task mwp --mode usm`."""
 
 import signal

@@ -59,7 +59,7 @@ def parse(description: str, groups: Groups, complain: Complain, epilog: str = ""
         InputError: naming every flag that is wrong, its value, and what was expected.
     """
     parser = Parser(
-        usage="python %(prog)s [flags]",
+        usage="%(prog)s [flags]",
         description=description,
         epilog=epilog,
         formatter_class=_Help,
