@@ -14,7 +14,7 @@ from ases.conventions import CONVENTIONS
 from ases.decoding import Decoded, generate_chains
 from ases.entropy import token_entropies
 from ases.metrics import score
-from ases.pairs import make_direct_pair, make_pairs
+from ases.pairs import encode_question, make_direct_pair, make_pairs, make_rows
 from ases.segmentation import (
     AS,
     ES,
@@ -44,7 +44,7 @@ def as_texts(segments):
 
 
 def test_segmentation():
-    assert len(PROBLEMS) == 12
+    assert len(PROBLEMS) == 13
     for p in PROBLEMS.values():
         assert split_pieces(p["answer"]) == p["pieces"] and "".join(p["pieces"]) == p["answer"]
         assert interleaved_labels(len(p["pieces"])) == p["interleaved"]
@@ -53,16 +53,14 @@ def test_segmentation():
 
 def test_entropy():
     for row in read("entropy.json"):
-        pieces = PROBLEMS[row["id"]]["pieces"]
-        values = token_entropies(torch.tensor(row["logits"]))
+        pieces = row.get("pieces") or PROBLEMS[row["id"]]["pieces"]
+        logits = [[float(x) for x in line] for line in row["logits"]]
+        values = token_entropies(torch.tensor(logits))
         assert values.tolist() == pytest.approx(row["token_entropies"], abs=1e-6)
-        for logits, expected in zip(
-            row["logits"], row["token_entropies"]
-        ):  # and by plain arithmetic
-            total = sum(math.exp(x) for x in logits)
-            assert -sum(
-                math.exp(x) / total * math.log(math.exp(x) / total) for x in logits
-            ) == pytest.approx(expected, abs=1e-9)
+        for line, expected in zip(logits, row["token_entropies"]):  # and by plain arithmetic
+            shares = [math.exp(x) / sum(map(math.exp, line)) for x in line]
+            entropy = -sum(p * math.log(p) for p in shares if p)
+            assert entropy == pytest.approx(expected, abs=1e-9)
         per_piece = [part.tolist() for part in values.split(row["tokens_per_piece"])]
         assert len(per_piece) == len(pieces) and len(row["scored"]) == (
             1 if row["context"] == "prefix" else len(pieces)
@@ -100,6 +98,34 @@ def test_pairs():
                 assert [tokenizer.decode(block) for block in pair.context] == expected["context"]
         assert "".join(pair["target"] for pair in row["usm"]) == p["answer"]
 
+        unmerged = make_pairs(
+            p["question"], make_segments(p["pieces"], row["labels"], merge=False), tokenizer
+        )
+        assert [(x.role, tokenizer.decode(x.target)) for x in unmerged] == [
+            (x["role"], x["target"]) for x in row["usm_unmerged"]
+        ]
+        check_one_encoding(row, p["question"])
+        cut = row["cut_question"]
+        ids, lost = encode_question(cut["question"], make.Letters, cut["max_question"])
+        assert ids == cut["ids"] == [ord(c) for c in "abcdjkl"] and lost == 5
+
+
+def check_one_encoding(row, question):
+    """By plain loops: a block for the question and each segment but the last."""
+    eos, end = make.Letters.eos_id, make.Letters.end_id
+    source, ends, targets, reads = [], [], [], []
+    for pair in row["usm"]:
+        block = [*map(ord, pair["context"][-1]), eos]
+        source += block
+        ends += [len(source)] * len(block)
+        reads.append(len(source))
+        targets.append([*map(ord, pair["target"]), *([end] if pair["end"] else []), eos])
+    expected = {"source": source, "ends": ends, "targets": targets, "reads": reads}
+    assert row["one_encoding"] == expected
+    segments = make_segments(PROBLEMS[row["id"]]["pieces"], row["labels"])
+    [own] = make_rows(make_pairs(question, segments, make.Letters), "block-causal")
+    assert vars(own) == expected
+
 
 def test_decoding():
     for row in read("decoding.json"):
@@ -119,7 +145,7 @@ def test_decoding():
             write,
             [[ord(c) for c in row["question"]]],
             make.Letters,
-            (ES, AS),
+            row["roles"],
             row["max_rounds"],
         )
         spelled = [

@@ -1,6 +1,7 @@
 """Write the golden files: `python tests/golden/make.py`. README.md beside this file says what each holds."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ases.conventions import CONVENTIONS
 from ases.decoding import Decoded, generate_chains
 from ases.entropy import token_entropies
 from ases.metrics import score
+from ases.pairs import encode_question, make_pairs, make_rows
 from ases.segmentation import (
     AS,
     ES,
@@ -75,6 +77,11 @@ PROBLEMS = [
         "It was -3, now it is -3 - 4 = -7. The answer is -7.",
     ),
     ("unpunctuated", "Sam has 7 and gets 5", "Sam has 7 and 7 + 5 = 12\nThe answer is 12."),
+    (
+        "blanks and links",
+        "How many at No. 5?",
+        "See https://a.org/x?y=1,2! No. 5 has 3; \n \n  that is x², or 3 != 4, so 1. Add 2.\nThe answer is 3.",
+    ),
 ]
 GAMMAS, BETAS, VOCABULARY = (0.0, 0.5, 1.0, 2.0), (0.8, 1.0, 1.2, 1.4), 6
 
@@ -111,6 +118,10 @@ class Letters:
     def encode(text: str) -> list[int]:
         return [ord(c) for c in text]
 
+    @classmethod
+    def encode_pieces(cls, pieces: list[str]) -> list[list[int]]:
+        return [cls.encode(piece) for piece in pieces]
+
     @staticmethod
     def decode(ids: list[int]) -> str:
         return "".join(chr(i) for i in ids if i < 1114112)
@@ -144,6 +155,8 @@ SCRIPTS = {
         ["c", "segment"],
     ],
     "empty at the end": [["a", "segment"], ["", "chain"]],
+    "direct": [["He has 12.", "chain"]],
+    "direct without an end": [["He has 12.", "segment"]],
 }
 PREDICTIONS = [
     ("The answer is 72.", "The answer is 72."),
@@ -162,6 +175,17 @@ PREDICTIONS = [
     ("2 and then 6", "The answer is 6."),
     ("The answer is 3/0.", "The answer is 3."),
     ("The answer is 1000.", "The answer is 1,000."),
+    ("The answer is unknown, 5 pens", "no number here"),
+    ("nothing stated", "nothing stated"),
+    ("The answer is .5.", "The answer is 1/2."),
+    ("The answer is 1,00,000.", "The answer is 100,000."),
+    ("The answer is $-5.", "The answer is -5."),
+    ("so the answer is-5", "The answer is -5."),
+    ("The answer is 2 + 3 = 5.", "The answer is 5."),
+    ("The answer is 5 + 3.", "The answer is 8."),
+    ("The answer is 10 000 or more.", "The answer is 10,000."),
+    ("The answer is 1 1/2.", "The answer is 1.5."),
+    ("The answer is −５.", "The answer is -5."),
 ]
 REPORTS = [
     ("1、胰头部高代谢灶，考虑恶性。", "1、胰头部高代谢肿块，考虑恶性；肝囊肿。"),
@@ -201,6 +225,67 @@ def attention_cases() -> list[dict]:
     return cases
 
 
+def scored(name: str, context: str, pieces: list[str], counts: list[int], logits: list) -> dict:
+    """All that follows from the logits of a chain's tokens."""
+    logits = [[round(v, 2) for v in line] for line in logits]
+    values = token_entropies(torch.tensor(logits, dtype=torch.float64))
+    per_piece = [part.tolist() for part in values.split(counts)]
+    shown = [["-inf" if v == -math.inf else v for v in line] for line in logits]
+    row = {
+        "id": name,
+        "context": context,
+        "tokens_per_piece": counts,
+        "logits": shown,
+        "token_entropies": values.tolist(),
+    }
+    row["piece_entropies"] = {str(g): piece_entropies(per_piece, g) for g in GAMMAS}
+    row["labels"] = {
+        f"gamma={g} beta={b}": entropy_labels(row["piece_entropies"][str(g)], b)
+        for g in GAMMAS
+        for b in BETAS
+    }
+    labels = row["labels"]["gamma=1.0 beta=1.0"]
+    row["segments"] = texts(make_segments(pieces, labels))
+    row["segments_unmerged"] = texts(make_segments(pieces, labels, merge=False))
+    return row
+
+
+def special_entropies() -> list[dict]:
+    """What a model rarely gives."""
+    pieces = ["He has 3,", " so 4.", " The answer is 4."]
+    some = [0.0, 1.0, 2.0, 0.0, -1.0, 0.5]
+    certain = [-math.inf] * 5 + [0.0]
+    two = [0.3, -math.inf, 0.3, -math.inf, -math.inf, -math.inf]
+    cases = {
+        "no tokens": ([1, 0, 2], [some, some, two]),
+        "impossible tokens": ([1, 1, 1], [certain, two, some]),
+        "equal": ([1, 1, 1], [some, some, some]),
+    }
+    rows = []
+    for name, (counts, logits) in cases.items():
+        row = scored(name, "prefix", pieces, counts, logits)
+        row["scored"] = [{"source": "q?", "target": "".join(pieces)}]
+        rows.append(row | {"pieces": pieces})
+    return rows
+
+
+def more_pairs(question: str, pieces: list[str], labels: list[str]) -> dict:
+    """Pairs of unmerged segments, one encoding of a chain, and a question that is cut."""
+    own = make_pairs(question, make_segments(pieces, labels), Letters)
+    [row] = make_rows(own, "block-causal")
+    cut, _ = encode_question("abcdefghijkl", Letters, 7)
+    return {
+        "usm_unmerged": pairs(question, make_segments(pieces, labels, merge=False)),
+        "one_encoding": {
+            "source": row.source,
+            "ends": row.ends,
+            "targets": row.targets,
+            "reads": row.reads,
+        },
+        "cut_question": {"question": "abcdefghijkl", "max_question": 7, "ids": cut},
+    }
+
+
 def main() -> None:
     torch.manual_seed(0)
     write("attention.json", attention_cases())
@@ -220,33 +305,13 @@ def main() -> None:
         )
         counts = [max(1, len(p) // 8) for p in pieces]  # as if a token were about eight characters
         for context in ("prefix", "question"):
-            logits = [
-                [round(v, 2) for v in line]
-                for line in (torch.randn(sum(counts), VOCABULARY) * 3).tolist()
-            ]
-            values = token_entropies(torch.tensor(logits, dtype=torch.float64))
-            per_piece = [part.tolist() for part in values.split(counts)]
-            row = {
-                "id": name,
-                "context": context,
-                "tokens_per_piece": counts,
-                "logits": logits,
-                "token_entropies": values.tolist(),
-            }
+            logits = (torch.randn(sum(counts), VOCABULARY) * 3).tolist()
+            row = scored(name, context, pieces, counts, logits)
             row["scored"] = (
                 [{"source": question, "target": answer}]
                 if context == "prefix"
                 else [{"source": question, "target": p} for p in pieces]
             )
-            row["piece_entropies"] = {str(g): piece_entropies(per_piece, g) for g in GAMMAS}
-            row["labels"] = {
-                f"gamma={g} beta={b}": entropy_labels(row["piece_entropies"][str(g)], b)
-                for g in GAMMAS
-                for b in BETAS
-            }
-            labels = row["labels"]["gamma=1.0 beta=1.0"]
-            row["segments"] = texts(make_segments(pieces, labels))
-            row["segments_unmerged"] = texts(make_segments(pieces, labels, merge=False))
             scoring.append(row)
         usm = pairs(question, make_segments(pieces, scoring[-2]["labels"]["gamma=1.0 beta=1.0"]))
         all_pairs.append(
@@ -259,6 +324,8 @@ def main() -> None:
                 "asm": [p for p in usm if p["role"] == AS],
             }
         )
+        all_pairs[-1] |= more_pairs(question, pieces, scoring[-2]["labels"]["gamma=1.0 beta=1.0"])
+    scoring += special_entropies()
     write("segmentation.json", segmentation)
     write("entropy.json", scoring)
     write("pairs.json", all_pairs)
@@ -272,14 +339,14 @@ def main() -> None:
             read.append([role, "".join(Letters.decode(b) + "</s>" for b in contexts[0])])
             return model(role, chains, contexts)
 
-        [chain] = generate_chains(
-            write_one, [Letters.encode("q?")], Letters, (ES, AS), max_rounds=4
-        )
+        roles, rounds = ((CHAIN,), 1) if name.startswith("direct") else ((ES, AS), 4)
+        [chain] = generate_chains(write_one, [Letters.encode("q?")], Letters, roles, rounds)
         decoding.append(
             {
                 "name": name,
                 "question": "q?",
-                "max_rounds": 4,
+                "roles": list(roles),
+                "max_rounds": rounds,
                 "script": [
                     {
                         "segment": t,
