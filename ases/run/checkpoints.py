@@ -1,9 +1,10 @@
 """Checkpoints, and the watcher that writes them, with the log, while a model trains."""
 
+import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,27 +12,24 @@ from ases.config import ModelConfig, Recipe
 from ases.data import InputError
 from ases.model import EncoderDecoder
 from ases.run.config import RunConfig
-from ases.run.files import write_text
+from ases.run.files import whole_file, write_text
 from ases.run.progress import Meter, say
 from ases.training import Training, Watcher
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
-    """Write tensors and plain values so that no moment sees half a file: temporary file, fsync,
-    rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write tensors and plain values, with a digest of them all, so that no moment sees half a
+    file."""
+    with whole_file(path) as file:
+        torch.save(content | {"digest": digest(content)}, file)
 
 
 def load_checkpoint(path: Path) -> dict:
     """Read what ``save_checkpoint`` wrote; nothing in the file is executed.
 
     Raises:
-        InputError: the file is missing, damaged, or not a checkpoint of this project.
+        InputError: the file is missing, damaged, not a checkpoint of this project, or one of
+            another model than its name says.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -44,11 +42,40 @@ def load_checkpoint(path: Path) -> dict:
         raise InputError(
             f"{path}: not a readable checkpoint ({reason}); expected one that train.py wrote"
         ) from None
-    if not isinstance(content, dict) or not {"config", "model", "name"} <= content.keys():
+    if not isinstance(content, dict) or not {"config", "model", "name", "digest"} <= content.keys():
         raise InputError(
-            f"{path}: no model and config in it; expected a checkpoint that train.py wrote"
+            f"{path}: no model, config and digest in it; expected a checkpoint that train.py wrote"
         )
+    if content.pop("digest") != digest(content):
+        raise InputError(f"{path}: damaged (its digest is another); expected it as it was written")
+    if content["name"] != path.name.split(".")[0]:
+        raise InputError(f"{path}: holds the model {content['name']!r}; expected its own")
     return content
+
+
+def digest(content: object) -> str:
+    """A fingerprint of nested dictionaries and lists of tensors and plain values."""
+    hasher = hashlib.sha256()
+    _feed(hasher, content)
+    return hasher.hexdigest()
+
+
+def _feed(hasher: Any, content: object) -> None:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            hasher.update(f"{key!r}:".encode())
+            _feed(hasher, value)
+        hasher.update(b"}")
+    elif isinstance(content, (list, tuple)):
+        for value in content:
+            _feed(hasher, value)
+        hasher.update(b"]")
+    elif isinstance(content, torch.Tensor):
+        hasher.update(f"{content.dtype}{tuple(content.shape)}".encode())
+        flat = content.detach().cpu().contiguous().flatten()
+        hasher.update(memoryview(flat.view(torch.uint8).numpy()))
+    else:
+        hasher.update(f"{content!r};".encode())
 
 
 def load_model(path: Path, device: str = "cpu") -> EncoderDecoder:
@@ -153,7 +180,7 @@ class Recorder(Watcher):
             try:
                 row = json.loads(line)
                 if row["model"] != name or row["step"] <= after:
-                    kept.append(line)
+                    kept.append(line.rstrip("\n") + "\n")
             except (ValueError, KeyError, TypeError):
                 if number < len(lines):  # the last line may be torn where the machine stopped
                     raise InputError(

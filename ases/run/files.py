@@ -17,9 +17,12 @@ import io
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from ases.answers import normalise_answer
 from ases.data import Example, InputError
@@ -177,10 +180,40 @@ def counted(n: int, thing: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing: temporary file, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    """Write a whole file or nothing; UTF-8."""
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8", "surrogatepass"))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file so that no moment sees half of it: a temporary file beside it, fsync, rename.
+
+    A link is followed, and what is no regular file, as ``/dev/null``, is written to as it is.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as file:
+            yield file
+        return
+    number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with open(number, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    """What permissions new files lack; mkstemp lets nobody else read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def check_place(path: Path) -> None:
