@@ -141,9 +141,9 @@ class Recorder(Watcher):
     def report(self, name: str, row: dict) -> None:
         if "loss" in row:
             self.loss = f", loss {row['loss']:.3f}"
-            self.speed = f", {row['tokens_per_second'] / 1000:.1f}k tokens/s"
+            self.speed = f", {row['tokens_per_second'] / 1000:.1f}k tok/s"
         else:
-            self.validation = f", validation {row['validation_loss']:.3f}"
+            self.validation = f", val {row['validation_loss']:.3f}"
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(json.dumps({"model": name} | row) + "\n")
 
