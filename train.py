@@ -21,6 +21,7 @@ def main() -> None:
     from ases.recipe import train
     from ases.run.checkpoints import Recorder
     from ases.run.folder import discard_folder
+    from ases.run.interrupt import Interrupted
     from ases.run.results import evaluate, question_notes, training_facts, write_evaluation
     from ases.run.start import start
     from ases.run.table import table
@@ -28,10 +29,9 @@ def main() -> None:
     run = start(flags)
     print(f"run folder: {run.folder}", flush=True)
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # from now on it says how to go on
-
     # The method from end to end is ases/recipe.py.
     recorder = Recorder(run.folder, run.resumed)
+    recorder.signals.install()
     try:
         writer = train(
             run.splits,
@@ -57,10 +57,9 @@ def main() -> None:
         if not run.resumed and not list(run.folder.glob("*.pt")):
             discard_folder(run.folder)
         raise InputError(str(error)) from None
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"stopped; {recorder.saved}. Continue with: python train.py --resume {run.folder}"
-        ) from None
+    except Interrupted as stop:
+        told = f"stopped; {recorder.saved}. Continue with: python train.py --resume {run.folder}"
+        raise Interrupted(told, stop.number) from None
     print(table(rows))
 
 

@@ -79,8 +79,12 @@ class Tokenizer:
             )
         return kind(backend)
 
+    def text(self) -> str:
+        """The content of a ``tokenizer.json``."""
+        return self.backend.to_str(pretty=True)
+
     def save(self, path: str | Path) -> None:
-        self.backend.save(str(path))
+        Path(path).write_text(self.text(), encoding="utf-8")
 
     @property
     def vocab_size(self) -> int:

@@ -229,6 +229,7 @@ class Training:
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": asdict(self.progress),
+            "loss_sum": self.loss_sum,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -246,6 +247,7 @@ class Training:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.progress = Progress(**state["progress"])
+            self.loss_sum.copy_(state["loss_sum"])
             # In a larger budget, what has been done is less.
             due = self.progress.validations_due(self.settings)
             self.progress.validations = min(self.progress.validations, due)

@@ -156,9 +156,17 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, told = process.communicate()
     assert process.returncode == 130 and "Traceback" not in told
-    assert told.splitlines()[-1] == (
-        "stopped; nothing is saved yet. Continue with: python train.py --resume " + str(run)
+    [step] = re.findall(
+        rf"^stopped; usm is saved as of step (\d+)\. Continue with: python train.py --resume {run}$",
+        told,
+        re.MULTILINE,
     )
+    process = start("--resume", run)
+    while f"usm goes on after {step} steps" not in process.stderr.readline():
+        assert process.poll() is None
+    process.terminate()
+    _, told = process.communicate()
+    assert process.returncode == 143 and "Continue with" in told
 
 
 def test_an_early_ctrl_c_leaves_no_traceback(tmp_path):

@@ -12,16 +12,24 @@ from ases.config import ModelConfig, Recipe
 from ases.data import InputError
 from ases.model import EncoderDecoder
 from ases.run.config import RunConfig
-from ases.run.files import whole_file, write_text
+from ases.run.files import cannot_write, whole_file, write_text
+from ases.run.interrupt import Signals
 from ases.run.progress import Meter, say
 from ases.training import Training, Watcher
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
     """Write tensors and plain values, with a digest of them all, so that no moment sees half a
-    file."""
-    with whole_file(path) as file:
-        torch.save(content | {"digest": digest(content)}, file)
+    file.
+
+    Raises:
+        InputError: it cannot be written; what stood there before still does.
+    """
+    try:
+        with whole_file(path) as file:
+            torch.save(content | {"digest": digest(content)}, file)
+    except (OSError, RuntimeError) as error:  # torch has its own words for a full disk
+        raise cannot_write(path, error) from None
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -104,7 +112,7 @@ class Recorder(Watcher):
     """
 
     def __init__(self, folder: Path, resume: bool = False):
-        self.folder, self.resume = Path(folder), resume
+        self.folder, self.resume, self.signals = Path(folder), resume, Signals()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = self.folder / "metrics.jsonl"
         self.meter: Meter | None = None
@@ -119,9 +127,12 @@ class Recorder(Watcher):
         progress = training.progress
         last = self.folder / f"{name}.last.pt"
         if self.resume and last.exists():
-            state, best = load_checkpoint(last), load_checkpoint(self.folder / f"{name}.best.pt")
+            state = load_checkpoint(last)
+            best = {}
+            if state["progress"]["best"]:  # stopped before its first validation, it has none
+                best = load_checkpoint(self.folder / f"{name}.best.pt")["model"]
             try:
-                training.load_state_dict(state, best["model"])
+                training.load_state_dict(state, best)
             except ValueError as error:
                 raise InputError(f"{last}: cannot be resumed ({error})") from None
             progress = training.progress
@@ -129,6 +140,7 @@ class Recorder(Watcher):
             what = "was trained already, for" if ended else "goes on after"
             say(f"{name} {what} {progress.step:,} steps")
             self._remember(name, training)
+        self.name, self.signals.held = name, True
         self._drop_rows(name, after=progress.step)
         self.loss = self.validation = self.speed = ""
         self.meter = Meter(name, 1.0, min(1.0, progress.share(training.settings)))
@@ -138,14 +150,22 @@ class Recorder(Watcher):
             min(1.0, training.progress.share(training.settings)), self._note(training)
         )
 
+        if self.signals.waiting is not None:
+            self._save(self.name, training)
+            self.signals.check()
+
     def report(self, name: str, row: dict) -> None:
         if "loss" in row:
             self.loss = f", loss {row['loss']:.3f}"
             self.speed = f", {row['tokens_per_second'] / 1000:.1f}k tok/s"
         else:
             self.validation = f", val {row['validation_loss']:.3f}"
-        with open(self.log, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"model": name} | row) + "\n")
+        line = json.dumps({"model": name} | row, allow_nan=False) + "\n"
+        try:
+            with open(self.log, "a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise cannot_write(self.log, error) from None
 
     def checkpoint(self, name: str, training: Training, improved: bool) -> None:
         progress = training.progress
@@ -157,12 +177,17 @@ class Recorder(Watcher):
             }
             best |= progress.best
             save_checkpoint(self.folder / f"{name}.best.pt", best)
-        save_checkpoint(self.folder / f"{name}.last.pt", {"name": name} | training.state_dict())
-        self._remember(name, training)
+        self._save(name, training)
         self.meter.line(self._note(training))
 
     def end(self, name: str, training: Training) -> None:
         self.meter.close()
+        self.signals.held = False
+        self.signals.check()
+
+    def _save(self, name: str, training: Training) -> None:
+        save_checkpoint(self.folder / f"{name}.last.pt", {"name": name} | training.state_dict())
+        self._remember(name, training)
 
     def _note(self, training: Training) -> str:
         return f"step {training.progress.step}{self.loss}{self.validation}{self.speed}"

@@ -167,8 +167,11 @@ def run_command(main: Callable[[], None]) -> None:
     A KeyboardInterrupt with a text ends with that text.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character is no reason to stop.
-        stream.reconfigure(errors="replace")
+        # Files and pipes get UTF-8, and a terminal that cannot show a character gets its number.
+        if stream.isatty():
+            stream.reconfigure(errors="backslashreplace")
+        else:
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         main()
     except (InputError, FloatingPointError) as error:
@@ -186,7 +189,7 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         print(interrupt.args[0] if interrupt.args else "stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + getattr(interrupt, "number", 2))
 
 
 def colours_wanted() -> bool:

@@ -180,9 +180,21 @@ def counted(n: int, thing: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing; UTF-8."""
-    with whole_file(path) as file:
-        file.write(text.encode("utf-8", "surrogatepass"))
+    """Write a whole file or nothing; UTF-8.
+
+    Raises:
+        InputError: it cannot be written; what stood there before still does.
+    """
+    try:
+        with whole_file(path) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or "the disk may be full"
+    return InputError(f"{path}: cannot be written ({reason}); expected a place with room for it")
 
 
 @contextmanager

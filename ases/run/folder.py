@@ -21,6 +21,7 @@ from ases.recipe import ChainWriter, Scorer, Splits
 from ases.run.checkpoints import load_model
 from ases.run.config import N_TEST, N_TRAIN, N_VALIDATION, DataSettings, RunConfig
 from ases.run.files import check_place, read_examples
+from ases.run.interrupt import Lock
 from ases.tasks import make_splits
 from ases.tokenizer import SentinelTokenizer, Tokenizer
 
@@ -88,13 +89,17 @@ def digest(splits: Splits) -> str:
 # --- folders -------------------------------------------------------------------------------------
 
 
-def prepare_folder(folder: Path, overwrite: bool) -> None:
+def prepare_folder(folder: Path, overwrite: bool) -> Lock:
     """Make a run's folder, and with ``overwrite`` empty an older run's of its files.
 
+    Returns:
+        the lock that keeps other commands out.
     Raises:
-        InputError: something is there that may not be overwritten.
+        InputError: something is there that may not be overwritten, or another command is at work
+            there.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if used:
         try:
             RunConfig.load(folder)
         except InputError:
@@ -106,10 +111,13 @@ def prepare_folder(folder: Path, overwrite: bool) -> None:
                 f"{folder}: holds a run already; "
                 f"expected another --out-dir, --overwrite, or --resume {folder}"
             )
-        for path in _files_of_a_run(folder):
-            path.unlink(missing_ok=True)
     check_place(folder / "config.json")
     folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(folder)
+    if used:
+        for path in _files_of_a_run(folder):
+            path.unlink(missing_ok=True)
+    return lock
 
 
 def discard_folder(folder: Path) -> None:

@@ -27,7 +27,8 @@ def read_curves(folder: Path) -> dict[str, dict[str, Points]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); expected the log of a run") from None
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise InputError(f"{path}: cannot be read ({reason}); expected the log of a run") from None
     curves: dict[str, dict[str, Points]] = {}
     for number, line in enumerate(lines, 1):
         try:

@@ -15,6 +15,7 @@ from ases.recipe import Scorer, Splits
 from ases.run.checkpoints import load_model
 from ases.run.command import Flags, choose_device
 from ases.run.config import DataSettings, RunConfig
+from ases.run.files import write_text
 from ases.run.flags import TrainOptions
 from ases.run.folder import (
     check_vocabulary,
@@ -25,6 +26,7 @@ from ases.run.folder import (
     prepare_folder,
     scorer_note,
 )
+from ases.run.interrupt import Lock
 from ases.tokenizer import Tokenizer, lost_characters
 
 
@@ -34,6 +36,7 @@ class Start:
 
     config: RunConfig
     folder: Path
+    lock: Lock  # of the folder
     splits: Splits
     tokenizer: Tokenizer
     resumed: bool
@@ -60,15 +63,16 @@ def start(flags: Flags, say: Callable[[str], None] = print) -> Start:
     tokenizer = _new_tokenizer(config, splits, say)
     if config.init is None:
         config = replace(config, characters="".join(sorted(set("".join(_texts(splits))))))
-    prepare_folder(folder, options.overwrite)
-    tokenizer.save(folder / "tokenizer.json")
-    config.save(folder)
-    return Start(config, folder, splits, tokenizer, False, scorer, _initial_model(config))
+    lock = prepare_folder(folder, options.overwrite)
+    config.save(folder)  # first, for what has it can be resumed or overwritten
+    write_text(folder / "tokenizer.json", tokenizer.text())
+    return Start(config, folder, lock, splits, tokenizer, False, scorer, _initial_model(config))
 
 
 def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str], None]) -> Start:
     """A run as its config.json has it; the data may have moved, the budget may grow."""
     config = RunConfig.load(folder)
+    lock = Lock(folder)
     if "data" in given:
         config = replace(config, data=replace(config.data, data=_absolute(given["data"])))
     splits, description = own_splits(folder, config)
@@ -84,6 +88,8 @@ def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str
             )
     config = replace(config, training=replace(config.training, device=device, **longer))
 
+    if not (folder / "tokenizer.json").exists():  # stopped at its very beginning
+        write_text(folder / "tokenizer.json", _new_tokenizer(config, splits, say).text())
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     scorer = _scorer(config, device, say)
     if longer and (folder / "scorer.best.pt").exists() and config.max_rounds is not None:
@@ -92,7 +98,7 @@ def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str
             load_model(folder / "scorer.best.pt", device), tokenizer, config.max_question
         )
     config.save(folder)
-    return Start(config, folder, splits, tokenizer, True, scorer, _initial_model(config))
+    return Start(config, folder, lock, splits, tokenizer, True, scorer, _initial_model(config))
 
 
 def _scorer(config: RunConfig, device: str, say: Callable[[str], None]) -> Scorer | None:

@@ -39,7 +39,7 @@ def export(run: Path, folder: Path) -> list[Path]:
         place = folder / name if len(writer.models) > 1 else folder
         save_t5(model, place)
         tokenizer = writer.tokenizer
-        tokenizer.save(place / "tokenizer.json")
+        write_text(place / "tokenizer.json", tokenizer.text())
         pad, eos, end = tokenizer.SPECIALS
         facts = {
             "tokenizer_class": "PreTrainedTokenizerFast",
