@@ -98,7 +98,9 @@ def prepare_folder(folder: Path, overwrite: bool) -> Lock:
         InputError: something is there that may not be overwritten, or another command is at work
             there.
     """
-    used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    used = folder.exists()
+    if used and folder.is_dir():
+        used = bool(set(folder.iterdir()) - set(_leftovers(folder)))
     if used:
         try:
             RunConfig.load(folder)
@@ -113,11 +115,27 @@ def prepare_folder(folder: Path, overwrite: bool) -> Lock:
             )
     check_place(folder / "config.json")
     folder.mkdir(parents=True, exist_ok=True)
-    lock = Lock(folder)
+    lock = lock_folder(folder)
     if used:
         for path in _files_of_a_run(folder):
             path.unlink(missing_ok=True)
     return lock
+
+
+def lock_folder(folder: Path) -> Lock:
+    """Keep other commands out, and take away what one that was killed had begun to write.
+
+    Raises:
+        InputError: another command is at work there.
+    """
+    lock = Lock(folder)
+    for path in _leftovers(folder):
+        path.unlink(missing_ok=True)
+    return lock
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    return list(folder.glob(".*.tmp"))  # what whole_file in ases.run.files names so
 
 
 def discard_folder(folder: Path) -> None:

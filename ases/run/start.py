@@ -22,6 +22,7 @@ from ases.run.folder import (
     digest,
     load_scorer,
     load_splits,
+    lock_folder,
     own_splits,
     prepare_folder,
     scorer_note,
@@ -72,7 +73,7 @@ def start(flags: Flags, say: Callable[[str], None] = print) -> Start:
 def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str], None]) -> Start:
     """A run as its config.json has it; the data may have moved, the budget may grow."""
     config = RunConfig.load(folder)
-    lock = Lock(folder)
+    lock = lock_folder(folder)
     if "data" in given:
         config = replace(config, data=replace(config.data, data=_absolute(given["data"])))
     splits, description = own_splits(folder, config)
