@@ -85,8 +85,11 @@ def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
     if options.beams > 1:
         suffix.append(f"beam{options.beams}")
     outputs = evaluation_folders(list(writers), suffix, options.out_dir, options.overwrite)
+    curves = {}
     if options.report:
         check_place(Path(options.report))
+        logs = [folder for folder in writers if (folder / "metrics.jsonl").exists()]
+        curves = {str(folder): read_curves(folder) for folder in logs}
     names = ("data", "question_field", "answer_field", "skip_bad_rows")
     changes = {name: given[name] for name in names if name in given}
     examples = {}
@@ -112,7 +115,6 @@ def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
     for path in outputs.values():
         print(f"written: {path}/predictions.jsonl and results.json")
     if options.report:
-        curves = {str(folder): read_curves(folder) for folder in writers}
         page = evaluation_page(rows, predictions, curves)
         Path(options.report).parent.mkdir(parents=True, exist_ok=True)
         write_text(Path(options.report), page)

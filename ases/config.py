@@ -169,6 +169,7 @@ class Recipe:
     max_question: int = setting(
         1024, "most ids of a question; longer ones lose their middle", low=16
     )
+    max_chain: int = setting(4096, "most ids of a chain that is trained on", low=16)
     max_tokens: int | None = setting(
         None, "most ids of a segment", low=1, shown="twice the longest in training"
     )

@@ -118,8 +118,8 @@ def train(
         initial: makes the model that each sub-model starts as; without it, one of
             ``recipe.model``'s shape with random weights.
     Raises:
-        ValueError: a setting that may not be so, too few different questions, a sub-model without
-            pairs, or no budget.
+        ValueError: a setting that may not be so, too few different questions, too long a chain,
+            a sub-model without pairs, or no budget.
         FloatingPointError: a loss or gradients that are not finite.
     """
     wrong = [c for part in (recipe, recipe.segmentation, recipe.training) for c in complaints(part)]
@@ -131,6 +131,7 @@ def train(
     if tokenizer is None:
         texts = [text for example in splits["train"] for text in (example.question, example.answer)]
         tokenizer = Tokenizer.train(texts, recipe.vocab_size)
+    _check_lengths(splits, tokenizer, recipe.max_chain)
     if initial is None:
         initial = _random_model(recipe, tokenizer)
     reports = {}
@@ -151,6 +152,18 @@ def train(
         watcher.planned(recipe)
     models = _fit_all(recipe, rows, initial, watcher, reports)
     return ChainWriter(recipe, tokenizer, models, reports)
+
+
+def _check_lengths(splits: Splits, tokenizer: Tokenizer, limit: int) -> None:
+    """Attention's memory grows with the square of a chain's length."""
+    for name in SPLITS:
+        for example in splits[name]:
+            n = len(tokenizer.encode(example.answer))
+            if n > limit:
+                raise ValueError(
+                    f"{example.id}: a chain of {n} tokens; expected at most {limit}: shorten it, "
+                    "leave it out, or raise Recipe.max_chain"
+                )
 
 
 def _rows(

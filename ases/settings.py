@@ -57,6 +57,8 @@ def expected(cls: type, f: Field) -> str:
     words = {int: "a whole number", float: "a number", bool: "true or false"}.get(
         kind(cls, f.name), "a text"
     )
+    if facts["metavar"]:
+        words = f"a name ({facts['metavar']})"
     if facts["low"] is not None:
         words += f" of at least {facts['low']:g}"
     if facts["above"] is not None:
@@ -76,10 +78,13 @@ def fits(cls: type, f: Field, value: Any) -> bool:
     if not isinstance(value, (int, float) if wanted is float else wanted):
         return False
     if wanted not in (int, float):
+        if facts["metavar"] and not value:  # a file or folder without a name
+            return False
         return not facts["choices"] or value in facts["choices"]
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     return (
-        math.isfinite(value)
-        and (facts["low"] is None or value >= facts["low"])
+        (facts["low"] is None or value >= facts["low"])
         and (facts["above"] is None or value > facts["above"])
         and (facts["high"] is None or value <= facts["high"])
     )

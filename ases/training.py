@@ -79,7 +79,7 @@ class Watcher:
         here."""
 
     def step(self, training: "Training") -> None:
-        """An update is done."""
+        """An update is done, and what was due after it; here a watcher may save and raise."""
 
     def report(self, name: str, row: dict) -> None:
         """A row of numbers; "loss" and "validation_loss" are nats per target token."""
@@ -298,7 +298,6 @@ def fit(
     while progress.share(settings) < 1:
         training.update([next(batches) for _ in range(settings.accumulate)])
         clock = progress.add_time(clock)
-        watcher.step(training)
 
         validate = progress.validations_due(settings) > progress.validations
         if validate or progress.step % settings.log_every == 0:
@@ -311,6 +310,7 @@ def fit(
             progress.since_report = 0.0  # validating says nothing of the speed of training
             watcher.report(name, progress.row() | found)
             watcher.checkpoint(name, training, improved)
+        watcher.step(training)
 
     watcher.end(name, training)
     model.load_state_dict(training.best_weights)

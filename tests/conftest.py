@@ -30,6 +30,7 @@ TOY_PIECES = [
 
 
 def pytest_addoption(parser):
+    parser.addoption("--mutations", type=int, default=60, help="files damaged in each test")
     parser.addoption("--kills", type=int, default=6, help="how often test_kill.py kills a run")
     parser.addoption(
         "--solutions", default=None, help="your answers to docs/exercises.md, a Python file"

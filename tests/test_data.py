@@ -104,7 +104,7 @@ def test_rows_with_nothing_in_them_are_counted(tmp_path):
             '{"id": "\\ud800", "question": "q", "answer": "#### 1"}',
             "field 'id' holds half a surrogate pair",
         ),
-        ("x" * 200_000, "not CSV"),
+        ("x" * 200_000, ":1: columns"),
         (lines(QA | {"id": 1}, QA | {"id": "1"}), ":2: field 'id': '1' stands already in"),
         (lines(QA, QA | {"answer": "no number"}), ":2: field 'answer': no final number"),
         ('{"question": "\\ud800", "answer": "#### 1"}', "half a surrogate pair"),

@@ -125,6 +125,28 @@ def test_signals_save_and_end(whole, tmp_path, number):
     assert outcome(folder) == outcome(reference)
 
 
+@pytest.mark.parametrize("step", [1, 4, 5, 10, 13, 20])
+def test_a_signal_in_any_update_changes_nothing(tmp_path, step, monkeypatch):
+    """Also in the last one, and in one after which a validation is due."""
+    from ases import training
+
+    flags = ["--mode", "usm", "--max-steps", 20, *SMALL, "--test-problems", 2]
+    succeed("train.py", *flags, "--out-dir", tmp_path / "whole")
+    update = training.Training.update
+
+    def signalled(self, batches):
+        update(self, batches)
+        if self.progress.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(training.Training, "update", signalled)
+    stopped = command("train.py", *flags, "--out-dir", tmp_path / "run")
+    assert stopped.returncode == 143 and f"usm is saved as of step {step}." in stopped.stderr
+    monkeypatch.undo()
+    succeed("train.py", "--resume", tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
 def test_a_full_disk_is_told_and_loses_nothing(whole, tmp_path):
     """A limit on the size of files stands for the disk."""
     folder = tmp_path / "run"

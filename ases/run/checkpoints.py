@@ -27,7 +27,7 @@ def save_checkpoint(path: Path, content: dict) -> None:
     """
     try:
         with whole_file(path) as file:
-            torch.save(content | {"digest": digest(content)}, file)
+            torch.save(content | {"digest": weights_digest(content)}, file)
     except (OSError, RuntimeError) as error:  # torch has its own words for a full disk
         raise cannot_write(path, error) from None
 
@@ -54,14 +54,14 @@ def load_checkpoint(path: Path) -> dict:
         raise InputError(
             f"{path}: no model, config and digest in it; expected a checkpoint that train.py wrote"
         )
-    if content.pop("digest") != digest(content):
+    if content.pop("digest") != weights_digest(content):
         raise InputError(f"{path}: damaged (its digest is another); expected it as it was written")
     if content["name"] != path.name.split(".")[0]:
         raise InputError(f"{path}: holds the model {content['name']!r}; expected its own")
     return content
 
 
-def digest(content: object) -> str:
+def weights_digest(content: object) -> str:
     """A fingerprint of nested dictionaries and lists of tensors and plain values."""
     hasher = hashlib.sha256()
     _feed(hasher, content)
@@ -115,7 +115,7 @@ class Recorder(Watcher):
         self.folder, self.resume, self.signals = Path(folder), resume, Signals()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = self.folder / "metrics.jsonl"
-        self.meter: Meter | None = None
+        self.name, self.meter = "", None
         self.saved = "nothing is saved yet"
         self.loss = self.validation = self.speed = ""
 
@@ -124,33 +124,39 @@ class Recorder(Watcher):
             recipe.save(self.folder)
 
     def start(self, name: str, training: Training) -> None:
-        progress = training.progress
-        last = self.folder / f"{name}.last.pt"
-        if self.resume and last.exists():
-            state = load_checkpoint(last)
-            best = {}
-            if state["progress"]["best"]:  # stopped before its first validation, it has none
-                best = load_checkpoint(self.folder / f"{name}.best.pt")["model"]
-            try:
-                training.load_state_dict(state, best)
-            except ValueError as error:
-                raise InputError(f"{last}: cannot be resumed ({error})") from None
-            progress = training.progress
-            ended = progress.share(training.settings) >= 1
-            what = "was trained already, for" if ended else "goes on after"
-            say(f"{name} {what} {progress.step:,} steps")
-            self._remember(name, training)
+        if self.resume and (self.folder / f"{name}.last.pt").exists():
+            self._resume(name, training)
+        progress, settings = training.progress, training.settings
         self.name, self.signals.held = name, True
         self._drop_rows(name, after=progress.step)
         self.loss = self.validation = self.speed = ""
-        self.meter = Meter(name, 1.0, min(1.0, progress.share(training.settings)))
+        self.meter = Meter(name, 1.0, min(1.0, progress.share(settings)))
+
+    def _resume(self, name: str, training: Training) -> None:
+        path = self.folder / f"{name}.last.pt"
+        state, best = load_checkpoint(path), {}
+        try:
+            if state["progress"]["best"]:  # stopped before its first validation, it has none
+                best = load_checkpoint(self.folder / f"{name}.best.pt")["model"]
+                training.model.load_state_dict(best)  # they must fit, too
+            training.load_state_dict(state, best)
+        except InputError:
+            raise
+        except (ValueError, RuntimeError, TypeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{path}: cannot be resumed ({reason})") from None
+        progress = training.progress
+        ended = progress.share(training.settings) >= 1
+        what = "was trained already, for" if ended else "goes on after"
+        say(f"{name} {what} {progress.step:,} steps")
+        self._remember(name, training)
 
     def step(self, training: Training) -> None:
         self.meter.update(
             min(1.0, training.progress.share(training.settings)), self._note(training)
         )
 
-        if self.signals.waiting is not None:
+        if self.signals.pending is not None:
             self._save(self.name, training)
             self.signals.check()
 
@@ -199,14 +205,16 @@ class Recorder(Watcher):
         """Take back the rows of ``name`` that a resumed run is about to write again."""
         if not self.log.exists():
             return
-        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
+        # What is no UTF-8 is no JSON either, and told below.
+        text = self.log.read_text(encoding="utf-8", errors="surrogateescape")
+        lines = [line for line in text.split("\n") if line]
         kept = []
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
                 if row["model"] != name or row["step"] <= after:
-                    kept.append(line.rstrip("\n") + "\n")
-            except (ValueError, KeyError, TypeError):
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError, RecursionError):
                 if number < len(lines):  # the last line may be torn where the machine stopped
                     raise InputError(
                         f"{self.log}:{number}: not a line of the log; "

@@ -177,14 +177,21 @@ def run_command(main: Callable[[], None]) -> None:
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        reason = " ".join(str(error).split())[:120]
+        wanted = "a smaller model, smaller batches, or shorter texts"
+        print(f"error: not enough memory ({reason}); expected {wanted}", file=sys.stderr)
+        sys.exit(2)
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that cannot be written
         place = error.filename or "output"
+        reason = error.strerror or str(error)
         print(
-            f"error: {place}: {error.strerror}; expected a place that can be written",
-            file=sys.stderr,
+            f"error: {place}: {reason}; expected one that can be read or written", file=sys.stderr
         )
         sys.exit(2)
     except KeyboardInterrupt as interrupt:

@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ases.config import Recipe, SegmentationSettings, TrainingSettings
+from ases.config import ModelConfig, Recipe, SegmentationSettings, TrainingSettings
 from ases.data import TASKS, InputError
-from ases.run.files import Columns, write_text
+from ases.run.files import Columns, read_json, write_text
 from ases.settings import complaints, setting
 
 N_TRAIN, N_VALIDATION, N_TEST, MAX_NUMBER = 2000, 300, 500, 20  # of generated data
@@ -56,6 +56,7 @@ class RunConfig(Recipe):
     )
     characters: str = ""
     data_digest: str = ""
+    scorer_digest: str = ""
 
     def save(self, folder: Path) -> None:
         write_text(folder / "config.json", json.dumps(asdict(self), indent=2) + "\n")
@@ -68,20 +69,17 @@ class RunConfig(Recipe):
             InputError: it is missing or not as ``save`` writes it.
         """
         path = Path(folder) / "config.json"
+        content = read_json(path, "the folder of a run")
         parts = {
             "data": DataSettings,
             "segmentation": SegmentationSettings,
             "training": TrainingSettings,
         }
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
             for name, part in parts.items():
                 content[name] = part(**content[name])
             config = cls(**content)
-        except OSError as error:
-            raise InputError(
-                f"{path}: cannot be read ({error.strerror}); expected the folder of a run"
-            ) from None
+            ModelConfig(**{"vocab_size": 1} | config.model)
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
                 f"{path}: not a run's settings ({error}); expected what train.py writes"
@@ -90,8 +88,6 @@ class RunConfig(Recipe):
         wrong = complaints(config)
         for name in parts:
             wrong += [f"{name}.{complaint}" for complaint in complaints(getattr(config, name))]
-        if not isinstance(config.model, dict):
-            wrong.append(f"model is {config.model!r}; expected a shape")
         if config.training.max_steps is None and config.training.max_minutes is None:
             wrong.append("neither max_steps nor max_minutes is set; expected a budget")
         if wrong:

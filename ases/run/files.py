@@ -13,6 +13,7 @@ Everything else in a text stays as it is, but for white space at both its ends.
 """
 
 import csv
+import errno
 import io
 import json
 import os
@@ -22,12 +23,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ases.answers import normalise_answer
 from ases.data import Example, InputError
 
 FORMATS = "JSON Lines, a JSON array, or a table with a header"
+csv.field_size_limit(2**31 - 1)  # a text may be long
+
 #: Where a row stands, as "7" for a line or "item 7", and the row, or what is wrong with it.
 Rows = Iterator[tuple[str, dict | InputError]]
 
@@ -116,7 +119,7 @@ def read_questions(path: str, column: str = "question") -> list[Example]:
         text = _decoded(Path(path), sys.stdin.buffer.read(), columns)
     else:
         text = _read_text(Path(path), columns)
-    if text.lstrip().startswith(("{", "[")) or _delimiter(text, columns):
+    if _begins_with_json(text) or _delimiter(text, columns):
         data = _scan(Path(path), text, "", columns)
         if data.problems:
             raise InputError(data.problems[0])
@@ -157,10 +160,11 @@ def _scan(path: Path, text: str, task: str, columns: Columns) -> Dataset:
 
 def _example(path: Path, line: str, row: dict, columns: Columns) -> tuple[Example, str | None]:
     """An example, and the needed field in which nothing stands."""
-    texts = [_text_field(path, line, row, name).strip() for name in columns.needed]
-    empty = [name for name, text in zip(columns.needed, texts) if not text]
-    identifier = _id_field(path, line, row)
-    return Example(identifier, texts[0], (*texts, "")[1]), empty[0] if empty else None
+    texts = {name: _text_field(path, line, row, name).strip() for name in columns.needed}
+    answer = "" if columns.answer is None else texts[columns.answer]
+    example = Example(_id_field(path, line, row), texts[columns.question], answer)
+    empty = [name for name in columns.needed if not texts[name]]
+    return example, empty[0] if empty else None
 
 
 def _restate(path: Path, line: str, example: Example, column: str) -> tuple[Example, bool]:
@@ -240,12 +244,38 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path}: {nearest} is {reason}; expected a place that can be written")
 
 
+def read_bytes(path: Path) -> bytes:
+    """A regular file's content; a pipe might never end.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "no regular file")
+    return path.read_bytes()
+
+
+def read_json(path: Path, wanted: str) -> Any:
+    """A JSON file's content.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON; ``wanted`` says what was expected.
+    """
+    try:
+        return json.loads(read_bytes(path).decode("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected {wanted}") from None
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", None) or type(error).__name__
+        raise InputError(f"{path}: not JSON ({reason}); expected {wanted}") from None
+
+
 # --- reading, row by row -------------------------------------------------------------------------
 
 
 def _read_text(path: Path, columns: Columns) -> str:
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected {FORMATS}") from None
     return _decoded(path, raw, columns)
@@ -275,6 +305,17 @@ def _rows(path: Path, text: str, columns: Columns) -> Rows:
 
 def _is_json(text: str) -> bool:
     return text.lstrip().startswith(("{", "[", '"'))
+
+
+def _begins_with_json(text: str) -> bool:
+    """Whether a JSON object or array stands at the beginning, and not a question in brackets."""
+    if not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        value, _ = json.JSONDecoder().raw_decode(text.lstrip())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) or (value != [] and isinstance(value[0], dict))
 
 
 def _delimiter(text: str, columns: Columns) -> str | None:
@@ -335,8 +376,8 @@ def _table_rows(path: Path, text: str, columns: Columns, delimiter: str) -> Rows
             values = next(reader, None)
         except csv.Error as error:
             reason = f"not CSV ({error}); expected values separated by {delimiter!r}"
-            yield str(start), InputError(f"{path}:{start}: {reason}")
-            return  # where the next row begins cannot be known
+            # Of the file, not of the row: where the next row begins cannot be known.
+            raise InputError(f"{path}:{start}: {reason}") from None
         if values is None:
             return
         line, start = str(start), reader.line_num + 1

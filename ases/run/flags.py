@@ -118,6 +118,19 @@ SEGMENT_FLAGS: Groups = {
 }
 
 
+def _output_complaints(given: dict[str, Any], names: tuple[str, ...]) -> list[str]:
+    complaints = []
+    for name in names:
+        path = Path(given[name]) if name in given else None
+        if path and path.is_dir():
+            complaints.append(f"--{name} is {str(path)!r}, a folder; expected a file")
+        elif path and path.exists() and "overwrite" not in given:
+            complaints.append(
+                f"--{name} is {str(path)!r}, which exists; expected a new file, or --overwrite"
+            )
+    return complaints
+
+
 def segment_complaints(given: dict[str, Any]) -> list[str]:
     complaints = device_complaints(given) + segmentation_complaints(given)
     if given.get("segmentation") == "entropy" and "scorer" not in given:
@@ -127,14 +140,9 @@ def segment_complaints(given: dict[str, Any]) -> list[str]:
         )
     if "check" in given and "data" not in given:
         complaints.append("--check without --data; expected a file to check")
-    for name in ("out", "report"):
-        path = Path(given[name]) if name in given else None
-        if path and path.is_dir():
-            complaints.append(f"--{name} is {str(path)!r}, a folder; expected a file")
-        elif path and path.exists() and "overwrite" not in given:
-            complaints.append(
-                f"--{name} is {str(path)!r}, which exists; expected a new file, or --overwrite"
-            )
+    complaints += _output_complaints(given, ("out", "report"))
+    if "out" in given and given["out"] == given.get("report"):
+        complaints.append("--out and --report are one file; expected two")
     return complaints
 
 
@@ -151,7 +159,7 @@ class EvaluateOptions:
         None, "folder that train.py wrote; several are compared", metavar="FOLDER"
     )
     data: str | None = setting(None, "another file", shown="the run's own data", metavar="FILE")
-    split: str = setting("test", "part of the data", choices=EVALUATE_SPLITS)
+    split: str = setting("test", "tenth of the data; all is everything", choices=EVALUATE_SPLITS)
     beams: int = setting(1, "beam search; 1 decodes greedily", low=1, high=64)
     device: str = setting("auto", "auto is cuda where there is one", choices=DEVICES)
     question: str | None = setting(None, "print the chain for this question instead")
@@ -194,9 +202,5 @@ def evaluate_complaints(given: dict[str, Any]) -> list[str]:
         for other in ("data", "question", "show_wrong", "report", "out_dir"):
             if other in given and other != ask and (ask, other) != ("questions", "out_dir"):
                 complaints.append(f"--{ask} with --{other.replace('_', '-')}; expected it without")
-    report = Path(given["report"]) if "report" in given else None
-    if report and (report.is_dir() or report.exists() and "overwrite" not in given):
-        complaints.append(
-            f"--report is {str(report)!r}, which exists; expected a new file, or --overwrite"
-        )
+    complaints += _output_complaints(given, ("report",))
     return complaints

@@ -77,7 +77,7 @@ def pick_split(splits: Splits, name: str) -> list[Example]:
     return splits[name]
 
 
-def digest(splits: Splits) -> str:
+def data_digest(splits: Splits) -> str:
     """A fingerprint of the data, so that a run notices when its file has changed."""
     hasher = hashlib.sha256()
     for name in sorted(splits):
@@ -135,7 +135,10 @@ def lock_folder(folder: Path) -> Lock:
 
 
 def _leftovers(folder: Path) -> list[Path]:
-    return list(folder.glob(".*.tmp"))  # what whole_file in ases.run.files names so
+    """What ``ases.run.files.whole_file`` had begun when it was killed."""
+    return [
+        path for file in _files_of_a_run(folder) for path in file.parent.glob(f".{file.name}.*.tmp")
+    ]
 
 
 def discard_folder(folder: Path) -> None:
@@ -243,7 +246,7 @@ def own_splits(folder: Path, config: RunConfig) -> tuple[Splits, str]:
         splits, description = load_splits(config.data)
     except InputError as error:
         raise InputError(f"{error}; if the file has moved, say where with --data") from None
-    if digest(splits) != config.data_digest:
+    if data_digest(splits) != config.data_digest:
         origin = config.data.data or "the generated data of this version"
         raise InputError(
             f"{origin}: not the data that {folder} was trained on; expected the same examples"
@@ -288,11 +291,15 @@ def evaluation_folders(
     for run in runs:
         place = run / "-".join(["eval", *suffix])
         if out_dir is not None:
-            place = Path(out_dir) / run.name if len(runs) > 1 else Path(out_dir)
+            place = Path(out_dir) / run.resolve().name if len(runs) > 1 else Path(out_dir)
         if place in outputs.values():
             reason = "expected no --out-dir, or one run at a time"
             raise InputError(f"--run names two folders of one name; {reason}")
-        if (place / "results.json").exists() and not overwrite:
+        if place.resolve() == run.resolve():
+            reason = "the run's own results lie there; expected another --out-dir"
+            raise InputError(f"{place}: {reason}")
+        written = [place / "results.json", place / "predictions.jsonl"]
+        if any(path.exists() for path in written) and not overwrite:
             reason = "holds results already; expected another --out-dir, or --overwrite"
             raise InputError(f"{place}: {reason}")
         check_place(place / "results.json")

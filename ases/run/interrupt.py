@@ -23,21 +23,21 @@ class Signals:
 
     def __init__(self):
         self.held = False
-        self.waiting: int | None = None
+        self.pending: int | None = None
 
     def install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._came)
+            signal.signal(number, self._on_signal)
 
-    def _came(self, number: int, frame: FrameType | None) -> None:
-        if not self.held or self.waiting is not None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self.held or self.pending is not None:
             raise Interrupted("stopped", number)
-        self.waiting = number
+        self.pending = number
 
     def check(self) -> None:
         """Raise now what has come meanwhile."""
-        if self.waiting is not None:
-            raise Interrupted("stopped", self.waiting)
+        if self.pending is not None:
+            raise Interrupted("stopped", self.pending)
 
 
 class Lock:

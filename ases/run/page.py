@@ -89,7 +89,7 @@ def evaluation_page(
             by_question.setdefault((line["id"], line["question"]), {})[run] = line
     problems = [_problem(lines) for lines in by_question.values()]
 
-    steps = sorted({n for lines in by_question.values() for n in [_steps(lines)]})
+    steps = sorted({_steps(lines) for lines in by_question.values()})
     verdicts = {"": "all", "wrong": "wrong", "right": "right"}
     if len(rows) > 1:
         verdicts["split"] = "runs disagree"
@@ -256,7 +256,7 @@ def _tokens(piece: str, entropies: Sequence[float], tokenizer: Tokenizer) -> str
         held.append(i)
         total += h
         shown = tokenizer.decode(held)
-        if "\ufffd" not in shown:
+        if "\ufffd" not in shown or "\ufffd" in piece:
             shown = shown if cells else shown.lstrip()
             style = f"--heat: {min(1.0, total / 3):.3f}"
             cells.append(tag("span", text(shown), style=style, title=f"{total:.3f} nats"))

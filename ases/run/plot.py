@@ -38,6 +38,8 @@ def read_curves(folder: Path) -> dict[str, dict[str, Points]]:
                 if name in row:
                     own[kind].append((int(row["step"]), float(row[name])))
         except (ValueError, KeyError, TypeError):
+            if number == len(lines):  # torn where the machine stopped
+                break
             raise InputError(
                 f"{path}:{number}: not a line of the log; expected JSON with model and step"
             ) from None

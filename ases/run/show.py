@@ -1,8 +1,8 @@
 """Chains of thought as text on a terminal: segments, entropies, a chain beside its reference."""
 
 import re
-import textwrap
 from collections.abc import Sequence
+from unicodedata import east_asian_width
 
 from ases.config import CHAIN
 from ases.pairs import Segmented
@@ -138,15 +138,30 @@ def show_wrong(prediction: dict, width: int = 80) -> str:
     written += [""] * (n - len(written))
     reference += [""] * (n - len(reference))
     lines = _wrapped(f"[{prediction['id']}] {prediction['question']}", width)
-    lines.append(f"{'  written':<{half}} | reference")
-    lines += [f"{own:<{half}} | {gold}".rstrip() for own, gold in zip(written, reference)]
+    for own, gold in zip(["  written", *written], ["reference", *reference]):
+        lines.append(f"{own}{' ' * (half - _columns(own))} | {gold}".rstrip())
     lines.append(f"  stopped by {prediction['stop']}")
     return "\n".join(lines)
 
 
+def _columns(text: str) -> int:
+    """Columns of a terminal that a text takes; a Chinese character takes two."""
+    return sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
 def _wrapped(text: str, width: int) -> list[str]:
-    return [
-        line
-        for part in text.splitlines()
-        for line in textwrap.wrap(part, width, subsequent_indent="  ") or [""]
-    ]
+    """Lines of at most ``width`` columns, broken at blanks or beside wide characters."""
+    lines = []
+    for part in text.splitlines():
+        line = ""
+        for word in re.findall(r"\s*(?:[\u2e80-\uffef]|[^\s\u2e80-\uffef]+)", part):
+            if line and _columns(line + word) > width:
+                lines.append(line)
+                line = "  " + word.lstrip()
+            else:
+                line += word
+            while _columns(line) > width:  # a word that is longer than the line
+                lines.append(line[:width])
+                line = "  " + line[width:]
+        lines.append(line)
+    return lines

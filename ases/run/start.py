@@ -2,24 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ases.config import SIZES, ModelConfig, SegmentationSettings, TrainingSettings
+from ases.config import SIZES, SegmentationSettings, TrainingSettings
 from ases.data import InputError
 from ases.model import EncoderDecoder
 from ases.pretrained import load_t5
 from ases.recipe import Scorer, Splits
-from ases.run.checkpoints import load_model
+from ases.run.checkpoints import load_model, weights_digest
 from ases.run.command import Flags, choose_device
 from ases.run.config import DataSettings, RunConfig
 from ases.run.files import write_text
 from ases.run.flags import TrainOptions
 from ases.run.folder import (
     check_vocabulary,
-    digest,
+    data_digest,
     load_scorer,
     load_splits,
     lock_folder,
@@ -59,8 +60,10 @@ def start(flags: Flags, say: Callable[[str], None] = print) -> Start:
     config, folder = _new_run(flags, options, device)
     splits, description = load_splits(config.data)
     say(description)
-    config = replace(config, data_digest=digest(splits))
+    config = replace(config, data_digest=data_digest(splits))
     scorer = _scorer(config, device, say)
+    if scorer:
+        config = replace(config, scorer_digest=weights_digest(scorer.model.state_dict()))
     tokenizer = _new_tokenizer(config, splits, say)
     if config.init is None:
         config = replace(config, characters="".join(sorted(set("".join(_texts(splits))))))
@@ -93,6 +96,11 @@ def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str
         write_text(folder / "tokenizer.json", _new_tokenizer(config, splits, say).text())
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     scorer = _scorer(config, device, say)
+    if scorer and weights_digest(scorer.model.state_dict()) != config.scorer_digest:
+        raise InputError(
+            f"{config.scorer}: not the scorer that {folder} was labelled with, for it was trained "
+            "anew; expected the same weights"
+        )
     if longer and (folder / "scorer.best.pt").exists() and config.max_rounds is not None:
         # Trained longer, the run's own scorer would change the labels under the models' feet.
         scorer = Scorer(
@@ -175,12 +183,4 @@ def _new_tokenizer(config: RunConfig, splits: Splits, say: Callable[[str], None]
 
 def _initial_model(config: RunConfig) -> Callable[[], EncoderDecoder] | None:
     """Makes the checkpoint's model with ``--init``; None means random weights."""
-    if config.init is None:
-        return None
-
-    def make() -> EncoderDecoder:
-        model = EncoderDecoder(ModelConfig(**config.model))
-        model.load_state_dict(load_t5(config.init).state_dict())
-        return model
-
-    return make
+    return config.init and partial(load_t5, config.init)
