@@ -119,7 +119,8 @@ def test_wrong_chains_and_a_page(trained, tmp_path):
 
 def test_a_budget_grows(trained, tmp_path):
     out = ["--out-dir", tmp_path / "run"]
-    options = ["--mode", "dsm", "--segmentation", "entropy"]
+    own = ["--data", trained / "mine.json", *NAMES, "--skip-bad-rows"]
+    options = ["--mode", "dsm", "--segmentation", "entropy", *own]
     succeed("train.py", *options, "--max-steps", 20, *out, *SMALL)
     scorer = (tmp_path / "run" / "scorer.best.pt").read_bytes()
     assert "expected at least its 20" in fail(

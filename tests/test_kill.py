@@ -16,8 +16,21 @@ from ases.data import InputError
 from ases.run.checkpoints import load_checkpoint
 from tests.test_commands import SMALL, command, fail, losses_and_predictions, succeed
 
-FLAGS = ["--mode", "dsm", "--segmentation", "entropy", "--max-steps", 40, *SMALL]
-FLAGS += ["--test-problems", 3]  # hardly trained models write long chains
+SIZES = ["--size", "micro", "--device", "cpu"]
+FLAGS = ["--mode", "dsm", "--segmentation", "entropy", "--max-steps", 40, *SIZES]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Short chains, which are written quickly by models that have learned little."""
+    path = tmp_path_factory.mktemp("data") / "short.jsonl"
+    rows = [
+        {"question": f"{a} and {b}?", "answer": f"{a} + {b}, so {a + b}. The answer is {a + b}."}
+        for a in range(9)
+        for b in range(9)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ["--data", path]
 
 
 def forked(*arguments, before=lambda: None):
@@ -54,14 +67,14 @@ def check_files(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("whole") / "run"
     started = time.monotonic()
-    succeed("train.py", *FLAGS, "--out-dir", folder)
+    succeed("train.py", *FLAGS, *data, "--out-dir", folder)
     return folder, time.monotonic() - started
 
 
-def test_killed_at_random_moments(whole, tmp_path, request):
+def test_killed_at_random_moments(whole, data, tmp_path, request):
     reference, seconds = whole
     kills, rng = request.config.getoption("--kills"), random.Random(0)
     while kills > 0:
@@ -69,7 +82,9 @@ def test_killed_at_random_moments(whole, tmp_path, request):
         ended = False
         while not ended:
             going = (folder / "config.json").exists()
-            child = forked(*(["--resume", folder] if going else [*FLAGS, "--out-dir", folder]))
+            child = forked(
+                *(["--resume", folder] if going else [*FLAGS, *data, "--out-dir", folder])
+            )
             if kills > 0:
                 time.sleep(rng.uniform(0, 0.6 * seconds))
                 os.kill(child, signal.SIGKILL)
@@ -83,7 +98,7 @@ def test_killed_at_random_moments(whole, tmp_path, request):
 
 
 @pytest.mark.parametrize("place", (1, 4, 7, 12))
-def test_killed_while_a_checkpoint_is_written(whole, tmp_path, place):
+def test_killed_while_a_checkpoint_is_written(whole, data, tmp_path, place):
     """The child kills itself in the write of its nth checkpoint, in the middle of the file."""
     from ases.run import checkpoints
 
@@ -100,7 +115,7 @@ def test_killed_while_a_checkpoint_is_written(whole, tmp_path, place):
         checkpoints.torch.save = half
 
     folder = tmp_path / "run"
-    child = forked(*FLAGS, "--out-dir", folder, before=before)
+    child = forked(*FLAGS, *data, "--out-dir", folder, before=before)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     check_files(folder)
     succeed("train.py", "--resume", folder)
@@ -108,12 +123,12 @@ def test_killed_while_a_checkpoint_is_written(whole, tmp_path, place):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_save_and_end(whole, tmp_path, number):
+def test_signals_save_and_end(whole, data, tmp_path, number):
     reference, seconds = whole
     folder = tmp_path / "run"
     for share in (0.15, 0.3, 0.5):
         going = (folder / "config.json").exists()
-        child = forked(*(["--resume", folder] if going else [*FLAGS, "--out-dir", folder]))
+        child = forked(*(["--resume", folder] if going else [*FLAGS, *data, "--out-dir", folder]))
         while not (folder / "metrics.jsonl").exists():
             time.sleep(0.01)
         time.sleep(share * seconds)
@@ -126,11 +141,11 @@ def test_signals_save_and_end(whole, tmp_path, number):
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 10, 13, 20])
-def test_a_signal_in_any_update_changes_nothing(tmp_path, step, monkeypatch):
+def test_a_signal_in_any_update_changes_nothing(data, tmp_path, step, monkeypatch):
     """Also in the last one, and in one after which a validation is due."""
     from ases import training
 
-    flags = ["--mode", "usm", "--max-steps", 20, *SMALL, "--test-problems", 2]
+    flags = ["--mode", "usm", "--max-steps", 20, *data, *SIZES]
     succeed("train.py", *flags, "--out-dir", tmp_path / "whole")
     update = training.Training.update
 
@@ -147,7 +162,7 @@ def test_a_signal_in_any_update_changes_nothing(tmp_path, step, monkeypatch):
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
-def test_a_full_disk_is_told_and_loses_nothing(whole, tmp_path):
+def test_a_full_disk_is_told_and_loses_nothing(whole, data, tmp_path):
     """A limit on the size of files stands for the disk."""
     folder = tmp_path / "run"
     limit = (whole[0] / "esm.best.pt").stat().st_size + 1000
@@ -156,7 +171,7 @@ def test_a_full_disk_is_told_and_loses_nothing(whole, tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
-    child = forked(*FLAGS, "--out-dir", folder, before=before)
+    child = forked(*FLAGS, *data, "--out-dir", folder, before=before)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
     check_files(folder)
     assert not list(folder.glob(".*"))

@@ -126,11 +126,10 @@ class Recorder(Watcher):
     def start(self, name: str, training: Training) -> None:
         if self.resume and (self.folder / f"{name}.last.pt").exists():
             self._resume(name, training)
-        progress, settings = training.progress, training.settings
         self.name, self.signals.held = name, True
-        self._drop_rows(name, after=progress.step)
+        self._drop_rows(name, after=training.progress.step)
         self.loss = self.validation = self.speed = ""
-        self.meter = Meter(name, 1.0, min(1.0, progress.share(settings)))
+        self.meter = Meter(name, 1.0, self._share(training))
 
     def _resume(self, name: str, training: Training) -> None:
         path = self.folder / f"{name}.last.pt"
@@ -184,7 +183,7 @@ class Recorder(Watcher):
             best |= progress.best
             save_checkpoint(self.folder / f"{name}.best.pt", best)
         self._save(name, training)
-        self.meter.line(self._note(training))
+        self.meter.line(self._share(training), self._note(training))
 
     def end(self, name: str, training: Training) -> None:
         self.meter.close()
@@ -194,6 +193,9 @@ class Recorder(Watcher):
     def _save(self, name: str, training: Training) -> None:
         save_checkpoint(self.folder / f"{name}.last.pt", {"name": name} | training.state_dict())
         self._remember(name, training)
+
+    def _share(self, training: Training) -> float:
+        return min(1.0, training.progress.share(training.settings))
 
     def _note(self, training: Training) -> str:
         return f"step {training.progress.step}{self.loss}{self.validation}{self.speed}"

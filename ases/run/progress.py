@@ -35,10 +35,11 @@ class Meter:
             self.bar.set_postfix_str(note, refresh=False)
             self.bar.update(done - self.bar.n)
         elif time.monotonic() - self.shown >= INTERVAL:
-            self.line(note)
+            self.line(done, note)
 
-    def line(self, note: str) -> None:
-        """A plain line with ``note`` now; on a terminal the bar has said it."""
+    def line(self, done: float, note: str) -> None:
+        """The same as a plain line, now; on a terminal the bar says it."""
+        self.done = done
         if self.bar.disable:
             self.shown = time.monotonic()
             share = self.done / self.total
