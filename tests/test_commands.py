@@ -422,7 +422,7 @@ def test_mistakes_about_runs(runs, tmp_path):
     assert "names one folder twice" in fail(
         "evaluate.py", "--run", runs / "usm", "--run", runs / "usm"
     )
-    assert "--question with --data" in fail(
+    assert "--data with --question" in fail(
         "evaluate.py", "--run", runs / "usm", "--question", "q", "--data", "d"
     )
 

@@ -189,6 +189,20 @@ def test_a_refused_command_leaves_no_folder(trained, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "script, arguments",
+    [
+        ("evaluate.py", ["--question", "q", "--split", "all"]),
+        ("evaluate.py", ["--questions", "-", "--report", "x.html"]),
+        ("evaluate.py", ["--answer-field", "solution"]),
+        ("segment.py", ["--check", "--show", "1", "--data", "x"]),
+    ],
+)
+def test_flags_without_effect_are_refused(script, arguments, trained):
+    run = ["--run", trained / "run"] if script == "evaluate.py" else []
+    assert "expected it without, for it would do nothing" in fail(script, *run, *arguments)
+
+
 def test_a_scorer_of_another_task_is_told(trained, tmp_path):
     succeed("train.py", "--mode", "direct", "--max-steps", 4, "--out-dir", tmp_path / "s", *SMALL)
     entropy = ["--segmentation", "entropy", "--scorer", tmp_path / "s", "--split", "test"]

@@ -118,6 +118,14 @@ SEGMENT_FLAGS: Groups = {
 }
 
 
+def _useless(given: dict[str, Any], what: str, names: tuple[str, ...]) -> list[str]:
+    return [
+        f"--{name.replace('_', '-')} with {what}; expected it without, for it would do nothing"
+        for name in names
+        if name in given
+    ]
+
+
 def _output_complaints(given: dict[str, Any], names: tuple[str, ...]) -> list[str]:
     complaints = []
     for name in names:
@@ -140,6 +148,8 @@ def segment_complaints(given: dict[str, Any]) -> list[str]:
         )
     if "check" in given and "data" not in given:
         complaints.append("--check without --data; expected a file to check")
+    if "check" in given:
+        complaints += _useless(given, "--check", ("split", "show", "report", "out"))
     complaints += _output_complaints(given, ("out", "report"))
     if "out" in given and given["out"] == given.get("report"):
         complaints.append("--out and --report are one file; expected two")
@@ -197,10 +207,14 @@ def evaluate_complaints(given: dict[str, Any]) -> list[str]:
             "\ud800" <= c <= "\udfff" for c in given["question"]
         ):
             complaints.append("--question is empty or no valid Unicode; expected a text")
-    asking = [name for name in ("question", "questions") if name in given]
-    for ask in asking:
-        for other in ("data", "question", "show_wrong", "report", "out_dir"):
-            if other in given and other != ask and (ask, other) != ("questions", "out_dir"):
-                complaints.append(f"--{ask} with --{other.replace('_', '-')}; expected it without")
+    fields = ("question_field", "answer_field", "skip_bad_rows")
+    of_scores = ("data", "split", "answer_field", "skip_bad_rows", "show_wrong", "report")
+    if "question" in given:
+        of_files = ("questions", "question_field", "out_dir", "overwrite")
+        complaints += _useless(given, "--question", (*of_scores, *of_files))
+    elif "questions" in given:
+        complaints += _useless(given, "--questions", of_scores)
+    elif "data" not in given:
+        complaints += _useless(given, "the run's own data", fields)
     complaints += _output_complaints(given, ("report",))
     return complaints
