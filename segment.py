@@ -28,7 +28,7 @@ def check(data: DataSettings) -> None:
     for line in found.problems + found.empty:
         print(line)
     usable = f"{counted(len(found.examples), 'usable row')} in {data.data}"
-    if found.problems or found.empty:
+    if found.problems or found.empty or not found.examples:
         bad = counted(len(found.problems) + len(found.empty), "row")
         raise InputError(f"{bad} cannot be used, beside {usable}; expected all to be usable")
     print(usable)

@@ -135,7 +135,7 @@ def save_t5(model: EncoderDecoder, folder: str | Path) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _safetensors().save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        need_safetensors().save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
@@ -200,7 +200,7 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
         return path, _read_pickle(path)
     shards = _shards(path) if path.name.endswith(".index.json") else [path]
 
-    load_file = _safetensors().load_file
+    load_file = need_safetensors().load_file
     state = {}
     for shard in shards:
         try:
@@ -237,7 +237,12 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _safetensors():
+def need_safetensors():
+    """The package's part for PyTorch.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import safetensors.torch
     except ImportError:

@@ -63,8 +63,9 @@ def segment(
     """Pieces, labels and segments of each chain (Figure 2 of the paper).
 
     Raises:
-        ValueError: labels by entropy are asked for without a scorer.
+        ValueError: what is given are no examples; labels by entropy are asked for without a scorer.
     """
+    _check_examples(examples)
     pieces = [split_pieces(e.answer) for e in examples]
     if settings.segmentation == "interleave":
         entropies = of_tokens = [None] * len(examples)
@@ -127,7 +128,10 @@ def train(
         raise ValueError(" | ".join(wrong))
     splits = examples
     if not isinstance(examples, dict):
+        _check_examples(examples)
         splits = split_examples(examples, recipe.training.seed)
+    for name in SPLITS:
+        _check_examples(splits.get(name))
     if tokenizer is None:
         texts = [text for example in splits["train"] for text in (example.question, example.answer)]
         tokenizer = Tokenizer.train(texts, recipe.vocab_size)
@@ -152,6 +156,14 @@ def train(
         watcher.planned(recipe)
     models = _fit_all(recipe, rows, initial, watcher, reports)
     return ChainWriter(recipe, tokenizer, models, reports)
+
+
+def _check_examples(examples: object) -> None:
+    if not isinstance(examples, (list, tuple)) or not all(
+        isinstance(e, Example) and isinstance(e.question, str) and isinstance(e.answer, str)
+        for e in examples
+    ):
+        raise ValueError("expected a list of Example(id, question, answer), all of them texts")
 
 
 def _check_lengths(splits: Splits, tokenizer: Tokenizer, limit: int) -> None:

@@ -194,7 +194,8 @@ class Training:
         for name, value in (("loss", loss), ("norm of the gradients", norm)):
             if not math.isfinite(value):
                 raise FloatingPointError(
-                    f"the {name} is {value} by step {progress.step}; expected a number"
+                    f"the {name} is {value} by step {progress.step}; "
+                    "expected a number, as a lower learning rate may give"
                 )
         row = progress.row() | {
             "loss": loss,

@@ -45,6 +45,16 @@ def test_a_list_too_short_to_split_and_settings_that_may_not_be():
         ases.train([ases.TOY] * 9, ases.Recipe(mode="both"))
 
 
+@pytest.mark.parametrize(
+    "given", [[("q", "a")] * 3, [{"question": "q"}], ases.TOY, ["text"], {"train": [ases.TOY]}]
+)
+def test_what_are_no_examples(given):
+    with pytest.raises(ValueError, match="expected a list of Example"):
+        ases.train(given, RECIPE)
+    with pytest.raises(ValueError, match="expected a list of Example"):
+        ases.segment(given)
+
+
 def test_load_run(tmp_path):
     succeed("train.py", "--max-steps", 4, "--out-dir", tmp_path / "run", *SMALL)
     chain = ases.load_run(tmp_path / "run").answer("Tom has 2 pens and buys 3. How many?")

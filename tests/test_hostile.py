@@ -265,3 +265,14 @@ def test_evaluations_overwrite_nothing_unasked(run, tmp_path):
     report = ["--run", run, "--out-dir", tmp_path / "b", "--report", tmp_path / "r.html"]
     (run / "metrics.jsonl").unlink()
     succeed("evaluate.py", *report)
+
+
+def test_data_is_not_overwritten_by_what_is_made_of_it(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "q", "answer": "#### 1"}\n')
+    for flag in ("--out", "--report"):
+        told = fail("segment.py", "--data", path, flag, path, "--overwrite")
+        assert "are one file; expected different ones" in told
+    assert path.read_text().count("####") == 1
+    (tmp_path / "head.csv").write_text("question,answer\n")
+    assert "0 usable rows" in fail("segment.py", "--data", tmp_path / "head.csv", "--check")

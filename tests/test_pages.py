@@ -57,6 +57,7 @@ def evaluation():
         texts = [line["prediction"] for line in written]
         rows[run] = score("mwp", texts, [e.answer for e in examples])
         rows[run] |= {"stop_reasons": dict.fromkeys(("end", "stuck"), 0.5), "rounds_mean": 2.0}
+        rows[run]["problems"] = run
         for reason in ("no-end", "rounds", "length"):
             rows[run]["stop_reasons"][reason] = 0.0
     curves = {"runs/a": {"usm": {"training": [(1, 3.0), (2, 1.0)], "validation": [(2, 1.5)]}}}
@@ -98,12 +99,14 @@ def test_an_evaluation_is_filtered_and_searched(evaluation, browser, tmp_path):
     assert visible(page) == ["x1", "x2", "x3"]
     assert page.locator(".note").count() == 3  # the first wrong step of each wrong chain
 
+    assert "not scored on the same problems: runs/a; runs/b" in page.inner_text("body")
     assert page.title().startswith("Chains of thought") and EVIL in page.inner_text("body")
     assert page.locator("svg.curves path.line-1").count() == 2
     assert not errors and len(requests) == 1
     for width in (1280, 360):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator("th[scope=row]").first.bounding_box()["width"] > 150
     page.close()
 
 

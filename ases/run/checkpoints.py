@@ -157,6 +157,7 @@ class Recorder(Watcher):
 
         if self.signals.pending is not None:
             self._save(self.name, training)
+            self.meter.close()
             self.signals.check()
 
     def report(self, name: str, row: dict) -> None:

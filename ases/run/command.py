@@ -102,7 +102,7 @@ def _unknown_flags(words: list[str], flags: list[str]) -> list[str]:
             if not complaints:  # behind an unknown flag stands its value
                 complaints.append(f"{word!r} belongs to no flag; expected --NAME VALUE")
             continue
-        alike = difflib.get_close_matches(name, flags, n=1)
+        alike = difflib.get_close_matches(name, flags, n=1, cutoff=0.75)
         hint = f"did you mean {alike[0]}?" if alike else "see --help"
         complaints.append(f"{word} is no flag; {hint}")
     return complaints

@@ -151,8 +151,9 @@ def segment_complaints(given: dict[str, Any]) -> list[str]:
     if "check" in given:
         complaints += _useless(given, "--check", ("split", "show", "report", "out"))
     complaints += _output_complaints(given, ("out", "report"))
-    if "out" in given and given["out"] == given.get("report"):
-        complaints.append("--out and --report are one file; expected two")
+    places = [Path(given[name]).resolve() for name in ("data", "out", "report") if name in given]
+    if len(set(places)) < len(places):
+        complaints.append("two of --data, --out and --report are one file; expected different ones")
     return complaints
 
 
@@ -217,4 +218,6 @@ def evaluate_complaints(given: dict[str, Any]) -> list[str]:
     elif "data" not in given:
         complaints += _useless(given, "the run's own data", fields)
     complaints += _output_complaints(given, ("report",))
+    if "report" in given and Path(given["report"]).suffix != ".html":
+        complaints.append(f"--report is {given['report']!r}; expected a name that ends in .html")
     return complaints

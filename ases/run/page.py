@@ -12,7 +12,7 @@ from ases.config import SegmentationSettings
 from ases.pairs import Segmented
 from ases.run.plot import Points, draw_curves
 from ases.run.show import first_difference, is_wrong, parts_of
-from ases.run.table import SCORES, STOPS, score_cell
+from ases.run.table import SCORES, STOPS, same_problems, score_cell
 from ases.segmentation import split_pieces
 from ases.tokenizer import Tokenizer
 
@@ -102,8 +102,9 @@ def evaluation_page(
         ]
     )
     drawn = "".join(_run_curves(run, own) for run, own in curves.items())
+    note = tag("p", text(same_problems(rows)))
     body = [
-        tag("section", tag("h2", "Scores") + _score_table(rows)),
+        tag("section", tag("h2", "Scores") + _score_table(rows) + note),
         tag("section", tag("h2", "Loss") + tag("div", drawn, class_="figures")) if drawn else "",
         tag("section", tag("h2", "Chains") + _legend() + filters + "\n".join(problems)),
     ]

@@ -26,13 +26,14 @@ def export(run: Path, folder: Path) -> list[Path]:
             safetensors is not installed.
     """
     # Only here, for PyTorch takes its time.
-    from ases.pretrained import save_t5
+    from ases.pretrained import need_safetensors, save_t5
     from ases.run.files import check_place, write_text
     from ases.run.folder import load_run
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists; expected a new folder")
     check_place(folder / "config.json")
+    need_safetensors()
     writer = load_run(run)
     places = []
     for name, model in writer.models.items():
