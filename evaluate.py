@@ -38,7 +38,7 @@ def ask(writers: dict, options: EvaluateOptions, given: dict) -> None:
     """Answer questions that have no reference."""
     from ases.data import Example
     from ases.run.folder import evaluation_folders
-    from ases.run.results import json_lines, prediction, question_notes, write
+    from ases.run.results import json_lines, prediction, question_notes, write_chains
     from ases.run.show import show_answer
 
     if options.question is not None:
@@ -51,7 +51,7 @@ def ask(writers: dict, options: EvaluateOptions, given: dict) -> None:
     for folder, writer in writers.items():
         for note in question_notes(writer, [e.question for e in examples]):
             print(note, file=sys.stderr)
-        chains = write(writer, examples, options.beams)
+        chains = write_chains(writer, examples, options.beams)
         if options.question is not None:
             print(f"{folder}\n{show_answer(chains[0], colours_wanted())}")
             continue
@@ -59,7 +59,6 @@ def ask(writers: dict, options: EvaluateOptions, given: dict) -> None:
         lines = json_lines([prediction(task, *row) for row in zip(examples, chains)])
         if outputs:
             path = outputs[folder] / "predictions.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, lines)
             print(f"written: {path}")
         else:
@@ -116,7 +115,6 @@ def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
         print(f"written: {path}/predictions.jsonl and results.json")
     if options.report:
         page = evaluation_page(rows, predictions, curves)
-        Path(options.report).parent.mkdir(parents=True, exist_ok=True)
         write_text(Path(options.report), page)
         print(f"written: {options.report}")
 

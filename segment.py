@@ -64,8 +64,6 @@ def main() -> None:
 
     for s in segmented[: options.show or 0]:
         print(show_segmented(s, settings.beta, colours_wanted()) + "\n")
-    for path in outputs:
-        path.parent.mkdir(parents=True, exist_ok=True)
     if options.out:
         write_text(Path(options.out), "".join(map(segmented_line, segmented)))
     if options.report:

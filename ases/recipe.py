@@ -68,7 +68,8 @@ def segment(
     _check_examples(examples)
     pieces = [split_pieces(e.answer) for e in examples]
     if settings.segmentation == "interleave":
-        entropies = of_tokens = [None] * len(examples)
+        entropies = [None] * len(examples)
+        of_tokens = entropies
         labels = [interleaved_labels(len(p)) for p in pieces]
     elif scorer is None:
         raise ValueError("labels by entropy without a scorer; expected a direct model")
@@ -126,15 +127,15 @@ def train(
     wrong = [c for part in (recipe, recipe.segmentation, recipe.training) for c in complaints(part)]
     if wrong:
         raise ValueError(" | ".join(wrong))
-    splits = examples
-    if not isinstance(examples, dict):
+    if isinstance(examples, dict):
+        splits = examples
+        for name in SPLITS:
+            _check_examples(splits.get(name))
+    else:
         _check_examples(examples)
         splits = split_examples(examples, recipe.training.seed)
-    for name in SPLITS:
-        _check_examples(splits.get(name))
     if tokenizer is None:
-        texts = [text for example in splits["train"] for text in (example.question, example.answer)]
-        tokenizer = Tokenizer.train(texts, recipe.vocab_size)
+        tokenizer = Tokenizer.train(training_texts(splits), recipe.vocab_size)
     _check_lengths(splits, tokenizer, recipe.max_chain)
     if initial is None:
         initial = _random_model(recipe, tokenizer)
@@ -158,6 +159,11 @@ def train(
     return ChainWriter(recipe, tokenizer, models, reports)
 
 
+def training_texts(splits: Splits) -> list[str]:
+    """Questions and answers of the training split: all that a tokenizer may learn from."""
+    return [text for example in splits["train"] for text in (example.question, example.answer)]
+
+
 def _check_examples(examples: object) -> None:
     if not isinstance(examples, (list, tuple)) or not all(
         isinstance(e, Example) and isinstance(e.question, str) and isinstance(e.answer, str)
@@ -170,6 +176,8 @@ def _check_lengths(splits: Splits, tokenizer: Tokenizer, limit: int) -> None:
     """Attention's memory grows with the square of a chain's length."""
     for name in SPLITS:
         for example in splits[name]:
+            if len(example.answer.encode()) < limit:  # it has no more tokens than bytes
+                continue
             n = len(tokenizer.encode(example.answer))
             if n > limit:
                 raise ValueError(

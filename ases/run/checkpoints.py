@@ -12,7 +12,7 @@ from ases.config import ModelConfig, Recipe
 from ases.data import InputError
 from ases.model import EncoderDecoder
 from ases.run.config import RunConfig
-from ases.run.files import cannot_write, whole_file, write_text
+from ases.run.files import cannot_write, read_log, whole_file, write_text
 from ases.run.interrupt import Signals
 from ases.run.progress import Meter, say
 from ases.training import Training, Watcher
@@ -151,9 +151,7 @@ class Recorder(Watcher):
         self._remember(name, training)
 
     def step(self, training: Training) -> None:
-        self.meter.update(
-            min(1.0, training.progress.share(training.settings)), self._note(training)
-        )
+        self.meter.update(self._share(training), self._note(training))
 
         if self.signals.pending is not None:
             self._save(self.name, training)
@@ -208,19 +206,6 @@ class Recorder(Watcher):
         """Take back the rows of ``name`` that a resumed run is about to write again."""
         if not self.log.exists():
             return
-        # What is no UTF-8 is no JSON either, and told below.
-        text = self.log.read_text(encoding="utf-8", errors="surrogateescape")
-        lines = [line for line in text.split("\n") if line]
-        kept = []
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                if row["model"] != name or row["step"] <= after:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError, RecursionError):
-                if number < len(lines):  # the last line may be torn where the machine stopped
-                    raise InputError(
-                        f"{self.log}:{number}: not a line of the log; "
-                        "expected a JSON object with model and step"
-                    ) from None
-        write_text(self.log, "".join(kept))
+        rows = read_log(self.log)
+        kept = [row for row in rows if row["model"] != name or row["step"] <= after]
+        write_text(self.log, "".join(json.dumps(row) + "\n" for row in kept))

@@ -175,28 +175,28 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except (InputError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {error}", 2)
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that cannot be written
+        reason = error.strerror or str(error)
+        place = error.filename or "output"
+        _end(f"error: {place}: {reason}; expected one that can be read or written", 2)
     except (MemoryError, RuntimeError) as error:
         if "memory" not in str(error) and not isinstance(error, MemoryError):
             raise
         reason = " ".join(str(error).split())[:120]
         wanted = "a smaller model, smaller batches, or shorter texts"
-        print(f"error: not enough memory ({reason}); expected {wanted}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        sys.stderr.close()
-        sys.exit(1)
-    except OSError as error:  # a full disk, a folder that cannot be written
-        place = error.filename or "output"
-        reason = error.strerror or str(error)
-        print(
-            f"error: {place}: {reason}; expected one that can be read or written", file=sys.stderr
-        )
-        sys.exit(2)
+        _end(f"error: not enough memory ({reason}); expected {wanted}", 2)
     except KeyboardInterrupt as interrupt:
-        print(interrupt.args[0] if interrupt.args else "stopped", file=sys.stderr)
-        sys.exit(128 + getattr(interrupt, "number", 2))
+        told = interrupt.args[0] if interrupt.args else "stopped"
+        _end(told, 128 + getattr(interrupt, "number", 2))
+
+
+def _end(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)
 
 
 def colours_wanted() -> bool:

@@ -44,7 +44,8 @@ class RunConfig(Recipe):
     """A recipe with where its data and its first weights come from: all that ``config.json``
     holds.
 
-    ``characters`` are those of the training texts: what a model has seen at all.
+    ``characters`` are those of the training texts: what a model has seen at all. By the digests a
+    resumed run notices that its data or its scorer has changed.
     """
 
     data: DataSettings = field(default_factory=DataSettings)

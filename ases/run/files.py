@@ -168,7 +168,7 @@ def _example(path: Path, line: str, row: dict, columns: Columns) -> tuple[Exampl
 
 
 def _restate(path: Path, line: str, example: Example, column: str) -> tuple[Example, bool]:
-    """The example with its answer in the one form, and whether it ended in another."""
+    """The example with its answer in the one form, and whether a #### was rewritten."""
     stated = normalise_answer(example.answer)
     if stated is None:
         raise InputError(
@@ -184,12 +184,13 @@ def counted(n: int, thing: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing; UTF-8.
+    """Write a whole file or nothing; UTF-8. Its folder is made if there is none.
 
     Raises:
         InputError: it cannot be written; what stood there before still does.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
             file.write(text.encode("utf-8", "backslashreplace"))
     except OSError as error:
@@ -268,6 +269,35 @@ def read_json(path: Path, wanted: str) -> Any:
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", None) or type(error).__name__
         raise InputError(f"{path}: not JSON ({reason}); expected {wanted}") from None
+
+
+def read_log(path: Path) -> list[dict]:
+    """The rows of a run's ``metrics.jsonl``; a last line that was torn where the machine stopped is
+    left out.
+
+    Raises:
+        InputError: the file cannot be read, or a line has no model and step.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); expected the log of a run"
+        ) from None
+    lines = [line for line in text.split("\n") if line]
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            row["model"], row["step"] + 0
+            rows.append(row)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            if number < len(lines):
+                raise InputError(
+                    f"{path}:{number}: not a line of the log; "
+                    "expected a JSON object with model and step"
+                ) from None
+    return rows
 
 
 # --- reading, row by row -------------------------------------------------------------------------

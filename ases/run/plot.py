@@ -4,14 +4,13 @@ The command draws with matplotlib; pages bring their own few lines of SVG, for t
 installed.
 """
 
-import json
 import math
 from html import escape
 from pathlib import Path
 
 from ases.data import InputError
 from ases.run.command import Parser, run_command
-from ases.run.files import check_place
+from ases.run.files import check_place, read_log
 
 #: (step, nats per target token)
 Points = list[tuple[int, float]]
@@ -21,28 +20,14 @@ def read_curves(folder: Path) -> dict[str, dict[str, Points]]:
     """The losses in a run's ``metrics.jsonl``: {"usm": {"training": …, "validation": …}}.
 
     Raises:
-        InputError: the file cannot be read, or a line of it is not one of a log.
+        InputError: as ``read_log``.
     """
-    path = folder / "metrics.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise InputError(f"{path}: cannot be read ({reason}); expected the log of a run") from None
     curves: dict[str, dict[str, Points]] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            own = curves.setdefault(row["model"], {"training": [], "validation": []})
-            for kind, name in (("training", "loss"), ("validation", "validation_loss")):
-                if name in row:
-                    own[kind].append((int(row["step"]), float(row[name])))
-        except (ValueError, KeyError, TypeError):
-            if number == len(lines):  # torn where the machine stopped
-                break
-            raise InputError(
-                f"{path}:{number}: not a line of the log; expected JSON with model and step"
-            ) from None
+    for row in read_log(folder / "metrics.jsonl"):
+        own = curves.setdefault(row["model"], {"training": [], "validation": []})
+        for kind, name in (("training", "loss"), ("validation", "validation_loss")):
+            if name in row:
+                own[kind].append((row["step"], row[name]))
     return curves
 
 

@@ -11,17 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from ases.beam import beam_search
-from ases.data import Example
-from ases.decoding import Search
+from ases.data import Example, InputError
 from ases.metrics import is_correct
 from ases.pairs import Segmented
 from ases.recipe import ChainWriter, WrittenChain, score_chains
-from ases.run.files import counted, write_text
+from ases.run.files import counted, read_json, write_text
 from ases.run.progress import Meter
-
-
-def search_of_width(beams: int) -> Search | None:
-    return None if beams == 1 else partial(beam_search, width=beams)
 
 
 def evaluate(
@@ -31,7 +26,7 @@ def evaluate(
     ``predictions.jsonl``."""
     config = writer.recipe
     started = time.perf_counter()
-    chains = write(writer, examples, beams)
+    chains = write_chains(writer, examples, beams)
     seconds = time.perf_counter() - started
 
     task = config.data.task
@@ -49,13 +44,16 @@ def evaluate(
     return results, predictions
 
 
-def write(writer: ChainWriter, examples: Sequence[Example], beams: int = 1) -> list[WrittenChain]:
+def write_chains(
+    writer: ChainWriter, examples: Sequence[Example], beams: int = 1
+) -> list[WrittenChain]:
     """A chain for each example, with a bar."""
+    search = None if beams == 1 else partial(beam_search, width=beams)
     meter = Meter("chains", len(examples))
     try:
         return writer.write(
             [e.question for e in examples],
-            search_of_width(beams),
+            search,
             65536 // beams,
             lambda n: meter.update(meter.done + n, f"{meter.done + n:.0f} of {len(examples)}"),
         )
@@ -94,8 +92,9 @@ def question_notes(writer: ChainWriter, questions: Sequence[str]) -> list[str]:
         )
     text = "".join(questions)
     letters = [c for c in text if not c.isspace()]
-    unknown = [c for c in letters if c not in writer.recipe.characters]
-    if unknown and writer.recipe.characters:
+    known = set(writer.recipe.characters)
+    unknown = [c for c in letters if c not in known]
+    if unknown and known:
         some = " ".join(dict.fromkeys(unknown[:1000]))[:39]
         notes.append(
             f"note: {len(unknown) / len(letters):.1%} of the characters never occurred in "
@@ -108,7 +107,6 @@ def write_evaluation(
     folder: Path, results: dict, predictions: list[dict], suffix: str = ""
 ) -> None:
     """Both files, in a folder that is made if there is none."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"predictions{suffix}.jsonl", json_lines(predictions))
     write_text(folder / f"results{suffix}.json", json.dumps(results, indent=2) + "\n")
 
@@ -131,8 +129,8 @@ def training_facts(reports: dict[str, dict]) -> dict:
 def training_seconds(folder: Path) -> float | None:
     """What ``results.json`` says of it; None for a run that was stopped before its evaluation."""
     try:
-        return json.loads((folder / "results.json").read_text(encoding="utf-8"))["train_seconds"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(folder / "results.json", "results")["train_seconds"]
+    except (InputError, KeyError, TypeError):
         return None
 
 

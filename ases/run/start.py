@@ -12,7 +12,7 @@ from ases.config import SIZES, SegmentationSettings, TrainingSettings
 from ases.data import InputError
 from ases.model import EncoderDecoder
 from ases.pretrained import load_t5
-from ases.recipe import Scorer, Splits
+from ases.recipe import Scorer, Splits, training_texts
 from ases.run.checkpoints import load_model, weights_digest
 from ases.run.command import Flags, choose_device
 from ases.run.config import DataSettings, RunConfig
@@ -66,7 +66,7 @@ def start(flags: Flags, say: Callable[[str], None] = print) -> Start:
         config = replace(config, scorer_digest=weights_digest(scorer.model.state_dict()))
     tokenizer = _new_tokenizer(config, splits, say)
     if config.init is None:
-        config = replace(config, characters="".join(sorted(set("".join(_texts(splits))))))
+        config = replace(config, characters="".join(sorted(set("".join(training_texts(splits))))))
     lock = prepare_folder(folder, options.overwrite)
     config.save(folder)  # first, for what has it can be resumed or overwritten
     write_text(folder / "tokenizer.json", tokenizer.text())
@@ -129,10 +129,6 @@ def _absolute(path: str | None) -> str | None:
     return path and str(Path(path).resolve())
 
 
-def _texts(splits: Splits) -> list[str]:
-    return [text for example in splits["train"] for text in (example.question, example.answer)]
-
-
 def _new_run(flags: Flags, options: TrainOptions, device: str) -> tuple[RunConfig, Path]:
     data = flags.of(DataSettings)
     data = replace(data, data=_absolute(data.data))
@@ -169,7 +165,7 @@ def _new_run(flags: Flags, options: TrainOptions, device: str) -> tuple[RunConfi
 
 
 def _new_tokenizer(config: RunConfig, splits: Splits, say: Callable[[str], None]) -> Tokenizer:
-    texts = _texts(splits)
+    texts = training_texts(splits)
     if config.init is None:
         return Tokenizer.train(texts, config.vocab_size)
     path = Path(config.init) / "tokenizer.json"
