@@ -9,6 +9,7 @@ if __name__ == "__main__":  # Ctrl-C while modules load ends without a traceback
 from ases.data import InputError
 from ases.run.command import parse, run_command
 from ases.run.flags import TRAIN_FLAGS, train_complaints
+from ases.run.processes import meeting
 
 
 def main() -> None:
@@ -17,37 +18,41 @@ def main() -> None:
         TRAIN_FLAGS,
         train_complaints,
     )
+    with meeting():  # of the processes that torchrun has started
+        learn_and_score(flags)
+
+
+def learn_and_score(flags) -> None:
     # Only here, for PyTorch takes its time, and --help and mistakes need not wait for it.
-    from ases.run.checkpoints import Recorder
+    from ases.run.checkpoints import make_watcher
     from ases.run.interrupt import Interrupted
     from ases.run.start import start
     from ases.run.table import table
 
     run = start(flags)
     print(f"run folder: {run.folder}", flush=True)
-    recorder = Recorder(run.folder, run.resumed)
-    recorder.signals.install()
+    watcher = make_watcher(run.folder, run.resumed)
     try:
-        writer = learn(run, recorder)
+        writer = learn(run, watcher)
         rows = {
             split: score(run, writer, split) for split in ("test", "longer") if split in run.splits
         }
     except Interrupted as stop:
-        told = f"stopped; {recorder.saved}. Continue with: python train.py --resume {run.folder}"
+        told = f"stopped; {watcher.saved}. Continue with: python train.py --resume {run.folder}"
         raise Interrupted(told, stop.number) from None
     print(table(rows))
 
 
-def learn(run, recorder):
+def learn(run, watcher):
     """Train the sub-models; the method from end to end is ases/recipe.py."""
     from ases.recipe import train
     from ases.run.folder import discard_folder
 
     given = dict(tokenizer=run.tokenizer, scorer=run.scorer, initial=run.initial)
     try:
-        return train(run.splits, run.config, recorder, **given)
+        return train(run.splits, run.config, watcher, **given)
     except ValueError as error:
-        if not run.resumed and not list(run.folder.glob("*.pt")):
+        if run.lock and not run.resumed and not list(run.folder.glob("*.pt")):
             discard_folder(run.folder)
         raise InputError(str(error)) from None
 
@@ -60,11 +65,12 @@ def score(run, writer, split: str) -> dict:
     print(f"writing {len(examples)} chains for {split} …", flush=True)
     results, predictions = evaluate(writer, examples)
     results |= training_facts(writer.reports)
-    write_evaluation(run.folder, results, predictions, "" if split == "test" else f"-{split}")
+    if run.lock:
+        write_evaluation(run.folder, results, predictions, "" if split == "test" else f"-{split}")
     for note in question_notes(writer, [e.question for e in examples]):
         print(note)
     return results
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, alone=False)

@@ -19,7 +19,7 @@ one context is a prefix of that of the next, and one row serves a whole chain [o
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -249,6 +249,12 @@ def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:
         source_tokens=sum(source_lengths),
         target_tokens=sum(target_lengths),
     )
+
+
+def without_targets(batch: Batch) -> Batch:
+    """The same batch with nothing to learn from: its loss and gradients are zero."""
+    nothing = torch.full_like(batch.target, IGNORE)
+    return replace(batch, target=nothing, source_tokens=0, target_tokens=0)
 
 
 def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:

@@ -11,16 +11,17 @@ bit.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 
 import torch
 
+from ases import parallel
 from ases.config import ModelConfig, TrainingSettings
 from ases.model import EncoderDecoder, token_losses
 from ases.muon import Muon
-from ases.pairs import Batch, Row, collate, make_batches
+from ases.pairs import Batch, Row, collate, make_batches, without_targets
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Progress:
     def add_time(self, since: float) -> float:
         """Count the time since the clock showed ``since``; returns what it shows now."""
         now = time.perf_counter()
-        self.seconds += now - since
+        self.seconds = parallel.first(self.seconds + now - since)
         self.since_report += now - since
         return now
 
@@ -153,22 +154,30 @@ class Training:
         self.optimizers = make_optimizers(model, settings)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=settings.device)
         self.gradient_norm = self.loss_sum
+        self.loss: Callable[[Batch], torch.Tensor] = model.loss_sum
+
+    def share_with_others(self) -> None:
+        """Make the gradients those of all processes, where there are several."""
+        self.loss = parallel.loss_function(self.model)
+        if parallel.rank():  # dropout may not drop the same in all
+            torch.manual_seed(self.settings.seed + 1000 * self.progress.step + parallel.rank())
 
     def update(self, batches: Sequence[Batch]) -> None:
         """One update from all of ``batches``.
 
         The loss is the sum of token losses over the number of target tokens, across all batches, so
-        accumulating gives what one large batch would. No number is asked back from a GPU.
+        accumulating gives what one large batch would, and so do several processes with their parts
+        of it. No number is asked back from a GPU.
         """
         settings, model, progress = self.settings, self.model, self.progress
-        target_tokens = sum(batch.target_tokens for batch in batches)
+        target_tokens = parallel.total(sum(batch.target_tokens for batch in batches))
 
         for batch in batches:
             batch = batch.to(settings.device)
             with autocast(settings):
-                loss = model.loss_sum(batch)
-            (loss / target_tokens).backward()
-            self.loss_sum += loss.detach()
+                loss = self.loss(batch)
+            (loss * parallel.count() / target_tokens).backward()  # DDP takes the mean
+            self.loss_sum += parallel.total(loss.detach())
 
         self.gradient_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         share = progress.share(settings)
@@ -180,7 +189,7 @@ class Training:
 
         progress.step += 1
         progress.target_tokens += target_tokens
-        progress.tokens += sum(batch.tokens for batch in batches)
+        progress.tokens += parallel.total(sum(batch.tokens for batch in batches))
 
     def report(self) -> dict:
         """What there is to say of the updates since the last report; here a GPU is waited for.
@@ -291,7 +300,9 @@ def fit(
         raise ValueError("neither max_steps nor max_minutes is set; expected a budget")
     watcher = watcher or Watcher()
     training = Training(model, settings)
+    parallel.check_alike(name, rows)
     watcher.start(name, training)
+    training.share_with_others()
     progress = training.progress
     batches = _stream(rows, settings, progress, model.config)
 
@@ -327,13 +338,15 @@ def fit(
 def _stream(
     rows: Sequence[Row], settings: TrainingSettings, progress: Progress, config: ModelConfig
 ) -> Iterator[Batch]:
-    """Batches without end, from where ``progress`` says, which moves along."""
+    """This process's part of batches without end, from where ``progress`` says, moving it along."""
     while True:
         batches = make_batches(rows, settings.batch_tokens, settings.seed, progress.epoch)
         while progress.position < len(batches):
             progress.position += 1
             chosen = [rows[i] for i in batches[progress.position - 1]]
-            yield collate(chosen, config.pad_token_id, config.decoder_start_token_id)
+            own = parallel.own_part(chosen)
+            batch = collate(own or chosen[:1], config.pad_token_id, config.decoder_start_token_id)
+            yield batch if own else without_targets(batch)
         progress.epoch, progress.position = progress.epoch + 1, 0
 
 
@@ -352,7 +365,7 @@ def validate_on(
     config = model.config
     model.eval()
     loss, right, count = 0.0, 0, 0
-    for indices in make_batches(rows, 2 * settings.batch_tokens, seed=0, epoch=0):
+    for indices in parallel.own_part(make_batches(rows, 2 * settings.batch_tokens, 0, epoch=0)):
         chosen = [rows[i] for i in indices]
         batch = collate(chosen, config.pad_token_id, config.decoder_start_token_id)
         batch = batch.to(settings.device)
@@ -361,6 +374,7 @@ def validate_on(
         loss += float(token_losses(logits, batch.target))
         right += int((logits.argmax(-1) == batch.target).sum())
         count += batch.target_tokens
+    loss, right, count = map(parallel.total, (loss, right, count))
     model.train()
     if not math.isfinite(loss):
         raise FloatingPointError(f"the validation loss is {loss}; expected a number")

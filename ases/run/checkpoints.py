@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ases import parallel
 from ases.config import ModelConfig, Recipe
 from ases.data import InputError
 from ases.model import EncoderDecoder
@@ -102,37 +103,18 @@ def load_model(path: Path, device: str = "cpu") -> EncoderDecoder:
     return model.to(device).eval()
 
 
-class Recorder(Watcher):
-    """Writes a run's ``metrics.jsonl``, ``<name>.best.pt`` and ``<name>.last.pt``, and shows how
-    far it has come.
+class Loader(Watcher):
+    """Takes a training up again from its last checkpoint, with ``resume``, and writes nothing."""
 
-    ``best.pt`` has the weights that got most validation tokens right, ``last.pt`` all that
-    resuming needs. With ``resume``, a training goes on from its last checkpoint, or, if it had
-    ended, is only loaded. The folder is made if there is none.
-    """
+    saved = "this process saves nothing"
 
     def __init__(self, folder: Path, resume: bool = False):
-        self.folder, self.resume, self.signals = Path(folder), resume, Signals()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.log = self.folder / "metrics.jsonl"
-        self.name, self.meter = "", None
-        self.saved = "nothing is saved yet"
-        self.loss = self.validation = self.speed = ""
-
-    def planned(self, recipe: Recipe) -> None:
-        if isinstance(recipe, RunConfig):
-            recipe.save(self.folder)
+        self.folder, self.resume = Path(folder), resume
 
     def start(self, name: str, training: Training) -> None:
-        if self.resume and (self.folder / f"{name}.last.pt").exists():
-            self._resume(name, training)
-        self.name, self.signals.held = name, True
-        self._drop_rows(name, after=training.progress.step)
-        self.loss = self.validation = self.speed = ""
-        self.meter = Meter(name, 1.0, self._share(training))
-
-    def _resume(self, name: str, training: Training) -> None:
         path = self.folder / f"{name}.last.pt"
+        if not self.resume or not path.exists():
+            return
         state, best = load_checkpoint(path), {}
         try:
             if state["progress"]["best"]:  # stopped before its first validation, it has none
@@ -144,11 +126,41 @@ class Recorder(Watcher):
         except (ValueError, RuntimeError, TypeError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{path}: cannot be resumed ({reason})") from None
-        progress = training.progress
-        ended = progress.share(training.settings) >= 1
-        what = "was trained already, for" if ended else "goes on after"
-        say(f"{name} {what} {progress.step:,} steps")
-        self._remember(name, training)
+
+
+class Recorder(Loader):
+    """Writes a run's ``metrics.jsonl``, ``<name>.best.pt`` and ``<name>.last.pt``, and shows how
+    far it has come.
+
+    ``best.pt`` has the weights that got most validation tokens right, ``last.pt`` all that
+    resuming needs. With ``resume``, a training goes on from its last checkpoint, or, if it had
+    ended, is only loaded. The folder is made if there is none.
+    """
+
+    def __init__(self, folder: Path, resume: bool = False):
+        super().__init__(folder, resume)
+        self.signals = Signals()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log = self.folder / "metrics.jsonl"
+        self.name, self.meter = "", None
+        self.saved = "nothing is saved yet"
+        self.loss = self.validation = self.speed = ""
+
+    def planned(self, recipe: Recipe) -> None:
+        if isinstance(recipe, RunConfig):
+            recipe.save(self.folder)
+
+    def start(self, name: str, training: Training) -> None:
+        super().start(name, training)
+        if training.progress.step:
+            ended = self._share(training) >= 1
+            what = "was trained already, for" if ended else "goes on after"
+            say(f"{name} {what} {training.progress.step:,} steps")
+            self._remember(name, training)
+        self.name, self.signals.held = name, True
+        self._drop_rows(name, after=training.progress.step)
+        self.loss = self.validation = self.speed = ""
+        self.meter = Meter(name, 1.0, self._share(training))
 
     def step(self, training: Training) -> None:
         self.meter.update(self._share(training), self._note(training))
@@ -209,3 +221,12 @@ class Recorder(Watcher):
         rows = read_log(self.log)
         kept = [row for row in rows if row["model"] != name or row["step"] <= after]
         write_text(self.log, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def make_watcher(folder: Path, resume: bool) -> Loader:
+    """The watcher of a command: one of several processes records, and the others go along."""
+    if parallel.rank() > 0:
+        return Loader(folder, resume)
+    recorder = Recorder(folder, resume)
+    recorder.signals.install()
+    return recorder

@@ -13,6 +13,7 @@ from dataclasses import Field, fields
 from typing import Any, TypeVar
 
 from ases.data import InputError
+from ases.run.processes import several_processes
 from ases.settings import expected, fits, kind
 
 T = TypeVar("T")
@@ -161,10 +162,13 @@ def choose_device(device: str) -> str:
 # --- mistakes ------------------------------------------------------------------------------------
 
 
-def run_command(main: Callable[[], None]) -> None:
+def run_command(main: Callable[[], None], alone: bool = True) -> None:
     """Call ``main``; a mistake of the user's becomes one line on standard error and exit code 2.
 
     A KeyboardInterrupt with a text ends with that text.
+
+    Args:
+        alone: it must be the only process; torchrun may not have started several.
     """
     for stream in (sys.stdout, sys.stderr):
         # Files and pipes get UTF-8, and a terminal that cannot show a character gets its number.
@@ -173,6 +177,8 @@ def run_command(main: Callable[[], None]) -> None:
         else:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
+        if alone and several_processes():
+            raise InputError("torchrun has started several processes; expected one, without it")
         main()
     except (InputError, FloatingPointError) as error:
         _end(f"error: {error}", 2)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from ases import parallel
 from ases.beam import beam_search
 from ases.data import Example, InputError
 from ases.metrics import is_correct
@@ -26,7 +27,8 @@ def evaluate(
     ``predictions.jsonl``."""
     config = writer.recipe
     started = time.perf_counter()
-    chains = write_chains(writer, examples, beams)
+    own = write_chains(writer, parallel.own_part(examples), beams)
+    chains = parallel.gather(own, len(examples))
     seconds = time.perf_counter() - started
 
     task = config.data.task

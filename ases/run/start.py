@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ases import parallel
 from ases.config import SIZES, SegmentationSettings, TrainingSettings
 from ases.data import InputError
 from ases.model import EncoderDecoder
@@ -38,7 +39,7 @@ class Start:
 
     config: RunConfig
     folder: Path
-    lock: Lock  # of the folder
+    lock: Lock | None  # of the folder; None in a process that does not write
     splits: Splits
     tokenizer: Tokenizer
     resumed: bool
@@ -67,16 +68,18 @@ def start(flags: Flags, say: Callable[[str], None] = print) -> Start:
     tokenizer = _new_tokenizer(config, splits, say)
     if config.init is None:
         config = replace(config, characters="".join(sorted(set("".join(training_texts(splits))))))
-    lock = prepare_folder(folder, options.overwrite)
-    config.save(folder)  # first, for what has it can be resumed or overwritten
-    write_text(folder / "tokenizer.json", tokenizer.text())
+    lock = None
+    if parallel.rank() == 0:
+        lock = prepare_folder(folder, options.overwrite)
+        config.save(folder)  # first, for what has it can be resumed or overwritten
+        write_text(folder / "tokenizer.json", tokenizer.text())
     return Start(config, folder, lock, splits, tokenizer, False, scorer, _initial_model(config))
 
 
 def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str], None]) -> Start:
     """A run as its config.json has it; the data may have moved, the budget may grow."""
     config = RunConfig.load(folder)
-    lock = lock_folder(folder)
+    lock = lock_folder(folder) if parallel.rank() == 0 else None
     if "data" in given:
         config = replace(config, data=replace(config.data, data=_absolute(given["data"])))
     splits, description = own_splits(folder, config)
@@ -92,9 +95,10 @@ def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str
             )
     config = replace(config, training=replace(config.training, device=device, **longer))
 
-    if not (folder / "tokenizer.json").exists():  # stopped at its very beginning
-        write_text(folder / "tokenizer.json", _new_tokenizer(config, splits, say).text())
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    if (folder / "tokenizer.json").exists():
+        tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    else:  # stopped at its very beginning
+        tokenizer = _new_tokenizer(config, splits, say)
     scorer = _scorer(config, device, say)
     if scorer and weights_digest(scorer.model.state_dict()) != config.scorer_digest:
         raise InputError(
@@ -106,7 +110,9 @@ def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str
         scorer = Scorer(
             load_model(folder / "scorer.best.pt", device), tokenizer, config.max_question
         )
-    config.save(folder)
+    if lock:
+        config.save(folder)
+        write_text(folder / "tokenizer.json", tokenizer.text())
     return Start(config, folder, lock, splits, tokenizer, True, scorer, _initial_model(config))
 
 
