@@ -55,15 +55,17 @@ class ModelConfig:
     take [ours; off for T5's checkpoints].
     """
 
-    vocab_size: int = setting(4096, "ids of the embedding", low=1)
-    d_model: int = setting(64, "width of the model, D", low=1)
-    d_kv: int = setting(32, "width of a head, K", low=1)
-    d_ff: int = setting(128, "width of the feed-forward layers", low=1)
-    num_layers: int = setting(2, "encoder layers", low=1)
-    num_decoder_layers: int = setting(2, "decoder layers", low=1)
-    num_heads: int = setting(2, "attention heads, H; H times K need not be D", low=1)
-    relative_attention_num_buckets: int = setting(32, "a multiple of 4", low=4)
-    relative_attention_max_distance: int = setting(128, "from here on, one bucket a side", low=1)
+    vocab_size: int = setting(4096, "ids of the embedding", low=1, high=10**7)
+    d_model: int = setting(64, "width of the model, D", low=1, high=10**6)
+    d_kv: int = setting(32, "width of a head, K", low=1, high=10**6)
+    d_ff: int = setting(128, "width of the feed-forward layers", low=1, high=10**6)
+    num_layers: int = setting(2, "encoder layers", low=1, high=1000)
+    num_decoder_layers: int = setting(2, "decoder layers", low=1, high=1000)
+    num_heads: int = setting(2, "attention heads, H; H times K need not be D", low=1, high=10**6)
+    relative_attention_num_buckets: int = setting(32, "a multiple of 4", low=4, high=10**6)
+    relative_attention_max_distance: int = setting(
+        128, "from here on, one bucket a side", low=1, high=10**6
+    )
     feed_forward: str = setting("gated-gelu", "relu is v1.0's", choices=("gated-gelu", "relu"))
     layer_norm_epsilon: float = setting(1e-6, "added to the mean square", low=0)
     dropout_rate: float = setting(0.0, "share of activations dropped in training", low=0, high=0.99)

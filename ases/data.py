@@ -8,7 +8,14 @@ TASKS = ("mwp", "pet")  # math word problems; PET/CT report summaries
 
 
 class InputError(ValueError):
-    """A mistake in what the user handed over, in one line; the commands then exit with code 2."""
+    """A mistake in what the user handed over, in one line; the commands then exit with code 2.
+
+    What the line quotes may be long, or have several lines: its middle is left out.
+    """
+
+    def __init__(self, message: str):
+        line = " ".join(message.split("\n"))
+        super().__init__(line if len(line) <= 1200 else f"{line[:700]} … {line[-400:]}")
 
 
 @dataclass(frozen=True)

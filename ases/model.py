@@ -318,6 +318,21 @@ class EncoderDecoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout_rate)
         self._initialise()
 
+    @classmethod
+    def with_weights(cls, config: ModelConfig, weights: dict[str, Tensor]) -> "EncoderDecoder":
+        """A model that takes over ``weights`` as they are, in float32; none are made before.
+
+        Raises:
+            ValueError: they are not those of such a model.
+        """
+        with torch.device("meta"):  # shapes without numbers
+            model = cls(config)
+        try:
+            model.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
+        except (RuntimeError, AttributeError, TypeError) as error:
+            raise ValueError(" ".join(str(error).split())[:200]) from None
+        return model
+
     def forward(
         self, input_ids: Tensor, decoder_input_ids: Tensor, input_lengths: Tensor
     ) -> Tensor:

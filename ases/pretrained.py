@@ -72,18 +72,19 @@ def load_t5(folder: str | Path) -> EncoderDecoder:
         state.pop("lm_head.weight", None)
 
     try:
-        model = EncoderDecoder(ModelConfig(**settings, tie_word_embeddings=tied))
+        config = ModelConfig(**settings, tie_word_embeddings=tied)
+        with torch.device("meta"):  # shapes without numbers
+            own = EncoderDecoder(config).state_dict()
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from None
-    own = model.state_dict()
-    names = {_t5_name(name, model.config): name for name in own}
+    names = {_t5_name(name, config): name for name in own}
     expected = {t5: own[name] for t5, name in names.items()}
     problems = _misfits(state, expected)
     if problems:
         more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise InputError(f"{path}: {'; '.join(problems[:6])}{more}")
-    model.load_state_dict({name: state[t5].float() for t5, name in names.items()})
-    return model.eval()
+    weights = {name: state[t5] for t5, name in names.items()}
+    return EncoderDecoder.with_weights(config, weights).eval()
 
 
 def _same(tensor: Tensor | None, other: Tensor | None) -> bool:
@@ -164,8 +165,8 @@ def _read_config(path: Path) -> dict:
     except OSError as error:
         reason = f"cannot be read ({error.strerror}); expected a T5-family model's folder"
         raise InputError(f"{path}: {reason}") from None
-    except ValueError as error:
-        reason = f"not JSON ({error}); expected a T5-family model's config"
+    except (ValueError, RecursionError) as error:
+        reason = f"not JSON ({str(error)[:100]}); expected a T5-family model's config"
         raise InputError(f"{path}: {reason}") from None
 
     family = config.get("model_type") if isinstance(config, dict) else type(config).__name__
@@ -231,7 +232,7 @@ def _shards(index: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         if any(Path(name).name != name for name in names):  # no way out of the folder
             raise ValueError("a shard lies elsewhere")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         reason = "not an index of shards; expected a weight_map of file names"
         raise InputError(f"{index}: {reason}") from None
     return [index.parent / name for name in names]

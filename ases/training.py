@@ -265,7 +265,7 @@ class Training:
             torch.set_rng_state(state["rng"])
             if torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(state["cuda_rng"][: torch.cuda.device_count()])
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (AttributeError, LookupError, TypeError, RuntimeError) as error:
             raise ValueError(" ".join(str(error).split())[:200]) from None
 
 

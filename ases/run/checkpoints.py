@@ -95,11 +95,10 @@ def load_model(path: Path, device: str = "cpu") -> EncoderDecoder:
     """
     checkpoint = load_checkpoint(path)
     try:
-        model = EncoderDecoder(ModelConfig(**checkpoint["config"]))
-        model.load_state_dict(checkpoint["model"])
-    except (TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: config and weights do not fit ({reason})") from None
+        config = ModelConfig(**checkpoint["config"])
+        model = EncoderDecoder.with_weights(config, checkpoint["model"])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: config and weights do not fit ({error})") from None
     return model.to(device).eval()
 
 
@@ -123,7 +122,7 @@ class Loader(Watcher):
             training.load_state_dict(state, best)
         except InputError:
             raise
-        except (ValueError, RuntimeError, TypeError, KeyError) as error:
+        except (ValueError, RuntimeError, TypeError, LookupError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{path}: cannot be resumed ({reason})") from None
 
