@@ -12,7 +12,7 @@ from ases import parallel
 from ases.config import ModelConfig, Recipe
 from ases.data import InputError
 from ases.model import EncoderDecoder
-from ases.run.config import RunConfig
+from ases.run.config import FORMAT, RunConfig, check_format
 from ases.run.files import cannot_write, read_log, whole_file, write_text
 from ases.run.interrupt import Signals
 from ases.run.progress import Meter, say
@@ -28,6 +28,7 @@ def save_checkpoint(path: Path, content: dict) -> None:
     """
     try:
         with whole_file(path) as file:
+            content = content | {"format": FORMAT}
             torch.save(content | {"digest": weights_digest(content)}, file)
     except (OSError, RuntimeError) as error:  # torch has its own words for a full disk
         raise cannot_write(path, error) from None
@@ -51,7 +52,8 @@ def load_checkpoint(path: Path) -> dict:
         raise InputError(
             f"{path}: not a readable checkpoint ({reason}); expected one that train.py wrote"
         ) from None
-    if not isinstance(content, dict) or not {"config", "model", "name", "digest"} <= content.keys():
+    check_format(path, content)
+    if not {"config", "model", "name", "digest"} <= content.keys():
         raise InputError(
             f"{path}: no model, config and digest in it; expected a checkpoint that train.py wrote"
         )

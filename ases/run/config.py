@@ -9,7 +9,24 @@ from ases.data import TASKS, InputError
 from ases.run.files import Columns, read_json, write_text
 from ases.settings import complaints, setting
 
+#: Of run folders: config.json, results.json and checkpoints carry it. It grows by one whenever
+#: what this version writes could not be read by the one before, or the other way round.
+FORMAT = 1
+
 N_TRAIN, N_VALIDATION, N_TEST, MAX_NUMBER = 2000, 300, 500, 20  # of generated data
+
+
+def check_format(path: Path, content: object) -> None:
+    """
+    Raises:
+        InputError: ``content`` was written in another format.
+    """
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise InputError(
+            f"{path}: format {str(found)[:20]}; expected format {FORMAT}, which this version "
+            "reads: take the version that wrote it, or train anew"
+        )
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,7 @@ class RunConfig(Recipe):
     characters: str = ""
     data_digest: str = ""
     scorer_digest: str = ""
+    format: int = FORMAT
 
     def save(self, folder: Path) -> None:
         write_text(folder / "config.json", json.dumps(asdict(self), indent=2) + "\n")
@@ -71,6 +89,7 @@ class RunConfig(Recipe):
         """
         path = Path(folder) / "config.json"
         content = read_json(path, "the folder of a run")
+        check_format(path, content)
         parts = {
             "data": DataSettings,
             "segmentation": SegmentationSettings,

@@ -106,7 +106,7 @@ def prepare_folder(folder: Path, overwrite: bool) -> Lock:
             RunConfig.load(folder)
         except InputError:
             raise InputError(
-                f"{folder}: exists and is no run folder; expected a new name for --out-dir"
+                f"{folder}: exists and is no run folder of this version; expected a new --out-dir"
             ) from None
         if not overwrite:
             raise InputError(

@@ -16,6 +16,7 @@ from ases.data import Example, InputError
 from ases.metrics import is_correct
 from ases.pairs import Segmented
 from ases.recipe import ChainWriter, WrittenChain, score_chains
+from ases.run.config import FORMAT
 from ases.run.files import counted, read_json, write_text
 from ases.run.progress import Meter
 
@@ -35,6 +36,7 @@ def evaluate(
     predictions = [prediction(task, *row) for row in zip(examples, chains)]
     questions = [e.question for e in examples]
     results = {
+        "format": FORMAT,
         "task": task,
         "mode": config.mode,
         "segmentation": None if config.mode == "direct" else config.segmentation.segmentation,

@@ -1,0 +1,51 @@
+"""Makes a run folder of this version's format, a small one: python tests/old_runs/make.py
+
+It stays here for good, so that later versions are tested to read it.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from ases.config import TrainingSettings
+from ases.recipe import train, training_texts
+from ases.run.checkpoints import make_watcher
+from ases.run.config import FORMAT, DataSettings, RunConfig
+from ases.run.files import write_text
+from ases.run.folder import data_digest, load_splits
+from ases.run.results import evaluate, training_facts, write_evaluation
+from ases.tokenizer import Tokenizer
+
+SHAPE = dict(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=1, num_heads=2)
+SHAPE |= dict(relative_attention_num_buckets=8, relative_attention_max_distance=8)
+
+
+def main() -> None:
+    folder = Path(__file__).parent / f"format-{FORMAT}"
+    folder.mkdir()
+    path = folder / "data.jsonl"
+    rows = [
+        {"question": f"{a} and {b}?", "answer": f"So {a} and {b}. The answer is {a + b}."}
+        for a in range(6)
+        for b in range(6)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    splits, _ = load_splits(DataSettings(data=str(path)))
+    tokenizer = Tokenizer.train(training_texts(splits), 260)
+    config = RunConfig(
+        data=DataSettings(data=path.name),
+        model=SHAPE | {"tie_word_embeddings": True},
+        training=TrainingSettings(max_steps=400, validations=2, batch_tokens=512),
+        vocab_size=260,
+    )
+    config = replace(config, data_digest=data_digest(splits))
+    config.save(folder)
+    write_text(folder / "tokenizer.json", tokenizer.text())
+    writer = train(splits, config, make_watcher(folder, resume=False), tokenizer=tokenizer)
+    results, predictions = evaluate(writer, splits["test"])
+    write_evaluation(folder, results | training_facts(writer.reports), predictions)
+
+
+if __name__ == "__main__":
+    main()
