@@ -34,9 +34,8 @@ def learn_and_score(flags) -> None:
     watcher = make_watcher(run.folder, run.resumed)
     try:
         writer = learn(run, watcher)
-        rows = {
-            split: score(run, writer, split) for split in ("test", "longer") if split in run.splits
-        }
+        wanted = [split for split in ("test", "longer") if split in run.splits]
+        rows: dict = {split: score(run, writer, split) for split in wanted}
     except Interrupted as stop:
         told = f"stopped; {watcher.saved}. Continue with: python train.py --resume {run.folder}"
         raise Interrupted(told, stop.number) from None

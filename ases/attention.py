@@ -192,7 +192,9 @@ def seen_keys(first: Tensor | None, last: Tensor | None, n_keys: int) -> Tensor 
 
 def _empty(first: Tensor | None, last: Tensor | None, n_keys: int) -> Tensor:
     """Which queries see nothing, booleans (B, Q) or (1, Q); one of the ends is given."""
-    return (n_keys if last is None else last) <= (0 if first is None else first)
+    if first is None:
+        return last <= 0
+    return first >= (n_keys if last is None else last)
 
 
 def _reference(

@@ -20,7 +20,8 @@ class Beams:
     def __init__(self, width: int, length_penalty: float, stops: set[int]):
         self.width, self.length_penalty, self.stops = width, length_penalty, stops
         # All beams are alike before the first token: one speaks, the others cannot be chosen.
-        self.running: list[tuple[float, list[int]]] = [(0.0, [])] + [(-torch.inf, [])] * (width - 1)
+        self.running: list[tuple[float, list[int]]] = [(0.0, [])]
+        self.running += [(-torch.inf, [])] * (width - 1)
         self.finished: list[tuple[float, list[int]]] = []
         self.done = False
 

@@ -11,7 +11,7 @@ from ases.settings import complaints, setting
 CHAIN = "CHAIN"  # the role of a direct model's only target, beside ES and AS
 
 #: The sub-models of each mode, and the roles that each of them writes: the whole difference.
-MODES = {
+MODES: dict[str, dict[str, tuple[str, ...]]] = {
     "direct": {"direct": (CHAIN,)},
     "dsm": {"esm": (ES,), "asm": (AS,)},
     "usm": {"usm": (ES, AS)},

@@ -52,6 +52,7 @@ class Chain:
 
     @property
     def is_stuck(self) -> bool:
+        """Whether the last segment stands there twice, or a second empty one."""
         ids = [segment for _, segment in self.segments]
         repeats = len(ids) > 1 and ids[-1] == ids[-2]
         return repeats or (not ids[-1] and ids.count([]) > 1)
@@ -159,8 +160,8 @@ class Reader:
         if len(contexts[0]) <= self.n_blocks:  # other chains begin
             self.cache, self.n_blocks = None, 0
         if self.cache is None:
-            lengths = torch.zeros(len(chains), dtype=torch.long, device=device)
-            self.cache = EncoderCache(len(model.encoder), len(model.decoder), lengths)
+            nothing = torch.zeros(len(chains), dtype=torch.long, device=device)
+            self.cache = EncoderCache(len(model.encoder), len(model.decoder), nothing)
         elif chains != self.chains:
             row = {chain: r for r, chain in enumerate(self.chains)}
             self.cache.select(torch.tensor([row[chain] for chain in chains], device=device))
@@ -177,7 +178,8 @@ class Reader:
             for block in blocks:
                 ids[-1] += block
                 ends[-1] += [len(ids[-1])] * len(block)
-        model.append(*(torch.tensor(x, device=device) for x in (ids, ends, lengths)), self.cache)
+        new_ids, new_ends = torch.tensor(ids, device=device), torch.tensor(ends, device=device)
+        model.append(new_ids, new_ends, torch.tensor(lengths, device=device), self.cache)
         return model.read(self.cache)
 
 

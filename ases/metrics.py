@@ -134,7 +134,7 @@ def bleu_counts(
     return [*correct, *total, len(p), len(r)]
 
 
-def bleu_of_counts(counts: Sequence[int]) -> float:
+def bleu_of_counts(counts: Sequence[int] | np.ndarray) -> float:
     """BLEU from what ``bleu_counts`` gives, added up over a corpus."""
     *_, predicted_length, reference_length = counts
     correct, total = counts[:4], counts[4:8]
@@ -235,7 +235,7 @@ def score(task: str, predictions: Sequence[str], references: Sequence[str]) -> d
     """
     pairs = list(zip(predictions, references, strict=True))
     n = len(pairs)
-    hits = {"accuracy": None, "accuracy_strict": None, "parseable": None}
+    hits: dict = {"accuracy": None, "accuracy_strict": None, "parseable": None}
     if task == "mwp":
         hits["accuracy"] = sum(is_correct(*pair) for pair in pairs)
         hits["accuracy_strict"] = sum(is_strictly_correct(*pair) for pair in pairs)

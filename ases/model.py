@@ -10,6 +10,7 @@ width, V vocabulary.
 """
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (…, D) → (…, D)."""
         # A sum of squares in bfloat16 would lose most of its digits.
         wide = x if x.dtype == torch.float64 else x.float()
         mean_square = wide.pow(2).mean(-1, keepdim=True)
@@ -153,6 +155,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout_rate)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (…, D) → (…, D)."""
         if self.gate is None:
             hidden = F.relu(self.up(x))
         else:
@@ -162,6 +165,8 @@ class FeedForward(nn.Module):
 
 
 class EncoderBlock(nn.Module):
+    """Self-attention and feed-forward, each after a norm and beside the states as they were."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.norm_self = RMSNorm(config.d_model, config.layer_norm_epsilon)
@@ -179,7 +184,8 @@ class EncoderBlock(nn.Module):
         lengths: Tensor | None = None,
         n_past: int = 0,
     ) -> tuple[Tensor, KeysAndValues]:
-        """The next states, and the keys and values so far; ``lengths`` as in ``append_right``."""
+        """x (B, W, D) → the next states, and the keys and values so far; ``lengths`` as in
+        ``append_right``."""
         normed = self.norm_self(x)
         k, v = append_right(past, self.self_attention.keys_and_values(normed), lengths)
         attended = self.self_attention(normed, k, v, runs, rel_bias, query_offset=n_past)
@@ -188,6 +194,8 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
+    """The same with attention to the encoder's states in between."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.norm_self = RMSNorm(config.d_model, config.layer_norm_epsilon)
@@ -207,7 +215,7 @@ class DecoderBlock(nn.Module):
         cross: KeysAndValues,
         cross_runs: Runs,
     ) -> tuple[Tensor, KeysAndValues]:
-        """The next states, and the keys and values of the target so far."""
+        """x (B, Q, D) → the next states (B, Q, D), and the keys and values of the target so far."""
         normed = self.norm_self(x)
         k, v = self.self_attention.keys_and_values(normed)
         n_past = 0
@@ -239,6 +247,7 @@ class EncoderCache:
 
     @property
     def width(self) -> int:
+        """Columns so far: the length of the longest row."""
         return 0 if self.cross[0] is None else self.cross[0][0].shape[2]
 
     def select(self, rows: Tensor) -> None:
@@ -258,6 +267,7 @@ class DecoderCache:
 
     @property
     def steps(self) -> int:
+        """Tokens of the target so far."""
         return 0 if self.past[0] is None else self.past[0][0].shape[2]
 
     def select(self, rows: Tensor) -> None:
@@ -267,12 +277,16 @@ class DecoderCache:
         self.first, self.last = self.first[rows], self.last[rows]
 
     def select_past(self, rows: Tensor) -> None:
-        """Reorder rows that read the same source: only what they wrote differs."""
+        """Reorder rows that read the same source, as ``select`` (only what they wrote differs)."""
         self.past = [_rows_of(pair, rows) for pair in self.past]
 
 
 def _rows_of(pair: KeysAndValues | None, rows: Tensor) -> KeysAndValues | None:
     return None if pair is None else (pair[0].index_select(0, rows), pair[1].index_select(0, rows))
+
+
+def _last_columns(pair: KeysAndValues, n: int) -> KeysAndValues:
+    return pair[0][:, :, -n:], pair[1][:, :, -n:]
 
 
 def append_right(past: KeysAndValues | None, new: KeysAndValues, lengths: Tensor) -> KeysAndValues:
@@ -351,10 +365,9 @@ class EncoderDecoder(nn.Module):
     def logits(self, batch: Batch) -> Tensor:
         """Logits (B, T, V) of every next token of a batch of rows."""
         states = self.encode(batch.source, batch.source_runs)
-        cross = [block.cross_attention.keys_and_values(states) for block in self.decoder]
-        past = [None] * len(cross)
+        past: list[KeysAndValues | None] = [None] * len(self.decoder)
         logits, _ = self._decode(
-            batch.decoder_input, batch.target_runs, past, cross, batch.cross_runs
+            batch.decoder_input, batch.target_runs, past, self._cross(states), batch.cross_runs
         )
         return logits
 
@@ -368,8 +381,7 @@ class EncoderDecoder(nn.Module):
 
     def start(self, states: Tensor, input_lengths: Tensor) -> DecoderCache:
         """A fresh cache over the encoder's states (B, S, D), of sources aligned on the left."""
-        cross = [block.cross_attention.keys_and_values(states) for block in self.decoder]
-        return DecoderCache(cross, torch.zeros_like(input_lengths), input_lengths)
+        return DecoderCache(self._cross(states), torch.zeros_like(input_lengths), input_lengths)
 
     def append(self, input_ids: Tensor, ends: Tensor, lengths: Tensor, cache: EncoderCache) -> None:
         """Encode new blocks of a block-causal source behind what ``cache`` holds.
@@ -389,12 +401,10 @@ class EncoderDecoder(nn.Module):
         kept = min(n_all, int((cache.lengths + lengths).max()))
         for i, block in enumerate(self.encoder):
             x, joined = block(x, runs, rel_bias, cache.layers[i], lengths, n_old)
-            cache.layers[i] = tuple(part[:, :, -kept:] for part in joined)
+            cache.layers[i] = _last_columns(joined, kept)
         states = self.encoder_norm(x)
-        for i, block in enumerate(self.decoder):
-            new = block.cross_attention.keys_and_values(states)
-            joined = append_right(cache.cross[i], new, lengths)
-            cache.cross[i] = tuple(part[:, :, -kept:] for part in joined)
+        for i, new in enumerate(self._cross(states)):
+            cache.cross[i] = _last_columns(append_right(cache.cross[i], new, lengths), kept)
         cache.lengths = cache.lengths + lengths
 
     def read(self, cache: EncoderCache) -> DecoderCache:
@@ -406,11 +416,16 @@ class EncoderDecoder(nn.Module):
         """Logits (B, T, V) for the next T decoder inputs (B, T), whose keys and values are kept."""
         n_past, n_new = cache.steps, decoder_input_ids.shape[1]
         runs = causal(n_new, n_past, decoder_input_ids.device)
-        cross_runs = tuple(end[:, None].expand(-1, n_new) for end in (cache.first, cache.last))
+        first, last = (end[:, None].expand(-1, n_new) for end in (cache.first, cache.last))
         logits, cache.past = self._decode(
-            decoder_input_ids, runs, cache.past, cache.cross, cross_runs
+            decoder_input_ids, runs, cache.past, cache.cross, (first, last)
         )
         return logits
+
+    def _cross(self, states: Tensor) -> list[KeysAndValues]:
+        """Each decoder layer's keys and values of the encoder's states (B, S, D)."""
+        attentions = [cast(DecoderBlock, block).cross_attention for block in self.decoder]
+        return [attention.keys_and_values(states) for attention in attentions]
 
     def _decode(
         self,

@@ -62,7 +62,8 @@ class Muon(torch.optim.Optimizer):
                     raise ValueError(f"Muon: a parameter of shape {tuple(p.shape)}; expected two")
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # none has a closure
+        """Move every matrix that has a gradient."""
         for group in self.param_groups:
             alike = defaultdict(list)  # (rows, columns), the smaller first → parameters
             for p in group["params"]:

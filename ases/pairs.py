@@ -120,6 +120,7 @@ class Row:
 
     @property
     def target_length(self) -> int:
+        """Ids of all targets."""
         return sum(map(len, self.targets))
 
 
@@ -202,9 +203,12 @@ class Batch:
 
     @property
     def tokens(self) -> int:
+        """Real tokens of source and target."""
         return self.source_tokens + self.target_tokens
 
     def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on a device."""
+
         def move(runs: Runs) -> Runs:
             return runs[0].to(device), runs[1].to(device)
 

@@ -17,6 +17,7 @@ from ases.model import EncoderDecoder
 from ases.pairs import Batch, Row
 
 T = TypeVar("T")
+Number = TypeVar("Number", int, float, Tensor)
 
 
 def count() -> int:
@@ -30,6 +31,7 @@ def rank() -> int:
 
 
 def several() -> bool:
+    """Whether there is more than this process."""
     return distributed.is_available() and distributed.is_initialized()
 
 
@@ -38,14 +40,15 @@ def own_part(items: Sequence[T]) -> Sequence[T]:
     return items[rank() :: count()]
 
 
-def total(value: T) -> T:
-    """The sum of a number or tensor over all processes."""
+def total(value: Number) -> Number:
+    """The sum of a whole number, a float or a tensor of any shape over all processes."""
     if not several():
         return value
-    tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-    tensor = tensor.clone()
-    distributed.all_reduce(tensor)
-    return tensor if isinstance(value, Tensor) else type(value)(tensor)
+    if isinstance(value, Tensor):
+        tensor = value.clone()
+        distributed.all_reduce(tensor)
+        return tensor
+    return type(value)(total(torch.tensor(value, dtype=torch.float64)))
 
 
 def first(value: float) -> float:
@@ -91,7 +94,8 @@ class _Loss(nn.Module):
 
 
 def loss_function(model: EncoderDecoder) -> Callable[[Batch], Tensor]:
-    """``model.loss_sum``, whose backward leaves in each process the mean of all their gradients.
+    """Batch → Σ of its losses, a scalar, as ``model.loss_sum``; backward leaves in each process the
+    mean of all their gradients.
 
     Every process then starts from the weights of the first.
     """

@@ -68,8 +68,8 @@ def segment(
     _check_examples(examples)
     pieces = [split_pieces(e.answer) for e in examples]
     if settings.segmentation == "interleave":
-        entropies = [None] * len(examples)
-        of_tokens = entropies
+        entropies: list = [None] * len(examples)
+        of_tokens: list = entropies
         labels = [interleaved_labels(len(p)) for p in pieces]
     elif scorer is None:
         raise ValueError("labels by entropy without a scorer; expected a direct model")
@@ -263,6 +263,7 @@ class WrittenChain:
 
     @property
     def roles(self) -> list[str]:
+        """The role of each segment."""
         return [role for role, _ in self.segments]
 
     @property
@@ -282,6 +283,7 @@ class ChainWriter:
 
     @property
     def by_role(self) -> dict[str, EncoderDecoder]:
+        """The model that writes each role."""
         return {
             role: self.models[name]
             for name, roles in MODES[self.recipe.mode].items()

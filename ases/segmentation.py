@@ -34,6 +34,7 @@ class Segment:
 
     @property
     def text(self) -> str:
+        """The pieces joined."""
         return "".join(self.pieces)
 
 

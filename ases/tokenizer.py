@@ -84,13 +84,16 @@ class Tokenizer:
         return self.backend.to_str(pretty=True)
 
     def save(self, path: str | Path) -> None:
+        """Write a ``tokenizer.json``."""
         Path(path).write_text(self.text(), encoding="utf-8")
 
     @property
     def vocab_size(self) -> int:
+        """How many ids there are."""
         return self.backend.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
+        """Ids of ``text``, without special ones."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def encode_pieces(self, pieces: list[str]) -> list[list[int]]:

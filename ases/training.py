@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
@@ -63,6 +64,7 @@ class Progress:
         return now
 
     def row(self) -> dict:
+        """How far: step, epoch, seconds."""
         return {"step": self.step, "epoch": self.epoch, "seconds": round(self.seconds, 2)}
 
 
@@ -72,7 +74,7 @@ class Watcher:
     ``ases.run.checkpoints.Recorder`` writes files and shows a bar.
     """
 
-    def planned(self, recipe: object) -> None:
+    def planned(self, recipe: Any) -> None:
         """The data is cut and labelled; ``recipe`` now has limits for decoding, too."""
 
     def start(self, name: str, training: "Training") -> None:
@@ -127,10 +129,11 @@ def make_optimizers(
         {"params": adamw, "weight_decay": decay, "peak": rate},
         {"params": vectors, "weight_decay": 0.0, "peak": rate},
     ]
-    optimizers = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)]
+    optimizers: list[torch.optim.Optimizer] = []
     if muon:
         group = {"params": muon, "peak": settings.muon_learning_rate}
-        optimizers.insert(0, Muon([group], momentum=settings.momentum, weight_decay=decay))
+        optimizers.append(Muon([group], momentum=settings.momentum, weight_decay=decay))
+    optimizers.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True))
     return optimizers
 
 
@@ -245,7 +248,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict, best_weights: dict[str, torch.Tensor]) -> None:
-        """Continue from what ``state_dict`` returned.
+        """Continue from what ``state_dict`` returned (and the best weights, by name).
 
         Raises:
             ValueError: it belongs to a model of other settings, or parts are missing.
@@ -374,7 +377,7 @@ def validate_on(
         loss += float(token_losses(logits, batch.target))
         right += int((logits.argmax(-1) == batch.target).sum())
         count += batch.target_tokens
-    loss, right, count = map(parallel.total, (loss, right, count))
+    loss, right, count = parallel.total(loss), parallel.total(right), parallel.total(count)
     model.train()
     if not math.isfinite(loss):
         raise FloatingPointError(f"the validation loss is {loss}; expected a number")

@@ -1,5 +1,7 @@
 """From tensors to kernels: fused attention as a PyTorch operator with a gradient."""
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -64,7 +66,7 @@ def _bias(rel_bias: Tensor | None, pad: int, dummy: Tensor) -> Bias:
 
 
 def _run_ends(first: Tensor | None, last: Tensor | None, batch: int, dummy: Tensor) -> RunEnds:
-    ends = []
+    ends: list[Any] = []
     for end in (first, last):
         if end is None:
             ends += [dummy, 0, 0]
@@ -269,7 +271,7 @@ def triton_attention(
 
 
 def supports(q: Tensor) -> bool:
-    """Whether ``auto`` chooses these kernels: in bfloat16, on GPUs with matrix units for it."""
+    """Whether ``auto`` chooses these kernels for queries (B, H, Q, K): in bfloat16, on GPUs with matrix units for it."""
     if not q.is_cuda or q.dtype != torch.bfloat16 or not 16 <= q.shape[-1] <= 128:
         return False
     return torch.cuda.get_device_capability(q.device) >= (8, 0)

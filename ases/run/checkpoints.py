@@ -84,7 +84,7 @@ def _feed(hasher: Any, content: object) -> None:
     elif isinstance(content, torch.Tensor):
         hasher.update(f"{content.dtype}{tuple(content.shape)}".encode())
         flat = content.detach().cpu().contiguous().flatten()
-        hasher.update(memoryview(flat.view(torch.uint8).numpy()))
+        hasher.update(flat.view(torch.uint8).numpy().data)
     else:
         hasher.update(f"{content!r};".encode())
 
@@ -143,7 +143,8 @@ class Recorder(Loader):
         self.signals = Signals()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = self.folder / "metrics.jsonl"
-        self.name, self.meter = "", None
+        self.name = ""
+        self.meter: Meter | None = None
         self.saved = "nothing is saved yet"
         self.loss = self.validation = self.speed = ""
 

@@ -32,7 +32,8 @@ class Flags:
 
     def of(self, cls: type[T], **more: Any) -> T:
         """The settings ``cls`` with the values given for its fields; ``more`` sets others."""
-        own = {f.name: self.given[f.name] for f in fields(cls) if f.name in self.given}
+        names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        own = {name: self.given[name] for name in names if name in self.given}
         return cls(**(own | more))
 
 
@@ -146,12 +147,14 @@ def _convert(wanted: type, text: Any) -> Any:
 
 
 def device_complaints(given: dict[str, Any]) -> list[str]:
+    """CUDA is asked for, and there is none."""
     if given.get("device") == "cuda" and choose_device("auto") == "cpu":
         return ["--device is 'cuda'; expected cpu, for PyTorch finds no CUDA here"]
     return []
 
 
 def choose_device(device: str) -> str:
+    """``cpu`` or ``cuda``, whatever ``auto`` may be here."""
     if device != "auto":
         return device
     import torch  # here, for it takes longer than all else that --help needs
@@ -170,7 +173,8 @@ def run_command(main: Callable[[], None], alone: bool = True) -> None:
     Args:
         alone: it must be the only process; torchrun may not have started several.
     """
-    for stream in (sys.stdout, sys.stderr):
+    streams: list[Any] = [sys.stdout, sys.stderr]
+    for stream in streams:
         # Files and pipes get UTF-8, and a terminal that cannot show a character gets its number.
         if stream.isatty():
             stream.reconfigure(errors="backslashreplace")

@@ -53,6 +53,7 @@ class DataSettings:
 
     @property
     def columns(self) -> Columns:
+        """What the fields of ``data`` are called."""
         return Columns(self.question_field, self.answer_field)
 
 
@@ -78,6 +79,7 @@ class RunConfig(Recipe):
     format: int = FORMAT
 
     def save(self, folder: Path) -> None:
+        """Write ``config.json``."""
         write_text(folder / "config.json", json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod

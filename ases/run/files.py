@@ -44,10 +44,12 @@ class Columns:
 
     @property
     def needed(self) -> tuple[str, ...]:
+        """The fields that every row must have."""
         return (self.question,) if self.answer is None else (self.question, self.answer)
 
     @property
     def words(self) -> str:
+        """Their names, as a complaint quotes them."""
         return " and ".join(map(repr, self.needed))
 
 
@@ -198,6 +200,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def cannot_write(path: Path, error: Exception) -> InputError:
+    """The complaint about a file that could not be written."""
     reason = getattr(error, "strerror", None) or "the disk may be full"
     return InputError(f"{path}: cannot be written ({reason}); expected a place with room for it")
 

@@ -140,6 +140,7 @@ def _output_complaints(given: dict[str, Any], names: tuple[str, ...]) -> list[st
 
 
 def segment_complaints(given: dict[str, Any]) -> list[str]:
+    """Flags of segment.py that do not go together."""
     complaints = device_complaints(given) + segmentation_complaints(given)
     if given.get("segmentation") == "entropy" and "scorer" not in given:
         complaints.append(
@@ -197,6 +198,7 @@ EVALUATE_FLAGS: Groups = {
 
 
 def evaluate_complaints(given: dict[str, Any]) -> list[str]:
+    """Flags of evaluate.py that do not go together."""
     complaints = device_complaints(given)
     runs = [Path(run).resolve() for run in given.get("run", [])]
     if not runs:

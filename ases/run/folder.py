@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ases.config import MODES
 from ases.data import Example, InputError, split_examples
@@ -215,7 +215,7 @@ def load_scorer(folder: str | Path, device: str = "cpu") -> tuple[Scorer, RunCon
         InputError: as ``load_run``; a run of another mode.
     """
     writer = load_run(folder, device)
-    config = writer.recipe
+    config = cast(RunConfig, writer.recipe)
     if config.mode != "direct":
         raise InputError(
             f"{folder}: a run of mode {config.mode}; expected a direct one as --scorer"

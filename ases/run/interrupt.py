@@ -26,6 +26,7 @@ class Signals:
         self.pending: int | None = None
 
     def install(self) -> None:
+        """From now on."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 

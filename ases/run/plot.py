@@ -119,6 +119,7 @@ def plot(folders: list[Path], out: Path) -> None:
 
 
 def main() -> None:
+    """Draw the losses of runs."""
     parser = Parser(prog="python -m ases.run.plot", description="Draw the loss curves of runs.")
     parser.add_argument("run", nargs="+", type=Path, help="folder that train.py wrote")
     parser.add_argument("--out", type=Path, default=Path("curves.svg"), help="[%(default)s]")

@@ -46,6 +46,7 @@ class Meter:
             say(f"{self.name} {share:4.0%}, {self._left()} left, {note}")
 
     def close(self) -> None:
+        """Take the bar away."""
         self.bar.close()
 
     def _left(self) -> str:

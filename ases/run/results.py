@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ases import parallel
 from ases.beam import beam_search
@@ -26,7 +27,7 @@ def evaluate(
 ) -> tuple[dict, list[dict]]:
     """Write a chain for each example and score it: the content of ``results.json`` and
     ``predictions.jsonl``."""
-    config = writer.recipe
+    config: Any = writer.recipe  # a run's has its data, too
     started = time.perf_counter()
     own = write_chains(writer, parallel.own_part(examples), beams)
     chains = parallel.gather(own, len(examples))
@@ -96,7 +97,7 @@ def question_notes(writer: ChainWriter, questions: Sequence[str]) -> list[str]:
         )
     text = "".join(questions)
     letters = [c for c in text if not c.isspace()]
-    known = set(writer.recipe.characters)
+    known = set(getattr(writer.recipe, "characters", ""))
     unknown = [c for c in letters if c not in known]
     if unknown and known:
         some = " ".join(dict.fromkeys(unknown[:1000]))[:39]
@@ -116,6 +117,7 @@ def write_evaluation(
 
 
 def json_lines(rows: Sequence[dict]) -> str:
+    """JSON Lines, with every character as it is."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

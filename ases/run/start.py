@@ -185,4 +185,4 @@ def _new_tokenizer(config: RunConfig, splits: Splits, say: Callable[[str], None]
 
 def _initial_model(config: RunConfig) -> Callable[[], EncoderDecoder] | None:
     """Makes the checkpoint's model with ``--init``; None means random weights."""
-    return config.init and partial(load_t5, config.init)
+    return partial(load_t5, config.init) if config.init else None

@@ -54,6 +54,7 @@ def export(run: Path, folder: Path) -> list[Path]:
 
 
 def main() -> None:
+    """Fetch a checkpoint, or write one of a run."""
     parser = Parser(
         prog="python -m ases.run.t5", description="Download a T5-family checkpoint, or make one."
     )

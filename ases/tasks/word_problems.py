@@ -40,6 +40,7 @@ class Story:
         self.He = self.he.capitalize()
 
     def say(self, *wordings: str) -> str:
+        """One of the wordings."""
         return self.rng.choice(wordings)
 
     def count(self, n: int) -> str:
@@ -49,13 +50,16 @@ class Story:
         return f"1 {self.items[:-3]}y" if self.items == "candies" else f"1 {self.items[:-1]}"
 
     def factors(self) -> tuple[int, int]:
+        """Two numbers whose product is not too large."""
         a = self.rng.randint(2, min(9, max(2, self.max // 2)))
         return a, self.rng.randint(2, min(9, self.max // a))
 
     def addend(self, value: int) -> int | None:
+        """What can be added to ``value``; None if nothing can."""
         return self.rng.randint(1, self.max - value) if value < self.max else None
 
     def part(self, value: int) -> int | None:
+        """What can be taken from ``value`` so that some is left; None if nothing can."""
         return self.rng.randint(1, value - 1) if value >= 2 else None
 
 
