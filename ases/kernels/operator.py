@@ -271,7 +271,8 @@ def triton_attention(
 
 
 def supports(q: Tensor) -> bool:
-    """Whether ``auto`` chooses these kernels for queries (B, H, Q, K): in bfloat16, on GPUs with matrix units for it."""
+    """Whether ``auto`` chooses these kernels for queries (B, H, Q, K): in bfloat16, on GPUs with
+    matrix units for it."""
     if not q.is_cuda or q.dtype != torch.bfloat16 or not 16 <= q.shape[-1] <= 128:
         return False
     return torch.cuda.get_device_capability(q.device) >= (8, 0)

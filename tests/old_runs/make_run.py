@@ -1,4 +1,4 @@
-"""Makes a run folder of this version's format, a small one: python tests/old_runs/make.py
+"""Makes a run folder of this version's format, a small one: python tests/old_runs/make_run.py
 
 It stays here for good, so that later versions are tested to read it.
 """
