@@ -36,6 +36,8 @@ def learn_and_score(flags) -> None:
         writer = learn(run, watcher)
         wanted = [split for split in ("test", "longer") if split in run.splits]
         rows: dict = {split: score(run, writer, split) for split in wanted}
+    except FloatingPointError as error:
+        raise InputError(f"{error} ({watcher.saved})") from None
     except Interrupted as stop:
         told = f"stopped; {watcher.saved}. Continue with: python train.py --resume {run.folder}"
         raise Interrupted(told, stop.number) from None

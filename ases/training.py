@@ -205,8 +205,9 @@ class Training:
         norm = float(self.gradient_norm)
         for name, value in (("loss", loss), ("norm of the gradients", norm)):
             if not math.isfinite(value):
+                rate = self.optimizers[-1].param_groups[0]["lr"]
                 raise FloatingPointError(
-                    f"the {name} is {value} by step {progress.step}; "
+                    f"the {name} is {value} by step {progress.step}, at a rate of {rate:.2g}; "
                     "expected a number, as a lower learning rate may give"
                 )
         row = progress.row() | {

@@ -189,7 +189,8 @@ def test_what_is_no_file(run, tmp_path, kind):
 def test_a_diverging_run_says_so(tmp_path):
     options = ["--learning-rate", "1e20", "--max-steps", 200, "--out-dir", tmp_path / "run"]
     told = fail("train.py", *options, *QUICK)
-    assert "expected a number" in told and "step" in told
+    assert "expected a number" in told and "by step" in told and "at a rate of" in told
+    assert "saved" in told
     log = tmp_path / "run" / "metrics.jsonl"
     for line in log.read_text().splitlines() if log.exists() else []:
         json.loads(line, parse_constant=pytest.fail)
