@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 
 import torch
 
@@ -108,6 +109,7 @@ def train(
     tokenizer: Tokenizer | None = None,
     scorer: Scorer | None = None,
     initial: Callable[[], EncoderDecoder] | None = None,
+    cut: Callable[[Sequence[Example]], list[Segmented]] | None = None,
 ) -> "ChainWriter":
     """Train the sub-models of ``recipe.mode``.
 
@@ -119,6 +121,7 @@ def train(
             budget again.
         initial: makes the model that each sub-model starts as; without it, one of
             ``recipe.model``'s shape with random weights.
+        cut: cuts and labels chains in another way than ``segment`` does.
     Raises:
         ValueError: a setting that may not be so, too few different questions, too long a chain,
             a sub-model without pairs, or no budget.
@@ -141,7 +144,8 @@ def train(
         initial = _random_model(recipe, tokenizer)
     reports = {}
 
-    if recipe.mode != "direct" and recipe.segmentation.segmentation == "entropy" and not scorer:
+    by_entropy = recipe.mode != "direct" and recipe.segmentation.segmentation == "entropy"
+    if by_entropy and not scorer and not cut:
         whole = {name: segment(splits[name], SegmentationSettings()) for name in SPLITS}
         rows = {
             name: {"scorer": _rows(recipe, "direct", whole[name], tokenizer)["direct"]}
@@ -150,7 +154,9 @@ def train(
         models = _fit_all(recipe, rows, initial, watcher, reports)
         scorer = Scorer(models["scorer"], tokenizer, recipe.max_question)
 
-    segmented = {name: segment(splits[name], recipe.segmentation, scorer) for name in SPLITS}
+    if cut is None:
+        cut = partial(segment, settings=recipe.segmentation, scorer=scorer)
+    segmented = {name: cut(splits[name]) for name in SPLITS}
     rows = {name: _rows(recipe, recipe.mode, segmented[name], tokenizer) for name in SPLITS}
     recipe = _with_decoding_limits(recipe, rows["train"], segmented["train"])
     if watcher:
