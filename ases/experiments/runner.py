@@ -63,7 +63,7 @@ def run_missing(trials: Sequence[Trial], folder: str, processes: int) -> dict[st
             minutes = (time.monotonic() - started) / 60
             accuracy = result["tests"]["test"].get("accuracy")
             tqdm.write(f"{minutes:5.1f} min  {result['row']}, seed {result['seed']}: {accuracy}")
-    return results
+    return read_results()
 
 
 def _write(results: dict[str, dict]) -> None:

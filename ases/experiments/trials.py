@@ -380,7 +380,7 @@ def _as_share(segmented: Sequence[Segmented]) -> float:
 
 
 def _tests(trial: Trial, splits: Splits) -> dict[str, list[Example]]:
-    tests = {name: splits[name] for name in ("test", "longer") if name in splits}
+    tests: Splits = {name: splits[name] for name in ("test", "longer") if name in splits}
     if trial.task == "mwp" and trial.data is None:
         tests |= {f"{n} steps": problems_of(n) for n in STEPS}
     return tests
@@ -410,7 +410,8 @@ def _test(task: str, writer: ChainWriter, examples: list[Example], beams: int) -
     found = {name: scores[name] for name in (*kept, "stop_reasons", "intervals")}
     texts = [chain.text for chain in chains]
     if task == "mwp":
-        found["each"] = [int(is_correct(t, e.answer)) for t, e in zip(texts, examples)]
+        right = [is_correct(t, e.answer) for t, e in zip(texts, examples)]
+        found["each"] = "".join("01"[hit] for hit in right)
     else:
         tokens = tokenize_characters if scores["rouge_tokens"] == "characters" else str.split
         each = [rouge(t, e.answer, tokens)["rougeL"] for t, e in zip(texts, examples)]

@@ -7,6 +7,7 @@ installed.
 import math
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from ases.data import InputError
 from ases.run.command import Parser, run_command
@@ -93,15 +94,7 @@ def plot(folders: list[Path], out: Path) -> None:
     Raises:
         InputError: matplotlib is not installed, or as ``read_curves``.
     """
-    try:
-        import matplotlib
-
-        matplotlib.use("svg")
-        from matplotlib import pyplot
-    except ImportError:
-        raise InputError(
-            "matplotlib is not installed; expected it for curves: pip install matplotlib"
-        ) from None
+    pyplot = need_pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for folder in folders:
         for name, own in read_curves(folder).items():
@@ -112,10 +105,34 @@ def plot(folders: list[Path], out: Path) -> None:
     axes.set(xlabel="updates", ylabel="nats per target token", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend(title="training (thin) and validation loss", fontsize=8)
+    save_figure(figure, out)
+
+
+def need_pyplot() -> Any:
+    """matplotlib's part that draws, set to make the same SVG each time.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise InputError(
+            "matplotlib is not installed; expected it for figures: pip install matplotlib"
+        ) from None
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "ases"
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def save_figure(figure: Any, out: Path) -> None:
+    """Write an SVG, and the folder it stands in."""
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
+    need_pyplot().close(figure)
 
 
 def main() -> None:
