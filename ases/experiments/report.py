@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ases.experiments.mistakes import KINDS
 from ases.experiments.trials import STEPS, Experiment, Trial
 from ases.run.plot import need_pyplot, save_figure
 
@@ -125,6 +126,8 @@ def table(experiment: Experiment, results: dict[str, dict]) -> str:
     lines = _axis_table(experiment, rows) if experiment.axis else _row_table(rows)
     if experiment.title == "Losses":
         lines = _loss_table(rows)
+    if experiment.axis == "steps":
+        lines += ["", *_mistake_table(rows)]
     n = sum(len(found) for found in rows.values())
     if n < len(experiment.trials):
         lines += [
@@ -210,6 +213,18 @@ def _axis_table(experiment: Experiment, rows: Rows) -> list[str]:
         )
     header = ["" if names else str(experiment.axis), *points]
     return _markdown(header, cells)
+
+
+def _mistake_table(rows: Rows) -> list[str]:
+    """What goes wrong first in the problems of five and six steps, as shares of all."""
+    cells = []
+    for name, found in rows.items():
+        kinds = [
+            r["tests"]["longer"]["mistakes"] for _, r in found if "mistakes" in r["tests"]["longer"]
+        ]
+        if kinds:
+            cells.append([name, *(f"{np.mean([k[kind] for k in kinds]):.3f}" for kind in KINDS)])
+    return _markdown(["first mistake, 5 and 6 steps", *KINDS], cells)
 
 
 def _loss_table(rows: Rows) -> list[str]:

@@ -23,6 +23,7 @@ from ases.beam import beam_search
 from ases.config import SIZES, Recipe, SegmentationSettings, TrainingSettings
 from ases.data import Example, split_examples
 from ases.entropy import token_entropies
+from ases.experiments.mistakes import mistakes
 from ases.metrics import is_correct, rouge, tokenize_characters
 from ases.model import EncoderDecoder
 from ases.pairs import Segmented, collate, make_batches, rows_by_model
@@ -222,9 +223,20 @@ def size_trials() -> list[Trial]:
 
 
 def length_trials() -> list[Trial]:
-    """Those of ``main`` that are tested on problems of one to eight steps."""
+    """Those of ``main``, on problems of one to eight steps; and what might help: positions that say
+    less of where in a question a word stands, and more problems."""
     wanted = ("mwp direct", "mwp dsm, interleave", "mwp usm, interleave", "mwp usm, entropy")
-    return [trial for trial in main_trials() if trial.row in wanted]
+    trials = [trial for trial in main_trials() if trial.row in wanted]
+    near = dict(relative_attention_num_buckets=16, relative_attention_max_distance=16)
+    for seed in range(3):
+        for mode in ("direct", "usm"):
+            settings = recipe(mode, seed)
+            settings = replace(settings, model=settings.model | near)
+            trials.append(Trial(f"mwp {mode}, distances to 16", settings))
+            trials.append(
+                Trial(f"mwp {mode}, 4,000 problems", recipe(mode, seed, 2000), problems=4000)
+            )
+    return trials
 
 
 def curves_trials() -> list[Trial]:
@@ -412,6 +424,8 @@ def _test(task: str, writer: ChainWriter, examples: list[Example], beams: int) -
     if task == "mwp":
         right = [is_correct(t, e.answer) for t, e in zip(texts, examples)]
         found["each"] = "".join("01"[hit] for hit in right)
+        if examples[0].gold:
+            found["mistakes"] = mistakes(texts, [e.answer for e in examples], right)
     else:
         tokens = tokenize_characters if scores["rouge_tokens"] == "characters" else str.split
         each = [rouge(t, e.answer, tokens)["rougeL"] for t, e in zip(texts, examples)]
