@@ -309,13 +309,12 @@ def run_trial(trial: Trial, folder: str) -> dict:
     curves, scorer = Curves(), None
     settings = trial.recipe.segmentation
     if settings.segmentation == "entropy" and trial.recipe.mode != "direct":
-        direct = replace(trial.recipe, mode="direct", segmentation=SegmentationSettings())
-        own = _direct(replace(trial, recipe=direct, row="direct", x=None), folder)
-        scorer = Scorer(own.models["direct"], own.tokenizer)
+        direct, _ = _direct(trial, folder)
+        scorer = Scorer(direct.models["direct"], direct.tokenizer)
     cut = CUTS.get(trial.labels)
     started = time.perf_counter()
     if trial.recipe.mode == "direct" and trial.epochs is None:
-        writer, curves = _direct_with_curves(replace(trial, row="direct", x=None), folder)
+        writer, curves = _direct(trial, folder)
     else:
         writer = train(splits, _with_epochs(trial, splits), curves, scorer=scorer, cut=cut)
     seconds = time.perf_counter() - started
@@ -366,24 +365,20 @@ def _with_epochs(trial: Trial, splits: Splits) -> Recipe:
     return replace(recipe, training=replace(recipe.training, max_steps=trial.epochs * batches))
 
 
-def _direct(trial: Trial, folder: str) -> ChainWriter:
-    return _direct_with_curves(trial, folder)[0]
+#: The last direct models by their trials' keys: each is a trial of its own, and a scorer of others.
+_KEPT: dict[str, tuple[ChainWriter, Curves]] = {}
 
 
-@lru_cache(maxsize=2)
-def _direct_by_key(trial_key: str, folder: str) -> tuple[ChainWriter, Curves]:
-    trial, curves = _PENDING[trial_key], Curves()
-    return train(_splits(trial, folder), trial.recipe, curves), curves
-
-
-_PENDING: dict[str, Trial] = {}
-
-
-def _direct_with_curves(trial: Trial, folder: str) -> tuple[ChainWriter, Curves]:
-    """A direct model is a trial of its own, and the scorer of others."""
-    trial = replace(trial, beams=(1,))
-    _PENDING[trial.key] = trial
-    return _direct_by_key(trial.key, folder)
+def _direct(trial: Trial, folder: str) -> tuple[ChainWriter, Curves]:
+    """The direct model of a trial's data, seed and budget, and the losses of its training."""
+    settings = replace(trial.recipe, mode="direct", segmentation=SegmentationSettings())
+    trial = replace(trial, recipe=settings, beams=(1,), labels="recipe")
+    if trial.key not in _KEPT:
+        curves = Curves()
+        _KEPT[trial.key] = train(_splits(trial, folder), settings, curves), curves
+        while len(_KEPT) > 2:
+            del _KEPT[next(iter(_KEPT))]
+    return _KEPT[trial.key]
 
 
 def _as_share(segmented: Sequence[Segmented]) -> float:
