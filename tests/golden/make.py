@@ -82,6 +82,11 @@ PROBLEMS = [
         "How many at No. 5?",
         "See https://a.org/x?y=1,2! No. 5 has 3; \n \n  that is x², or 3 != 4, so 1. Add 2.\nThe answer is 3.",
     ),
+    (
+        "marks in a row",
+        "Which rules meet?",
+        'Is it 4?) No!! It is 3!!= 4; a?.5 is (half,) b;, c. Point A. Then J. Smith saw http://a.b. Then No.  5 and No.    6 have {1{,}000} or 5...10,\t5 …. The end.." \n\n  x² 3. is I.E. q.\n3. is it',
+    ),
 ]
 GAMMAS, BETAS, VOCABULARY = (0.0, 0.5, 1.0, 2.0), (0.8, 1.0, 1.2, 1.4), 6
 
@@ -186,11 +191,49 @@ PREDICTIONS = [
     ("The answer is 10 000 or more.", "The answer is 10,000."),
     ("The answer is 1 1/2.", "The answer is 1.5."),
     ("The answer is −５.", "The answer is -5."),
+    *(
+        (f"The answer is {text}", "The answer is 5.")
+        for text in (
+            "5+3.",
+            "5*3",
+            "5 -3",
+            "5 - 3",
+            "5 / 3",
+            "½ of 6",
+            "2 ½",
+            "1E5",
+            "2^3",
+            "3:45",
+            "1.234.567",
+            r"\frac{1}{2}",
+            r"\dfrac{10}{2}",
+            "10⁄2",
+            "1{,}080",
+            ":: 5",
+            "- 5",
+            "$ 5",
+            "-$5",
+            "(2)-5",
+            "a-5",
+            "5 = 5",
+            "5 = 2 + 3",
+            "2 + 3 = 4 + 1 = 5",
+            "2 + 3 = 5. Check: 1 = 1",
+            "5 x 4 boxes",
+            "5 x 1 = 5 boxes",
+            "5 * (4 + 1)",
+            "7.5/1.5",
+            "1,000/2",
+            "5 boxes - 5 left",
+            "2 + 3 = 5 + 1",
+        )
+    ),
 ]
 REPORTS = [
     ("1、胰头部高代谢灶，考虑恶性。", "1、胰头部高代谢肿块，考虑恶性；肝囊肿。"),
     ("肝囊肿 SUVmax 3.6", "肝囊肿，SUVmax：3.6。"),
     ("", "未见异常。"),
+    ("SUVMAX 3.6，Running", "SUVmax 3.6，runs"),
 ]
 
 
@@ -260,9 +303,12 @@ def special_entropies() -> list[dict]:
         "no tokens": ([1, 0, 2], [some, some, two]),
         "impossible tokens": ([1, 1, 1], [certain, two, some]),
         "equal": ([1, 1, 1], [some, some, some]),
+        "equal, seven": ([1] * 7, [[1.38, 1.03, -0.32, -0.96, 0.05, -0.38]] * 7),
     }
     rows = []
     for name, (counts, logits) in cases.items():
+        if len(counts) == 7:
+            pieces = list("abcdefg")
         row = scored(name, "prefix", pieces, counts, logits)
         row["scored"] = [{"source": "q?", "target": "".join(pieces)}]
         rows.append(row | {"pieces": pieces})
