@@ -157,15 +157,12 @@ def _row_table(rows: Rows) -> list[str]:
     header = ["", "seeds", "score", "against the first", "BLEU", "end", "updates", "seconds"]
     cells, first = [], {}
     for name, found in rows.items():
-        task = name.split()[0] if name.split()[0] in ("mwp", "pet") else found[0][0].data or ""
-        for test in [t for t in found[0][1]["tests"] if not t.endswith("steps")]:
-            score = "accuracy" if found[0][0].task == "mwp" else "rougeL"
-            group = (
-                task,
-                test,
-                found[0][0].recipe.training.max_steps if task not in ("mwp", "pet", "") else 0,
-            )
-            baseline = first.setdefault(group, found)
+        trial, result = found[0]
+        for test in [t for t in result["tests"] if not t.endswith("steps")]:
+            score = "accuracy" if trial.task == "mwp" else "rougeL"
+            # The first row of the same problems and updates is what others are compared with.
+            alike = (trial.task, trial.data, trial.recipe.training.max_steps, test)
+            baseline = first.setdefault(alike, found)
             against = ""
             if baseline is not found and (d := difference_interval(found, baseline, test)):
                 against = f"{d[0]:+.3f} [{d[1]:+.3f}, {d[2]:+.3f}]"
