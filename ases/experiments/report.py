@@ -123,9 +123,11 @@ def table(experiment: Experiment, results: dict[str, dict]) -> str:
     rows = finished(experiment, results)
     if not rows:
         return "Nothing was run yet.\n"
-    lines = _axis_table(experiment, rows) if experiment.axis else _row_table(rows)
-    if experiment.title == "Losses":
-        lines = _loss_table(rows)
+    if experiment.kind == "axis":
+        lines = _axis_table(experiment, rows)
+    else:
+        kinds = {"rows": _row_table, "losses": _loss_table, "scorers": _scorer_table}
+        lines = kinds[experiment.kind](rows)
     if experiment.axis == "steps":
         lines += ["", *_mistake_table(rows)]
     n = sum(len(found) for found in rows.values())
@@ -201,14 +203,14 @@ def _points(experiment: Experiment, rows: Rows) -> dict[str, dict[float, list[fl
 def _axis_table(experiment: Experiment, rows: Rows) -> list[str]:
     points = _points(experiment, rows)
     places = sorted({x for own in points.values() for x in own})
-    names = experiment.axis.split(", ") if experiment.axis and "," in experiment.axis else None
+    names = experiment.axis.split(", ") if "," in experiment.axis else None
     cells = []
     for x in places:
         label = names[int(x)] if names else f"{x:g}"
         cells.append(
             [label, *(_with_interval(own[x]) if x in own else "" for own in points.values())]
         )
-    header = ["" if names else str(experiment.axis), *points]
+    header = ["" if names else experiment.axis, *points]
     return _markdown(header, cells)
 
 
@@ -246,6 +248,33 @@ def _loss_table(rows: Rows) -> list[str]:
     return [*lines, "", *_markdown(header, cells)]
 
 
+def _scorer_table(rows: Rows) -> list[str]:
+    """F1 of ES and AS against the true roles, and what the scorer is like."""
+    cells = []
+    rules = ("mean", "sum", "first token", "highest", "position")
+    for name, found in rows.items():
+        roles = [r["by_role"] for _, r in found]
+        finds = [r["by_entropy"] for _, r in found]
+        cells.append(
+            [
+                name,
+                f"{np.mean(_scores(found, 'test', 'accuracy')):.3f}",
+                *(
+                    f"{np.mean([r[k]['entropy'] for r in roles]):.2f}"
+                    for k in ("ES", "AS", "computed")
+                ),
+                *(
+                    " / ".join(
+                        f"{np.mean([f[rule][role] for f in finds]):.2f}" for role in ("ES", "AS")
+                    )
+                    for rule in rules
+                ),
+            ]
+        )
+    header = ["scorer", "accuracy", "entropy: ES", "AS", "computed", *(f"F1 by {r}" for r in rules)]
+    return _markdown(header, cells)
+
+
 # --- figures -------------------------------------------------------------------------------------
 
 
@@ -256,13 +285,13 @@ def draw(experiment: Experiment, results: dict[str, dict], out: Path) -> None:
         InputError: matplotlib is not installed.
     """
     rows = finished(experiment, results)
-    if not rows:
+    if not rows or experiment.kind == "scorers":
         return
     pyplot = need_pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 4))
-    if experiment.title == "Losses":
+    if experiment.kind == "losses":
         _draw_losses(axes, rows)
-    elif experiment.axis:
+    elif experiment.kind == "axis":
         _draw_axis(axes, experiment, rows)
     else:
         _draw_rows(axes, rows)
@@ -280,7 +309,7 @@ def _draw_axis(axes: Any, experiment: Experiment, rows: Rows) -> None:
         axes.set_xscale("log")
         axes.set_xticks(places, [f"{x:g}" for x in places])
         axes.minorticks_off()
-    elif experiment.axis and "," in experiment.axis:
+    elif "," in experiment.axis:
         names = experiment.axis.split(", ")
         axes.set_xticks(range(len(names)), names)
     axes.legend()

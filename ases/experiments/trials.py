@@ -22,9 +22,9 @@ import torch
 from ases.beam import beam_search
 from ases.config import SIZES, Recipe, SegmentationSettings, TrainingSettings
 from ases.data import Example, split_examples
-from ases.entropy import token_entropies
+from ases.entropy import chain_entropies, token_entropies
 from ases.experiments.mistakes import mistakes
-from ases.metrics import is_correct, rouge, tokenize_characters
+from ases.metrics import is_correct, role_agreement, rouge, tokenize_characters
 from ases.model import EncoderDecoder
 from ases.pairs import Segmented, collate, make_batches, rows_by_model
 from ases.recipe import (
@@ -38,7 +38,15 @@ from ases.recipe import (
     training_texts,
 )
 from ases.run.files import read_examples
-from ases.segmentation import AS, ES, interleaved_labels, make_segments, split_pieces
+from ases.segmentation import (
+    AS,
+    ES,
+    entropy_labels,
+    interleaved_labels,
+    make_segments,
+    piece_entropies,
+    split_pieces,
+)
 from ases.tasks import make_splits
 from ases.tasks.word_problems import word_problem
 from ases.tokenizer import Tokenizer
@@ -198,6 +206,15 @@ def roles_trials() -> list[Trial]:
     return trials
 
 
+def scorers_trials() -> list[Trial]:
+    """Direct models that have learned for longer and longer: what do their entropies find?"""
+    return [
+        Trial(f"after {updates} updates", recipe("direct", seed, updates))
+        for updates in (100, 300, 900)
+        for seed in range(3)
+    ]
+
+
 def sweep_trials() -> list[Trial]:
     """USM by entropy, for several β and γ (Figure 3 of the paper)."""
     return [
@@ -265,19 +282,20 @@ class Experiment:
 
     title: str
     trials: list[Trial]
-    score: str = "accuracy"
-    axis: str | None = None
+    kind: str = "rows"  # of table and figure: "rows", "axis", "losses" or "scorers"
+    axis: str = ""
 
 
 EXPERIMENTS = {
     "main": Experiment("All modes at equal updates", main_trials()),
     "epochs": Experiment("All modes after 20 epochs", epochs_trials()),
-    "data": Experiment("Ever more problems", data_trials(), axis="training problems"),
+    "data": Experiment("Ever more problems", data_trials(), "axis", "training problems"),
     "roles": Experiment("The roles, or merely the cutting?", roles_trials()),
-    "length": Experiment("More steps than in training", length_trials(), axis="steps"),
-    "curves": Experiment("Losses", curves_trials()),
-    "sweep": Experiment("β and γ", sweep_trials(), axis="β"),
-    "size": Experiment("Sizes", size_trials(), axis="micro, tiny, mini"),
+    "scorers": Experiment("What entropy finds", scorers_trials(), "scorers"),
+    "length": Experiment("More steps than in training", length_trials(), "axis", "steps"),
+    "curves": Experiment("Losses", curves_trials(), "losses"),
+    "sweep": Experiment("β and γ", sweep_trials(), "axis", "β"),
+    "size": Experiment("Sizes", size_trials(), "axis", "micro, tiny, mini"),
     "real": Experiment("Real data", real_trials()),
 }
 
@@ -338,6 +356,7 @@ def run_trial(trial: Trial, folder: str) -> dict:
     }
     if trial.recipe.mode == "direct" and trial.task == "mwp" and trial.data is None:
         result["by_role"] = by_true_role(writer, splits["test"])
+        result["by_entropy"] = entropies_against_roles(writer, splits["test"])
     for beams in trial.beams:
         for name, examples in _tests(trial, splits).items():
             name = name if beams == 1 else f"{name}, {beams} beams"
@@ -427,6 +446,27 @@ def _test(task: str, writer: ChainWriter, examples: list[Example], beams: int) -
         found["each"] = [round(value, 3) for value in each]
         found["stops"] = [chain.stop for chain in chains]
     return found
+
+
+def entropies_against_roles(writer: ChainWriter, examples: Sequence[Example]) -> dict:
+    """F1 of both roles against the true ones, of several rules on the entropies of a direct model:
+    a piece is AS where its value is above the mean of its chain's (β = 1)."""
+    pieces = [split_pieces(e.answer) for e in examples]
+    questions = [e.question for e in examples]
+    tokens = chain_entropies(writer.models["direct"], writer.tokenizer, questions, pieces)
+    rules = {
+        "mean": [piece_entropies(own, 1.0) for own in tokens],
+        "sum": [piece_entropies(own, 0.0) for own in tokens],
+        "first token": [[piece[0] for piece in own] for own in tokens],
+        "highest": [[max(piece) for piece in own] for own in tokens],
+    }
+    gold = [[role for role, _ in e.gold or ()] for e in examples]
+    found = {
+        name: role_agreement(gold, [entropy_labels(values, 1.0) for values in rows])
+        for name, rows in rules.items()
+    }
+    found["position"] = role_agreement(gold, [interleaved_labels(len(p)) for p in pieces])
+    return {name: {role: own[role]["f1"] for role in (ES, AS)} for name, own in found.items()}
 
 
 @torch.inference_mode()
