@@ -81,8 +81,9 @@ def problems_to_match(rows: Rows) -> list[tuple[float, float, float, float]]:
     Direct's accuracy is read off between its own sizes, along the logarithm of their number.
 
     Returns:
-        (n, ratio, low, high); the interval is the bootstrap over seeds and problems. Where USM is
-        better than direct ever was, the ratio is that of direct's largest size, a lower bound.
+        (n, ratio, low, high) for all sizes but the largest; the interval is the bootstrap over
+        seeds and problems. Where USM is better than direct ever was, the ratio is that of direct's
+        largest size, a lower bound.
     """
     each: dict[str, dict] = {name: defaultdict(dict) for name in ("direct", "usm")}
     for name in each:
@@ -112,7 +113,7 @@ def problems_to_match(rows: Rows) -> list[tuple[float, float, float, float]]:
         for _ in range(RESAMPLES)
     ]
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-    return list(zip(sizes, best, low, high))
+    return list(zip(sizes, best, low, high))[:-1]
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -279,13 +280,14 @@ def _scorer_table(rows: Rows) -> list[str]:
 
 
 def draw(experiment: Experiment, results: dict[str, dict], out: Path) -> None:
-    """An SVG of what was found; nothing where nothing was.
+    """An SVG of what was found, once half of the trials are there.
 
     Raises:
         InputError: matplotlib is not installed.
     """
     rows = finished(experiment, results)
-    if not rows or experiment.kind == "scorers":
+    n = sum(len(found) for found in rows.values())
+    if 2 * n < len(experiment.trials) or experiment.kind == "scorers":
         return
     pyplot = need_pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 4))
