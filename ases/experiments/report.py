@@ -323,10 +323,10 @@ def _draw_rows(axes: Any, rows: Rows) -> None:
         score = "accuracy" if rows[name][0][0].task == "mwp" else "rougeL"
         values = _scores(rows[name], "test", score)
         mean, reach = mean_interval(values)
-        axes.barh(i, mean, xerr=0 if math.isnan(reach) else reach, alpha=0.5, capsize=3)
+        axes.barh(i, mean, xerr=np.nan_to_num(reach), color="tab:blue", alpha=0.4, capsize=3)
         axes.plot(values, [i] * len(values), "k.", markersize=4)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="accuracy (mwp) or ROUGE-L (pet) of the test set; a dot is a seed", xlim=(0, 1))
+    axes.set(xlabel="accuracy (mwp), ROUGE-L (pet); a dot is a seed", xlim=(0, 1))
 
 
 def _draw_losses(axes: Any, rows: Rows) -> None:
