@@ -21,7 +21,7 @@ def test_keys_name_trials():
     assert replace(first, row="other", x=3.0).key == first.key
     assert replace(first, recipe=recipe("direct", 1)).key != first.key
     shared = {t.key for t in EXPERIMENTS["main"].trials}
-    assert len({t.key for t in EXPERIMENTS["length"].trials} & shared) == 20
+    assert len({t.key for t in EXPERIMENTS["length"].trials} & shared) == 40
     assert {t.key for t in EXPERIMENTS["curves"].trials} <= shared
 
 
@@ -51,7 +51,6 @@ def small(trial: Trial) -> Trial:
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "RESULTS", tmp_path)
-    monkeypatch.setattr(runner.read_results, "__defaults__", (tmp_path / "trials.jsonl",))
     return tmp_path
 
 

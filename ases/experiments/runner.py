@@ -18,13 +18,13 @@ from ases.run.files import write_text
 RESULTS = Path(__file__).parent.parent.parent / "docs" / "results"
 
 
-def read_results(path: Path = RESULTS / "trials.jsonl") -> dict[str, dict]:
+def read_results() -> dict[str, dict]:
     """What was found so far, by the trials' keys.
 
     Raises:
         InputError: a line that is none of a trial.
     """
-    results = {}
+    path, results = RESULTS / "trials.jsonl", {}
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     for number, line in enumerate(text.splitlines(), 1):
         try:
