@@ -142,18 +142,11 @@ def train(
     _check_lengths(splits, tokenizer, recipe.max_chain)
     if initial is None:
         initial = _random_model(recipe, tokenizer)
-    reports = {}
+    reports: dict[str, dict] = {}
 
     by_entropy = recipe.mode != "direct" and recipe.segmentation.segmentation == "entropy"
     if by_entropy and not scorer and not cut:
-        whole = {name: segment(splits[name], SegmentationSettings()) for name in SPLITS}
-        rows = {
-            name: {"scorer": _rows(recipe, "direct", whole[name], tokenizer)["direct"]}
-            for name in SPLITS
-        }
-        models = _fit_all(recipe, rows, initial, watcher, reports)
-        scorer = Scorer(models["scorer"], tokenizer, recipe.max_question)
-
+        scorer = _train_scorer(splits, recipe, tokenizer, initial, watcher, reports)
     if cut is None:
         cut = partial(segment, settings=recipe.segmentation, scorer=scorer)
     segmented = {name: cut(splits[name]) for name in SPLITS}
@@ -204,6 +197,23 @@ def _random_model(recipe: Recipe, tokenizer: Tokenizer) -> Callable[[], EncoderD
         return EncoderDecoder(ModelConfig(**{"vocab_size": tokenizer.vocab_size} | recipe.model))
 
     return make
+
+
+def _train_scorer(
+    splits: Splits,
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    initial: Callable[[], EncoderDecoder],
+    watcher: Watcher | None,
+    reports: dict[str, dict],
+) -> Scorer:
+    """A direct model with the recipe's whole budget; ``reports`` takes what fit says."""
+    rows = {
+        name: {"scorer": _rows(recipe, "direct", segment(splits[name]), tokenizer)["direct"]}
+        for name in SPLITS
+    }
+    models = _fit_all(recipe, rows, initial, watcher, reports)
+    return Scorer(models["scorer"], tokenizer, recipe.max_question)
 
 
 def _fit_all(

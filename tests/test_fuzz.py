@@ -215,16 +215,23 @@ def test_bytes_of_a_run(whole, tmp_path, many, name):
     within_a_gigabyte(check)
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-def test_values_of_a_run(whole, tmp_path, many, name):
-    run = shutil.copytree(whole / "run", tmp_path / "run")
-    content = json.loads((run / name).read_text())
+@pytest.mark.parametrize(
+    "kind, name, read",
+    [
+        ("run", "config.json", load_run),
+        ("run", "tokenizer.json", load_run),
+        ("t5", "config.json", load_t5),
+    ],
+)
+def test_values_of_folders(whole, tmp_path, many, kind, name, read):
+    folder = shutil.copytree(whole / kind, tmp_path / kind)
+    content = json.loads((folder / name).read_text())
 
     @many
     @given(of_values)
     def check(mutations):
-        (run / name).write_text(json.dumps(replace_values(content, mutations)))
-        told_in_one_line(load_run, run)
+        (folder / name).write_text(json.dumps(replace_values(content, mutations)))
+        told_in_one_line(read, folder)
 
     within_a_gigabyte(check)
 
@@ -326,19 +333,6 @@ def test_bytes_of_t5(whole, tmp_path, many, name):
     @given(of_bytes)
     def check(mutations):
         (t5 / name).write_bytes(damage(content, mutations))
-        told_in_one_line(load_t5, t5)
-
-    within_a_gigabyte(check)
-
-
-def test_values_of_t5(whole, tmp_path, many):
-    t5 = shutil.copytree(whole / "t5", tmp_path / "t5")
-    content = json.loads((t5 / "config.json").read_text())
-
-    @many
-    @given(of_values)
-    def check(mutations):
-        (t5 / "config.json").write_text(json.dumps(replace_values(content, mutations)))
         told_in_one_line(load_t5, t5)
 
     within_a_gigabyte(check)

@@ -18,8 +18,8 @@ from ases.experiments.trials import STEPS, Experiment, Trial
 from ases.run.plot import need_pyplot, save_figure
 
 #: Student's t for a 95 % interval from 2, 3, … 15 values; from more it is near 2.
-STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
-STUDENT += (2.160, 2.145)
+STUDENT = [12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179]
+STUDENT += [2.160, 2.145]
 RESAMPLES = 2000
 
 Found = list[tuple[Trial, dict]]  # trials with what they found

@@ -99,6 +99,8 @@ def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
     else:  # stopped at its very beginning
         tokenizer = _new_tokenizer(config, splits, say)
+        if lock:
+            write_text(folder / "tokenizer.json", tokenizer.text())
     scorer = _scorer(config, device, say)
     if scorer and weights_digest(scorer.model.state_dict()) != config.scorer_digest:
         raise InputError(
@@ -112,7 +114,6 @@ def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str
         )
     if lock:
         config.save(folder)
-        write_text(folder / "tokenizer.json", tokenizer.text())
     return Start(config, folder, lock, splits, tokenizer, True, scorer, _initial_model(config))
 
 
