@@ -1,6 +1,11 @@
 """Experiments: what they promise, on trials that take seconds."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -79,6 +84,49 @@ def test_trials_are_run_once_and_reported(results, monkeypatch, capsys):
     direct = found[chosen[0].key]
     assert direct["by_role"]["ES"]["tokens"] > direct["by_role"]["computed"]["tokens"] > 100
     assert {"test", "longer", "1 steps", "8 steps"} <= set(direct["tests"])
+
+
+LONG = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from ases.experiments import runner
+from ases.experiments.trials import Trial, recipe
+
+runner.RESULTS = Path(sys.argv[1])
+short, long = Trial("short", recipe("usm", 0, 1)), Trial("long", recipe("usm", 0, 10**6))
+print(runner.run_missing([replace(t, problems=30) for t in (short, long)], "nowhere", 2))
+"""
+
+
+def test_killed_the_runner_leaves_results_and_no_process(results):
+    process = subprocess.Popen([sys.executable, "-c", LONG, results], start_new_session=True)
+    found = results / "trials.jsonl"
+    try:
+        wait_until(found.exists)
+        process.kill()
+        process.wait()
+        wait_until(lambda: not group_lives(process.pid))
+    finally:
+        if group_lives(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert [row["row"] for row in runner.read_results().values()] == ["short"]
+
+
+def wait_until(condition, seconds=120):
+    for _ in range(10 * seconds):
+        if condition():
+            return
+        time.sleep(0.1)
+    pytest.fail("waited in vain")
+
+
+def group_lives(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_epochs_in_place_of_updates():

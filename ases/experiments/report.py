@@ -16,6 +16,7 @@ import numpy as np
 from ases.experiments.mistakes import KINDS
 from ases.experiments.trials import STEPS, Experiment, Trial
 from ases.run.plot import need_pyplot, save_figure
+from ases.segmentation import AS, ES
 
 #: Student's t for a 95 % interval from 2, 3, … 15 values; from more it is near 2.
 STUDENT = [12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179]
@@ -129,7 +130,12 @@ def table(experiment: Experiment, results: dict[str, dict]) -> str:
     if experiment.kind == "axis":
         lines = _axis_table(experiment, rows)
     else:
-        kinds = {"rows": _row_table, "losses": _loss_table, "scorers": _scorer_table}
+        kinds = {
+            "rows": _row_table,
+            "sweep": _sweep_table,
+            "losses": _loss_table,
+            "scorers": _scorer_table,
+        }
         lines = kinds[experiment.kind](rows)
     if experiment.axis == "steps":
         lines += ["", *_mistake_table(rows)]
@@ -218,6 +224,28 @@ def _axis_table(experiment: Experiment, rows: Rows) -> list[str]:
     return _markdown(header, cells)
 
 
+def _sweep_table(rows: Rows) -> list[str]:
+    """Scores of each γ and β, and what their labels are like."""
+    cells = []
+    for name, found in rows.items():
+        for beta in sorted({t.x for t, _ in found}):
+            own = [(t, r) for t, r in found if t.x == beta]
+            f1 = (f"{np.mean([r['roles'][role]['f1'] for _, r in own]):.2f}" for role in (ES, AS))
+            cells.append(
+                [
+                    f"{name}, β = {beta:g}",
+                    str(len(own)),
+                    _with_interval(_scores(own, "test", "accuracy")),
+                    f"{np.mean(_scores(own, 'test', 'bleu')):.1f}",
+                    f"{np.mean([r['as_share'] for _, r in own]):.2f}",
+                    f"{np.mean([r['segments'] for _, r in own]):.1f}",
+                    " / ".join(f1),
+                ]
+            )
+    header = ["", "seeds", "accuracy", "BLEU", "share of AS", "segments", "F1 of ES / AS"]
+    return _markdown(header, cells)
+
+
 def _mistake_table(rows: Rows) -> list[str]:
     """What goes wrong first in the problems of five and six steps, as shares of all."""
     cells = []
@@ -231,19 +259,26 @@ def _mistake_table(rows: Rows) -> list[str]:
 
 
 def _loss_table(rows: Rows) -> list[str]:
-    """The best validation loss of each sub-model, and what direct's tokens of each role cost."""
-    best: dict[str, list[float]] = defaultdict(list)
+    """The best validation losses, and what direct's tokens of each role cost."""
+    per_chain: dict[str, list[float]] = defaultdict(list)
+    per_token: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     of_roles: dict[str, list[dict]] = defaultdict(list)
     for name, found in rows.items():
         for _, result in found:
-            for model, points in result["validation"].items():
-                own = name if model in name else f"{name}: {model}"
-                best[own].append(min(loss for _, _, loss in points))
+            tokens = result.get("target_tokens", {})
+            best = {m: min(loss for *_, loss in p) for m, p in result["validation"].items()}
+            for model, loss in best.items():
+                per_token[name][model].append(loss)
+            if tokens:
+                per_chain[name].append(sum(loss * tokens[m] for m, loss in best.items()))
             for role, values in (result.get("by_role") or {}).items():
                 of_roles[role].append(values)
-    lines = _markdown(
-        ["", "best validation loss"], [[n, _with_interval(v)] for n, v in best.items()]
-    )
+    cells = []
+    for name, of_models in per_token.items():
+        losses = [f"{model} {np.mean(values):.3f}" for model, values in of_models.items()]
+        whole = _with_interval(per_chain[name]) if per_chain[name] else ""
+        cells.append([name, whole, ", ".join(losses)])
+    lines = _markdown(["best validation loss", "nats a chain", "nats a token"], cells)
     cells = [
         [role, *(f"{np.mean([v[k] for v in values]):.3f}" for k in ("loss", "entropy", "accuracy"))]
         for role, values in of_roles.items()
@@ -297,6 +332,8 @@ def draw(experiment: Experiment, results: dict[str, dict], out: Path) -> None:
         _draw_losses(axes, rows)
     elif experiment.kind == "axis":
         _draw_axis(axes, experiment, rows)
+    elif experiment.kind == "sweep":
+        _draw_sweep(axes, rows)
     else:
         _draw_rows(axes, rows)
     axes.grid(alpha=0.3)
@@ -319,6 +356,21 @@ def _draw_axis(axes: Any, experiment: Experiment, rows: Rows) -> None:
     axes.legend()
 
 
+def _draw_sweep(axes: Any, rows: Rows) -> None:
+    """Accuracy on the left, BLEU (dashed) on the right, as in Figure 3."""
+    right = axes.twinx()
+    for name, found in rows.items():
+        places = sorted({t.x for t, _ in found})
+        at = [[(t, r) for t, r in found if t.x == x] for x in places]
+        accuracy = [np.mean(_scores(own, "test", "accuracy")) for own in at]
+        bleu = [np.mean(_scores(own, "test", "bleu")) for own in at]
+        [line] = axes.plot(places, accuracy, marker="o", label=name)
+        right.plot(places, bleu, "--", marker=".", color=line.get_color(), alpha=0.6)
+    axes.set(xlabel="β", ylabel="accuracy", ylim=(0, 1), xticks=places)
+    right.set(ylabel="BLEU (dashed)", ylim=(0, 100))
+    axes.legend()
+
+
 def _draw_rows(axes: Any, rows: Rows) -> None:
     names = list(rows)[::-1]
     for i, name in enumerate(names):
@@ -335,12 +387,12 @@ def _draw_losses(axes: Any, rows: Rows) -> None:
     """Training losses of the first seed, and the best validation loss so far, over time."""
     for name, found in rows.items():
         _, result = found[0]
-        for model in result["curves"]:
+        for model, tokens in result.get("target_tokens", {}).items():
             label = name.removeprefix("mwp ") + ("" if model in name else f": {model}")
-            steps, seconds, losses = zip(*result["curves"][model])
-            [line] = axes.plot(seconds, losses, linewidth=0.7, alpha=0.5)
+            _, seconds, losses = zip(*result["curves"][model])
+            [line] = axes.plot(seconds, np.array(losses) * tokens, linewidth=0.7, alpha=0.5)
             _, seconds, losses = zip(*result["validation"][model])
-            best = np.minimum.accumulate(losses)
+            best = np.minimum.accumulate(losses) * tokens
             axes.plot(seconds, best, marker=".", color=line.get_color(), label=label)
-    axes.set(xlabel="seconds", ylabel="nats per target token", yscale="log")
+    axes.set(xlabel="seconds", ylabel="nats a chain (a sub-model's share of them)", yscale="log")
     axes.legend(title="training (thin), best validation loss so far", fontsize=8)

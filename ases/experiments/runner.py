@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -54,7 +55,7 @@ def run_missing(trials: Sequence[Trial], folder: str, processes: int) -> dict[st
     started = time.monotonic()
     # Another process for each: their threads would be in each other's way.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _one_thread) as pool:
+    with ProcessPoolExecutor(processes, context, _prepare) as pool:
         futures = [pool.submit(run_trial, trial, folder) for trial in missing.values()]
         for done in tqdm(as_completed(futures), total=len(futures), unit="trial", disable=None):
             result = done.result() | {"processor": processor()}
@@ -71,9 +72,18 @@ def _write(results: dict[str, dict]) -> None:
     write_text(RESULTS / "trials.jsonl", "".join(lines))
 
 
-def _one_thread() -> None:
+def _prepare() -> None:
+    """One thread for each process; and a process ends when the one that started it is killed."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def processor() -> str:

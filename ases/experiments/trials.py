@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -265,19 +265,19 @@ def real_trials() -> list[Trial]:
     """The paper's reports, and word problems written by people and by language models."""
     reports, people, llm = "cpet_part.csv", "gsm8k_train.jsonl", "llm_cot.jsonl"
     trials = []
-    for name, task, file, problems, updates, epochs in (
-        ("cPET", "pet", reports, 10**6, 1500, None),
-        ("cPET, longer", "pet", reports, 10**6, 4500, None),
-        ("cPET, 3 epochs", "pet", reports, 10**6, 1000, 3),
-        ("cPET, 500 reports", "pet", reports, 500, 1000, None),
-        ("LLM CoT", "mwp", llm, 10**6, 1000, None),
-        ("GSM8K", "mwp", people, 10**6, 2000, None),
+    for name, task, file, problems, updates, epochs, seeds in (
+        ("cPET, 500 reports", "pet", reports, 500, 1000, None, 3),
+        ("cPET, 1,500 reports", "pet", reports, 1500, 1500, None, 1),
+        ("cPET", "pet", reports, 10**6, 1500, None, 1),
+        ("cPET, 3 epochs", "pet", reports, 10**6, 1000, 3, 1),
+        ("LLM CoT", "mwp", llm, 10**6, 1000, None, 3),
+        ("GSM8K", "mwp", people, 10**6, 2000, None, 1),
     ):
-        for mode in ("direct", "usm"):
-            settings = recipe(mode, 0, updates)
-            trials.append(
-                Trial(f"{name} {mode}", settings, task, problems, file, "recipe", epochs, (1, 4))
-            )
+        for seed in range(seeds):
+            for mode in ("direct", "usm"):
+                settings = recipe(mode, seed, updates)
+                row = f"{name} {mode}"
+                trials.append(Trial(row, settings, task, problems, file, "recipe", epochs, (1, 4)))
     return trials
 
 
@@ -287,7 +287,7 @@ class Experiment:
 
     title: str
     trials: list[Trial]
-    kind: str = "rows"  # of table and figure: "rows", "axis", "losses" or "scorers"
+    kind: str = "rows"  # of table and figure: "rows", "axis", "sweep", "losses" or "scorers"
     axis: str = ""
 
 
@@ -299,7 +299,7 @@ EXPERIMENTS = {
     "scorers": Experiment("What entropy finds", scorers_trials(), "scorers"),
     "length": Experiment("More steps than in training", length_trials(), "axis", "steps"),
     "curves": Experiment("Losses", curves_trials(), "losses"),
-    "sweep": Experiment("β and γ", sweep_trials(), "axis", "β"),
+    "sweep": Experiment("β and γ", sweep_trials(), "sweep", "β"),
     "size": Experiment("Sizes", size_trials(), "axis", "micro, tiny, mini"),
     "real": Experiment("Real data", real_trials()),
 }
@@ -335,13 +335,13 @@ def run_trial(trial: Trial, folder: str) -> dict:
     if settings.segmentation == "entropy" and trial.recipe.mode != "direct":
         direct, _ = _direct(trial, folder)
         scorer = Scorer(direct.models["direct"], direct.tokenizer)
-    cut = CUTS.get(trial.labels)
+    cut = CUTS.get(trial.labels) or partial(segment, settings=settings, scorer=scorer)
     if trial.recipe.mode == "direct" and trial.epochs is None:
         writer, curves = _direct(trial, folder)
     else:
-        writer = train(splits, _with_epochs(trial, splits), curves, scorer=scorer, cut=cut)
+        writer = train(splits, _with_epochs(trial, splits), curves, cut=cut)
 
-    segmented = cut(splits["test"]) if cut else segment(splits["test"], settings, scorer)
+    segmented = cut(splits["test"])
     result: dict[str, Any] = {
         "key": trial.key,
         "row": trial.row,
@@ -353,6 +353,7 @@ def run_trial(trial: Trial, folder: str) -> dict:
         "as_share": _as_share(segmented),
         "segments": sum(len(s.segments) for s in segmented) / len(segmented),
         "roles": agreement(segmented) if trial.labels != "random cuts" else None,
+        "target_tokens": _target_tokens(writer, cut(splits["validation"])),
         "curves": curves.training,
         "validation": curves.validation,
         "tests": {},
@@ -403,6 +404,16 @@ def _direct(trial: Trial, folder: str) -> tuple[ChainWriter, Curves]:
         while len(_KEPT) > 2:
             del _KEPT[next(iter(_KEPT))]
     return _KEPT[trial.key]
+
+
+def _target_tokens(writer: ChainWriter, segmented: Sequence[Segmented]) -> dict[str, float]:
+    """Target tokens a chain, of each sub-model: times nats a token, its share of nats a chain."""
+    recipe = writer.recipe
+    rows = rows_by_model(recipe.mode, segmented, writer.tokenizer, recipe.encoder)
+    return {
+        name: round(sum(row.target_length for row in own) / len(segmented), 2)
+        for name, own in rows.items()
+    }
 
 
 def _as_share(segmented: Sequence[Segmented]) -> float:
