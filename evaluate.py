@@ -51,7 +51,7 @@ def ask(writers: dict, options: EvaluateOptions, given: dict) -> None:
     for folder, writer in writers.items():
         for note in question_notes(writer, [e.question for e in examples]):
             print(note, file=sys.stderr)
-        chains = write_chains(writer, examples, options.beams)
+        chains = write_chains(writer, examples, options.beams, options.second_try)
         if options.question is not None:
             print(f"{folder}\n{show_answer(chains[0], colours_wanted())}")
             continue
@@ -83,6 +83,8 @@ def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
         suffix.append(Path(options.data).stem)
     if options.beams > 1:
         suffix.append(f"beam{options.beams}")
+    if options.second_try:
+        suffix.append("second-try")
     outputs = evaluation_folders(list(writers), suffix, options.out_dir, options.overwrite)
     curves = {}
     if options.report:
@@ -100,7 +102,7 @@ def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
     rows, predictions = {}, {}
     for folder, writer in writers.items():
         print(f"{folder}: writing {len(examples[folder])} chains …", flush=True)
-        results, written = evaluate(writer, examples[folder], options.beams)
+        results, written = evaluate(writer, examples[folder], options.beams, options.second_try)
         results["train_seconds"] = training_seconds(folder)
         write_evaluation(outputs[folder], results, written)
         rows[str(folder)], predictions[str(folder)] = results, written

@@ -14,11 +14,18 @@ class Beams:
 
     A finished candidate's score is Σ log p / length ** length_penalty. The source is done when no
     running candidate, were it to end here, beats the worst of ``width`` finished ones: the usual
-    bound, exact for length_penalty = 0.
+    bound, exact for length_penalty = 0. No candidate ends as ``forbidden``.
     """
 
-    def __init__(self, width: int, length_penalty: float, stops: set[int]):
+    def __init__(
+        self,
+        width: int,
+        length_penalty: float,
+        stops: set[int],
+        forbidden: list[int] | None = None,
+    ):
         self.width, self.length_penalty, self.stops = width, length_penalty, stops
+        self.forbidden = forbidden
         # All beams are alike before the first token: one speaks, the others cannot be chosen.
         self.running: list[tuple[float, list[int]]] = [(0.0, [])]
         self.running += [(-torch.inf, [])] * (width - 1)
@@ -32,6 +39,8 @@ class Beams:
             ids = [*self.running[parent][1], token]
             if token not in self.stops:
                 kept.append((score, parent, ids))
+            elif ids[:-1] == self.forbidden:
+                continue
             elif rank < self.width and not self.done and score > -torch.inf:
                 self.finished.append((self._final(score, len(ids)), ids))
         kept = (kept + [(-torch.inf, 0, [0])] * self.width)[: self.width]
@@ -65,17 +74,21 @@ def beam_search(
     cache: DecoderCache,
     tokenizer: Tokenizer,
     max_tokens: int,
+    forbidden: Sequence[list[int] | None] | None = None,
     width: int = 4,
     length_penalty: float = 1.0,
 ) -> list[Decoded]:
-    """The best of the sequences that ``width`` beams find; arguments as for ``greedy``."""
+    """The best of the sequences that ``width`` beams find; arguments as for ``greedy``.
+
+    Args:
+        forbidden: for each context, ids that its segment may not be.
+    """
     n, device = len(cache.first), cache.first.device
     # width rows for each context, a source's beams together
     cache.select(torch.arange(n, device=device).repeat_interleave(width))
     token = torch.full((n * width, 1), model.config.decoder_start_token_id, device=device)
-    searches = [
-        Beams(width, length_penalty, {tokenizer.eos_id, tokenizer.end_id}) for _ in range(n)
-    ]
+    stops = {tokenizer.eos_id, tokenizer.end_id}
+    searches = [Beams(width, length_penalty, stops, ids) for ids in forbidden or [None] * n]
 
     for _ in range(max_tokens):
         log_p = torch.log_softmax(model.decode(token, cache)[:, -1].float(), dim=-1)

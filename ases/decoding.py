@@ -3,7 +3,7 @@
 ``generate_chains`` knows roles and stop reasons, and of models only that something turns contexts
 into segments. ``SegmentWriter`` is that something: it picks the model by role and keeps what has
 been encoded. ``greedy`` writes a segment for each context of a batch; ``ases.beam`` has beam search
-in its place.
+in its place, and for segments that have to be written again.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,6 +32,10 @@ Context = list[list[int]]  # the blocks of ``join_context``
 Write = Callable[[str, list[int], list[Context]], list[Decoded]]
 #: (model, what it has read, tokenizer, max_tokens) → segments: ``greedy``, or beam search
 Search = Callable[[EncoderDecoder, DecoderCache, Tokenizer, int], list[Decoded]]
+#: The same with what each segment may not be, which is the one before it: ``beam_search``
+SecondTry = Callable[
+    [EncoderDecoder, DecoderCache, Tokenizer, int, Sequence[list[int] | None]], list[Decoded]
+]
 
 
 # --- the iterative loop --------------------------------------------------------------------------
@@ -117,6 +121,10 @@ class SegmentWriter:
     DSM: {"ES": esm, "AS": asm}; USM: {"ES": usm, "AS": usm}; direct: {"CHAIN": model}. With a
     block-causal encoder each model keeps what it has encoded, and a round encodes only the blocks
     that are new to it; with a bidirectional one it encodes all of them anew.
+
+    A chain that is written step by step can be mended step by step [ours]: with ``second_try``, a
+    segment that was cut at its limit or repeats the one before is written once more, and the chain
+    goes on with that.
     """
 
     def __init__(
@@ -126,9 +134,10 @@ class SegmentWriter:
         max_tokens: int,
         encoder: str,
         search: Search | None = None,
+        second_try: SecondTry | None = None,
     ):
         self.models, self.tokenizer, self.max_tokens = models, tokenizer, max_tokens
-        self.search = search or greedy
+        self.search, self.second_try = search or greedy, second_try
         self.readers = None
         if encoder == "block-causal":
             self.readers = {id(model): Reader(model) for model in models.values()}
@@ -140,7 +149,23 @@ class SegmentWriter:
             cache = encode_sources(model, sources)
         else:
             cache = self.readers[id(model)].read(chains, contexts)
-        return self.search(model, cache, self.tokenizer, self.max_tokens)
+        if self.second_try is None:
+            return self.search(model, cache, self.tokenizer, self.max_tokens)
+
+        unread = cache.copy()
+        segments = self.search(model, cache, self.tokenizer, self.max_tokens)
+        before = [context[-1][:-1] if len(context) > 1 else None for context in contexts]
+        failed = []
+        for row, segment in enumerate(segments):
+            if segment.end == "length" or segment.ids == before[row]:
+                failed.append(row)
+        if failed:
+            unread.select(torch.tensor(failed, device=unread.first.device))
+            forbidden = [before[row] for row in failed]
+            again = self.second_try(model, unread, self.tokenizer, self.max_tokens, forbidden)
+            for row, segment in zip(failed, again):
+                segments[row] = segment
+        return segments
 
 
 class Reader:

@@ -276,6 +276,10 @@ class DecoderCache:
         self.past = [_rows_of(pair, rows) for pair in self.past]
         self.first, self.last = self.first[rows], self.last[rows]
 
+    def copy(self) -> "DecoderCache":
+        """A fresh one over the same source, whatever becomes of this."""
+        return DecoderCache(list(self.cross), self.first, self.last)
+
     def select_past(self, rows: Tensor) -> None:
         """Reorder rows that read the same source, as ``select`` (only what they wrote differs)."""
         self.past = [_rows_of(pair, rows) for pair in self.past]

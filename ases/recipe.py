@@ -21,7 +21,7 @@ import torch
 from ases.answers import parse_answer
 from ases.config import CHAIN, MODES, ModelConfig, Recipe, SegmentationSettings
 from ases.data import Example, split_examples
-from ases.decoding import STOPS, Chain, Search, SegmentWriter, generate_chains
+from ases.decoding import STOPS, Chain, Search, SecondTry, SegmentWriter, generate_chains
 from ases.entropy import chain_entropies
 from ases.metrics import role_agreement, score
 from ases.model import EncoderDecoder
@@ -316,6 +316,7 @@ class ChainWriter:
         search: Search | None = None,
         batch_tokens: int = 65536,
         finished: Callable[[int], None] | None = None,
+        second_try: SecondTry | None = None,
     ) -> list[WrittenChain]:
         """A chain for each question, in batches of like length, greedy by default.
 
@@ -323,6 +324,8 @@ class ChainWriter:
             search: how a segment is written.
             batch_tokens: bounds a batch: as many source tokens, twice over for what is to come.
             finished: told after each round how many chains it has finished.
+            second_try: how a segment is written again that was cut at its limit or repeats the one
+                before; None lets the chain stop there.
         """
         recipe, tokenizer = self.recipe, self.tokenizer
         ids = [encode_question(q, tokenizer, recipe.max_question)[0] for q in questions]
@@ -334,7 +337,7 @@ class ChainWriter:
             n = max(1, batch_tokens // (2 * len(ids[order[-1]]) + 2))
             batch, order = order[-n:], order[:-n]
             writer = SegmentWriter(
-                self.by_role, tokenizer, recipe.max_tokens, recipe.encoder, search
+                self.by_role, tokenizer, recipe.max_tokens, recipe.encoder, search, second_try
             )
             batch_ids = [ids[i] for i in batch]
             written = generate_chains(

@@ -284,6 +284,18 @@ def test_evaluate_other_data_and_a_question(runs, tmp_path):
     assert " ES " in done.stdout and "stopped by" in done.stdout
 
 
+def test_a_second_try_mends_chains(runs):
+    """After so few updates segments fail: greedily most chains stop there."""
+    stops = {}
+    for flags, folder in (([], "eval-test"), (["--second-try"], "eval-test-second-try")):
+        succeed("evaluate.py", "--run", runs / "usm", "--overwrite", *flags)
+        results = json.loads((runs / "usm" / folder / "results.json").read_text())
+        assert results["second_try"] is bool(flags)
+        stops[folder] = results["stop_reasons"]
+    failed = [own["stuck"] + own["length"] for own in stops.values()]
+    assert failed[0] > 0.5 > failed[1]
+
+
 def test_segment_writes_json_lines(runs, tmp_path):
     data = tmp_path / "mine.csv"
     data.write_text(

@@ -77,13 +77,16 @@ def all_sequences(vocab, length):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("forbidden", [None, [], [3], [4, 3]])
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
-def test_wide_beams_find_what_brute_force_finds(length_penalty):
+def test_wide_beams_find_what_brute_force_finds(length_penalty, forbidden):
     for seed in range(5):
         model = random_model(seed, vocab_size=5)
         source = [3, 4, 3]
         best, best_ids = -torch.inf, None
         for ids in all_sequences(5, 3):
+            if ids[-1] in (1, 2) and ids[:-1] == forbidden:
+                continue
             logits = model(
                 torch.tensor([source]), torch.tensor([[0, *ids[:-1]]]), torch.tensor([3])
             )[0].log_softmax(-1)
@@ -91,7 +94,7 @@ def test_wide_beams_find_what_brute_force_finds(length_penalty):
             if score > best:
                 best, best_ids = score, ids
         cache = encode_sources(model, [source])
-        [found] = beam_search(model, cache, Ids, 3, width=40, length_penalty=length_penalty)
+        [found] = beam_search(model, cache, Ids, 3, [forbidden], 40, length_penalty)
         assert found.ids == [i for i in best_ids if i not in (1, 2)]
         assert found.score == pytest.approx(best, abs=1e-5)
 

@@ -138,8 +138,8 @@ class Ids:
 class Anew:
     """What a ``SegmentWriter`` writes, but every round encodes all of every context."""
 
-    def __init__(self, models, search):
-        self.models, self.search = models, search
+    def __init__(self, models, search, second_try=None):
+        self.models, self.search, self.second_try = models, search, second_try
 
     def __call__(self, role, chains, contexts):
         model = self.models[role]
@@ -147,7 +147,12 @@ class Anew:
         for context in contexts:
             states = states_alone(model, context)
             cache = model.start(states, torch.tensor([states.shape[1]]))
-            written += self.search(model, cache, Ids, 6)
+            [segment] = self.search(model, cache, Ids, 6)
+            before = context[-1][:-1] if len(context) > 1 else None
+            if self.second_try and (segment.end == "length" or segment.ids == before):
+                cache = model.start(states, torch.tensor([states.shape[1]]))
+                [segment] = self.second_try(model, cache, Ids, 6, [before])
+            written.append(segment)
         return written
 
 
@@ -180,6 +185,46 @@ def test_chains_are_those_of_encoding_everything_anew(search, dual, seed):
     assert kept == anew
     rounds = {len(chain.segments) for chain in kept}
     assert len(rounds) > 1 and max(rounds) > 2  # chains leave at different times
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_segments_that_fail_are_written_again(seed):
+    """Those that are too long or repeat the one before, and only those, from the same context."""
+    model, rng, tried = small_model(14, seed), random.Random(seed), []
+
+    def search(*arguments):
+        written = that_ends(greedy)(*arguments)
+        return [Decoded(d.ids, "length" if sum(d.ids) % 3 == 0 else d.end) for d in written]
+
+    def second_try(*arguments):
+        tried.append(arguments[-1])
+        return that_ends(partial(beam_search, width=3))(*arguments)
+
+    questions = [[rng.randint(3, 13) for _ in range(rng.randint(0, 12))] for _ in range(11)]
+    models = {ES: model, AS: model}
+    writer = SegmentWriter(models, Ids, 6, "block-causal", search, second_try)
+    kept = generate_chains(writer, questions, Ids, (ES, AS), 7)
+    assert len(tried) > 1 and sum(map(len, tried)) < sum(len(chain.segments) for chain in kept)
+    assert kept == generate_chains(Anew(models, search, second_try), questions, Ids, (ES, AS), 7)
+    assert "length" not in {chain.stop for chain in kept}
+
+
+@pytest.mark.parametrize("encoder", ["block-causal", "bidirectional"])
+def test_the_second_try_may_not_repeat_the_segment_before(encoder):
+    model, forbidden = small_model(14), []
+
+    def second_try(model, cache, tokenizer, max_tokens, before):
+        forbidden.append(before)
+        return [Decoded([4], "segment") for _ in before]
+
+    def stubborn(model, cache, tokenizer, max_tokens):
+        return [Decoded([5], "segment") for _ in cache.first]
+
+    writer = SegmentWriter({ES: model, AS: model}, Ids, 6, encoder, stubborn, second_try)
+    chains = generate_chains(writer, [[3], [6, 7]], Ids, (ES, AS), 4)
+    assert [ids for _, ids in chains[1].segments] == [[5], [4], [5], [4]]
+    assert forbidden == [[[5], [5]]] * 2
 
 
 @torch.no_grad()

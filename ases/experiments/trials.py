@@ -67,7 +67,7 @@ class Trial:
     data: str | None = None  # a file's name; None for generated examples
     labels: str = "recipe"  # or one of ``CUTS``
     epochs: int | None = None  # in place of the recipe's updates
-    beams: tuple[int, ...] = (1,)
+    decodings: tuple[str, ...] = ("greedy",)  # some of ``DECODINGS``
     x: float | None = None  # its place on the figure's axis
 
     @property
@@ -81,6 +81,14 @@ class Trial:
         content = asdict(self)
         del content["row"], content["x"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+#: How chains are written: arguments of ``ChainWriter.write``.
+DECODINGS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "second try": {"second_try": beam_search},
+    "4 beams": {"search": beam_search, "batch_tokens": 16384},
+}
 
 
 # --- other ways to cut ---------------------------------------------------------------------------
@@ -277,7 +285,9 @@ def real_trials() -> list[Trial]:
             for mode in ("direct", "usm"):
                 settings = recipe(mode, seed, updates)
                 row = f"{name} {mode}"
-                trials.append(Trial(row, settings, task, problems, file, "recipe", epochs, (1, 4)))
+                trials.append(
+                    Trial(row, settings, task, problems, file, "recipe", epochs, tuple(DECODINGS))
+                )
     return trials
 
 
@@ -361,10 +371,10 @@ def run_trial(trial: Trial, folder: str) -> dict:
     if trial.recipe.mode == "direct" and trial.task == "mwp" and trial.data is None:
         result["by_role"] = by_true_role(writer, splits["test"])
         result["by_entropy"] = entropies_against_roles(writer, splits["test"])
-    for beams in trial.beams:
+    for decoding in trial.decodings:
         for name, examples in _tests(trial, splits).items():
-            name = name if beams == 1 else f"{name}, {beams} beams"
-            result["tests"][name] = _test(trial.task, writer, examples, beams)
+            name = name if decoding == "greedy" else f"{name}, {decoding}"
+            result["tests"][name] = _test(trial.task, writer, examples, decoding)
     result["all_seconds"] = round(time.perf_counter() - started, 1)
     return result
 
@@ -397,7 +407,7 @@ _KEPT: dict[str, tuple[ChainWriter, Curves]] = {}
 def _direct(trial: Trial, folder: str) -> tuple[ChainWriter, Curves]:
     """The direct model of a trial's data, seed and budget, and the losses of its training."""
     settings = replace(trial.recipe, mode="direct", segmentation=SegmentationSettings())
-    trial = replace(trial, recipe=settings, beams=(1,), labels="recipe")
+    trial = replace(trial, recipe=settings, decodings=("greedy",), labels="recipe")
     if trial.key not in _KEPT:
         curves = Curves()
         _KEPT[trial.key] = train(_splits(trial, folder), settings, curves), curves
@@ -453,14 +463,9 @@ def _rounded(score: Any) -> Any:
     return round(score, 4) if isinstance(score, float) else score
 
 
-def _test(task: str, writer: ChainWriter, examples: list[Example], beams: int) -> dict:
-    search = None
-    if beams > 1:
-
-        def search(*arguments):
-            return beam_search(*arguments, width=beams)
-
-    chains = writer.write([e.question for e in examples], search, 65536 // beams)
+def _test(task: str, writer: ChainWriter, examples: list[Example], decoding: str) -> dict:
+    questions = [e.question for e in examples]
+    chains = writer.write(questions, **DECODINGS[decoding])
     scores = score_chains(task, examples, chains)
     found = {name: _rounded(scores[name]) for name in KEPT[task]}
     texts = [chain.text for chain in chains]

@@ -173,6 +173,7 @@ class EvaluateOptions:
     data: str | None = setting(None, "another file", shown="the run's own data", metavar="FILE")
     split: str = setting("test", "tenth of the data; all is everything", choices=EVALUATE_SPLITS)
     beams: int = setting(1, "beam search; 1 decodes greedily", low=1, high=64)
+    second_try: bool = setting(False, "write a segment that fails once more, with 4 beams")
     device: str = setting("auto", "auto is cuda where there is one", choices=DEVICES)
     question: str | None = setting(None, "print the chain for this question instead")
     questions: str | None = setting(
@@ -190,7 +191,7 @@ EVALUATE_FLAGS: Groups = {
     "what is scored": [
         (EvaluateOptions, "run data"),
         (DataSettings, "question_field answer_field skip_bad_rows"),
-        (EvaluateOptions, "split beams device"),
+        (EvaluateOptions, "split beams second_try device"),
     ],
     "asking instead": [(EvaluateOptions, "question questions")],
     "output": [(EvaluateOptions, "show_wrong report out_dir overwrite")],

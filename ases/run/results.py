@@ -23,13 +23,13 @@ from ases.run.progress import Meter
 
 
 def evaluate(
-    writer: ChainWriter, examples: Sequence[Example], beams: int = 1
+    writer: ChainWriter, examples: Sequence[Example], beams: int = 1, second_try: bool = False
 ) -> tuple[dict, list[dict]]:
     """Write a chain for each example and score it: the content of ``results.json`` and
     ``predictions.jsonl``."""
     config: Any = writer.recipe  # a run's has its data, too
     started = time.perf_counter()
-    own = write_chains(writer, parallel.own_part(examples), beams)
+    own = write_chains(writer, parallel.own_part(examples), beams, second_try)
     chains = parallel.gather(own, len(examples))
     seconds = time.perf_counter() - started
 
@@ -45,12 +45,12 @@ def evaluate(
     results |= score_chains(task, examples, chains)
     results["problems"] = hashlib.sha256("\0".join(sorted(questions)).encode()).hexdigest()[:16]
     results["cut_questions"] = writer.cut_questions(questions)
-    results |= {"beams": beams, "decode_seconds": round(seconds, 1)}
+    results |= {"beams": beams, "second_try": second_try, "decode_seconds": round(seconds, 1)}
     return results, predictions
 
 
 def write_chains(
-    writer: ChainWriter, examples: Sequence[Example], beams: int = 1
+    writer: ChainWriter, examples: Sequence[Example], beams: int = 1, second_try: bool = False
 ) -> list[WrittenChain]:
     """A chain for each example, with a bar."""
     search = None if beams == 1 else partial(beam_search, width=beams)
@@ -61,6 +61,7 @@ def write_chains(
             search,
             65536 // beams,
             lambda n: meter.update(meter.done + n, f"{meter.done + n:.0f} of {len(examples)}"),
+            beam_search if second_try else None,
         )
     finally:
         meter.close()
