@@ -11,9 +11,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ases.experiments import report, runner, trials
+from ases.experiments import figures, intervals, runner, tables, trials
 from ases.experiments.__main__ import PAGE, insert, main
-from ases.experiments.trials import CUTS, EXPERIMENTS, Experiment, Trial, recipe, run_trial
+from ases.experiments.cuts import CUTS
+from ases.experiments.trial import run_trial
+from ases.experiments.trials import EXPERIMENTS, Experiment, Trial, recipe
 from ases.run.command import run_command
 from ases.tasks import make_splits
 
@@ -75,11 +77,11 @@ def test_trials_are_run_once_and_reported(results, monkeypatch, capsys):
         Experiment("Losses", chosen[:3], "losses"),
         Experiment("Entropy", [t for t in chosen if t.row == "mwp direct"], "scorers"),
     ):
-        text = report.table(experiment, found)
+        text = tables.table(experiment, found)
         assert text.count("\n|") >= 2 and "missing" not in text
         if experiment.kind == "scorers":
             continue
-        report.draw(experiment, found, results / "figure.svg")
+        figures.draw(experiment, found, results / "figure.svg")
         assert (results / "figure.svg").read_text().startswith("<?xml")
     direct = found[chosen[0].key]
     assert direct["by_role"]["ES"]["tokens"] > direct["by_role"]["computed"]["tokens"] > 100
@@ -155,23 +157,23 @@ def test_how_many_problems_direct_needs():
             "usm": {250: 0.4, 500: 0.6, 1000: 0.8, 2000: 0.9},
         }
     )
-    ratios = report.problems_to_match(rows)
+    ratios = intervals.problems_to_match(rows)
     assert [n for n, *_ in ratios] == [250, 500, 1000]
     for n, ratio, low, high in ratios:
         assert low - 1e-9 <= ratio <= high + 1e-9 and ratio == pytest.approx(2, rel=0.25), n
-    assert report.problems_to_match({}) == []
+    assert intervals.problems_to_match({}) == []
 
 
 def test_intervals():
     rows = fake({"direct": {1: 0.5}, "usm": {1: 0.7}})
-    mean, low, high = report.difference_interval(rows["usm"], rows["direct"], "test")
+    mean, low, high = intervals.difference_interval(rows["usm"], rows["direct"], "test")
     assert low < mean < high and low > 0 and mean == pytest.approx(0.2, abs=0.05)
-    mean, low, high = report.difference_interval(rows["usm"], rows["usm"], "test")
+    mean, low, high = intervals.difference_interval(rows["usm"], rows["usm"], "test")
     assert mean == low == high == 0
-    assert report.difference_interval(rows["usm"], [], "test") is None
-    assert np.isnan(report.mean_interval([3.0])[1])
+    assert intervals.difference_interval(rows["usm"], [], "test") is None
+    assert np.isnan(intervals.mean_interval([3.0])[1])
     # By hand: mean 3, deviation 1.5811, Student's t for five values 2.776.
-    assert report.mean_interval([1.0, 2, 3, 4, 5]) == (
+    assert intervals.mean_interval([1.0, 2, 3, 4, 5]) == (
         3,
         pytest.approx(2.776 * 1.5811 / 5**0.5, rel=1e-3),
     )

@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 from ases.data import InputError
-from ases.experiments.report import draw, finished, problems_to_match, table
+from ases.experiments.figures import draw
+from ases.experiments.intervals import finished, problems_to_match
 from ases.experiments.runner import RESULTS, read_results, run_missing
+from ases.experiments.tables import table
 from ases.experiments.trials import EXPERIMENTS
 from ases.run.command import Parser, run_command
 from ases.run.files import write_text

@@ -13,7 +13,8 @@ import torch
 from tqdm import tqdm
 
 from ases.data import InputError
-from ases.experiments.trials import Trial, run_trial
+from ases.experiments.trial import run_trial
+from ases.experiments.trials import Trial
 from ases.run.files import write_text
 
 RESULTS = Path(__file__).parent.parent.parent / "docs" / "results"

@@ -1,0 +1,132 @@
+"""What trials found, and the intervals that say what it is worth.
+
+A mean over seeds stands with the 95 % interval of Student's t; a difference between two rows, with
+the bootstrap over seeds and problems: of the same seed, two rows had the same problems. With a
+single seed it is over problems alone, and says nothing of what another seed would give.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ases.experiments.trials import STEPS, Experiment, Trial
+
+#: Student's t for a 95 % interval from 2, 3, … 15 values; from more it is near 2.
+STUDENT = [12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179]
+STUDENT += [2.160, 2.145]
+RESAMPLES = 2000
+
+Found = list[tuple[Trial, dict]]  # trials with what they found
+Rows = dict[str, Found]
+
+
+def finished(experiment: Experiment, results: dict[str, dict]) -> Rows:
+    """The experiment's trials that have a result, by row."""
+    rows: Rows = defaultdict(list)
+    for trial in experiment.trials:
+        if trial.key in results:
+            rows[trial.row].append((trial, results[trial.key]))
+    return dict(rows)
+
+
+def scores(found: Found, test: str, score: str) -> list[float]:
+    """A score of each trial that had this test."""
+    tests = [r["tests"][test] for _, r in found if test in r["tests"]]
+    return [t[score] for t in tests if t[score] is not None]
+
+
+def points(experiment: Experiment, rows: Rows) -> dict[str, dict[float, list[float]]]:
+    """Of each row, the scores of all seeds at each place of the axis."""
+    at: dict[str, dict[float, list[float]]] = {}
+    for name, found in rows.items():
+        own = at.setdefault(name, defaultdict(list))
+        for trial, result in found:
+            if experiment.axis == "steps":
+                for n in STEPS:
+                    own[n].append(result["tests"][f"{n} steps"]["accuracy"])
+            else:
+                assert trial.x is not None
+                own[trial.x].append(result["tests"]["test"]["accuracy"])
+    return at
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval; of one value, NaN.
+
+    >>> mean, reach = mean_interval([1.0, 2.0, 3.0])
+    >>> mean, round(reach, 3)
+    (2.0, 2.484)
+    """
+    n = len(values)
+    mean = sum(values) / n
+    if n < 2:
+        return mean, math.nan
+    variance = sum((v - mean) ** 2 for v in values) / (n - 1)
+    t = STUDENT[n - 2] if n - 2 < len(STUDENT) else 2.0
+    return mean, t * math.sqrt(variance / n)
+
+
+def scores_of_each(test: dict) -> np.ndarray:
+    """(n,) float: of each problem whether it was solved ("0110"), or its ROUGE-L."""
+    return np.array(list(test["each"]), dtype=float)
+
+
+def difference_interval(ours: Found, others: Found, test: str) -> tuple[float, float, float] | None:
+    """Mean difference over the seeds that both have, and its 95 % interval; None without any."""
+    by_seed = [{t.seed: r["tests"].get(test) for t, r in found} for found in (ours, others)]
+    seeds = [s for s in by_seed[0] if by_seed[0][s] and by_seed[1].get(s)]
+    if not seeds:
+        return None
+    pairs = [scores_of_each(by_seed[0][s]) - scores_of_each(by_seed[1][s]) for s in seeds]
+    differences = np.stack(pairs)  # (seeds, problems)
+    n_seeds, n = differences.shape
+    rng = np.random.default_rng(0)
+    drawn = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        chosen = differences[rng.integers(n_seeds, size=n_seeds)]
+        drawn[i] = np.mean([row[rng.integers(n, size=n)].mean() for row in chosen])
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(differences.mean()), float(low), float(high)
+
+
+def problems_to_match(rows: Rows) -> list[tuple[float, float, float, float]]:
+    """How many times as many problems direct needs, to be as accurate as USM with n.
+
+    Direct's accuracy is read off between its own sizes, along the logarithm of their number.
+
+    Returns:
+        (n, ratio, low, high) for all sizes but the largest; the interval is the bootstrap over
+        seeds and problems. Where USM is better than direct ever was, the ratio is that of direct's
+        largest size, a lower bound.
+    """
+    each: dict[str, dict] = {name: defaultdict(dict) for name in ("direct", "usm")}
+    for name in each:
+        for trial, result in rows.get(name, []):
+            each[name][trial.x][trial.seed] = scores_of_each(result["tests"]["test"])
+    sizes = sorted(set(each["direct"]) & set(each["usm"]))
+    if len(sizes) < 2:
+        return []
+    seeds = sorted(set.intersection(*(set(each[m][n]) for m in each for n in sizes)))
+    if not seeds:
+        return []
+    rng = np.random.default_rng(0)
+
+    def ratios(draw: Callable[[np.ndarray], np.ndarray], chosen: Sequence[int]) -> list[float]:
+        accuracy = {
+            m: [np.mean([draw(each[m][n][s]).mean() for s in chosen]) for n in sizes] for m in each
+        }
+        direct = np.maximum.accumulate(accuracy["direct"])
+        logs = np.interp(accuracy["usm"], direct, np.log(sizes))
+        return list(np.exp(logs) / sizes)
+
+    best = ratios(lambda x: x, seeds)
+    drawn = [
+        ratios(
+            lambda x: x[rng.integers(len(x), size=len(x))], rng.choice(seeds, len(seeds)).tolist()
+        )
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    return list(zip(sizes, best, low, high))[:-1]

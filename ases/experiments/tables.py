@@ -1,0 +1,191 @@
+"""Tables in Markdown of what the trials found."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from ases.experiments.intervals import (
+    Rows,
+    difference_interval,
+    finished,
+    mean_interval,
+    points,
+    scores,
+)
+from ases.experiments.mistakes import KINDS
+from ases.experiments.trials import Experiment
+from ases.segmentation import AS, ES
+
+
+def table(experiment: Experiment, results: dict[str, dict]) -> str:
+    """What was found, as a table in Markdown; it says how many trials are missing."""
+    rows = finished(experiment, results)
+    if not rows:
+        return "Nothing was run yet.\n"
+    if experiment.kind == "axis":
+        lines = _axis_table(experiment, rows)
+    else:
+        kinds = {
+            "rows": _row_table,
+            "sweep": _sweep_table,
+            "losses": _loss_table,
+            "scorers": _scorer_table,
+        }
+        lines = kinds[experiment.kind](rows)
+    if experiment.axis == "steps":
+        lines += ["", *_mistake_table(rows)]
+    n = sum(len(found) for found in rows.values())
+    if n < len(experiment.trials):
+        lines += [
+            "",
+            f"{len(experiment.trials) - n} of {len(experiment.trials)} trials are missing.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return lines + ["| " + " | ".join(row) + " |" for row in cells]
+
+
+def _with_interval(values: Sequence[float]) -> str:
+    mean, reach = mean_interval(values)
+    return f"{mean:.3f}" if math.isnan(reach) else f"{mean:.3f} ± {reach:.3f}"
+
+
+def _row_table(rows: Rows) -> list[str]:
+    """A line for each row and test."""
+    header = ["", "seeds", "score", "against the first", "BLEU", "end", "updates", "seconds"]
+    cells, first = [], {}
+    for name, found in rows.items():
+        trial, result = found[0]
+        for test in [t for t in result["tests"] if not t.endswith("steps")]:
+            score = "accuracy" if trial.task == "mwp" else "rougeL"
+            # The first row of the same problems and budget is what others are compared with.
+            budget = (trial.recipe.training.max_steps, trial.epochs)
+            alike = (trial.task, trial.data, trial.problems, *budget, test)
+            baseline = first.setdefault(alike, found)
+            against = ""
+            if baseline is not found and (d := difference_interval(found, baseline, test)):
+                against = f"{d[0]:+.3f} [{d[1]:+.3f}, {d[2]:+.3f}]"
+            ended = [r["tests"][test]["stop_reasons"]["end"] for _, r in found]
+            label = name if test == "test" else f"{name}: {test}"
+            cells.append(
+                [
+                    label,
+                    str(len(found)),
+                    _with_interval(scores(found, test, score)),
+                    against,
+                    f"{np.mean(scores(found, test, 'bleu')):.1f}",
+                    f"{np.mean(ended):.2f}",
+                    f"{np.mean([r['steps'] for _, r in found]):.0f}",
+                    f"{np.median([r['seconds'] for _, r in found]):.0f}",
+                ]
+            )
+    return _markdown(header, cells)
+
+
+def _axis_table(experiment: Experiment, rows: Rows) -> list[str]:
+    places_of = points(experiment, rows)
+    places = sorted({x for own in places_of.values() for x in own})
+    names = experiment.axis.split(", ") if "," in experiment.axis else None
+    cells = []
+    for x in places:
+        label = names[int(x)] if names else f"{x:g}"
+        cells.append(
+            [label, *(_with_interval(own[x]) if x in own else "" for own in places_of.values())]
+        )
+    header = ["" if names else experiment.axis, *places_of]
+    return _markdown(header, cells)
+
+
+def _sweep_table(rows: Rows) -> list[str]:
+    """Scores of each γ and β, and what their labels are like."""
+    cells = []
+    for name, found in rows.items():
+        for beta in sorted({t.x for t, _ in found}):
+            own = [(t, r) for t, r in found if t.x == beta]
+            f1 = (f"{np.mean([r['roles'][role]['f1'] for _, r in own]):.2f}" for role in (ES, AS))
+            cells.append(
+                [
+                    f"{name}, β = {beta:g}",
+                    str(len(own)),
+                    _with_interval(scores(own, "test", "accuracy")),
+                    f"{np.mean(scores(own, 'test', 'bleu')):.1f}",
+                    f"{np.mean([r['as_share'] for _, r in own]):.2f}",
+                    f"{np.mean([r['segments'] for _, r in own]):.1f}",
+                    " / ".join(f1),
+                ]
+            )
+    header = ["", "seeds", "accuracy", "BLEU", "share of AS", "segments", "F1 of ES / AS"]
+    return _markdown(header, cells)
+
+
+def _mistake_table(rows: Rows) -> list[str]:
+    """What goes wrong first in the problems of five and six steps, as shares of all."""
+    cells = []
+    for name, found in rows.items():
+        kinds = [
+            r["tests"]["longer"]["mistakes"] for _, r in found if "mistakes" in r["tests"]["longer"]
+        ]
+        if kinds:
+            cells.append([name, *(f"{np.mean([k[kind] for k in kinds]):.3f}" for kind in KINDS)])
+    return _markdown(["first mistake, 5 and 6 steps", *KINDS], cells)
+
+
+def _loss_table(rows: Rows) -> list[str]:
+    """The best validation losses, and what direct's tokens of each role cost."""
+    per_chain: dict[str, list[float]] = defaultdict(list)
+    per_token: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    of_roles: dict[str, list[dict]] = defaultdict(list)
+    for name, found in rows.items():
+        for _, result in found:
+            tokens = result.get("target_tokens", {})
+            best = {m: min(loss for *_, loss in p) for m, p in result["validation"].items()}
+            for model, loss in best.items():
+                per_token[name][model].append(loss)
+            if tokens:
+                per_chain[name].append(sum(loss * tokens[m] for m, loss in best.items()))
+            for role, values in (result.get("by_role") or {}).items():
+                of_roles[role].append(values)
+    cells = []
+    for name, of_models in per_token.items():
+        losses = [f"{model} {np.mean(values):.3f}" for model, values in of_models.items()]
+        whole = _with_interval(per_chain[name]) if per_chain[name] else ""
+        cells.append([name, whole, ", ".join(losses)])
+    lines = _markdown(["best validation loss", "nats a chain", "nats a token"], cells)
+    cells = [
+        [role, *(f"{np.mean([v[k] for v in values]):.3f}" for k in ("loss", "entropy", "accuracy"))]
+        for role, values in of_roles.items()
+    ]
+    header = ["direct's tokens of true role", "loss", "entropy", "accuracy"]
+    return [*lines, "", *_markdown(header, cells)]
+
+
+def _scorer_table(rows: Rows) -> list[str]:
+    """F1 of ES and AS against the true roles, and what the scorer is like."""
+    cells = []
+    rules = ("mean", "sum", "first token", "highest", "position")
+    for name, found in rows.items():
+        roles = [r["by_role"] for _, r in found]
+        finds = [r["by_entropy"] for _, r in found]
+        cells.append(
+            [
+                name,
+                f"{np.mean(scores(found, 'test', 'accuracy')):.3f}",
+                *(
+                    f"{np.mean([r[k]['entropy'] for r in roles]):.2f}"
+                    for k in ("ES", "AS", "computed")
+                ),
+                *(
+                    " / ".join(
+                        f"{np.mean([f[rule][role] for f in finds]):.2f}" for role in ("ES", "AS")
+                    )
+                    for rule in rules
+                ),
+            ]
+        )
+    header = ["scorer", "accuracy", "entropy: ES", "AS", "computed", *(f"F1 by {r}" for r in rules)]
+    return _markdown(header, cells)
