@@ -183,6 +183,7 @@ def real_trials() -> list[Trial]:
     trials = []
     for name, task, file, problems, updates, epochs, seeds in (
         ("cPET, 500 reports", "pet", reports, 500, 1000, None, 3),
+        ("cPET, 500 reports, 300 updates", "pet", reports, 500, 300, None, 1),
         ("cPET, 1,500 reports", "pet", reports, 1500, 1500, None, 1),
         ("cPET", "pet", reports, 10**6, 1500, None, 1),
         ("cPET, 3 epochs", "pet", reports, 10**6, 1000, 3, 1),
