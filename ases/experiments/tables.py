@@ -57,7 +57,8 @@ def _with_interval(values: Sequence[float]) -> str:
 
 def _row_table(rows: Rows) -> list[str]:
     """A line for each row and test."""
-    header = ["", "seeds", "score", "against the first", "BLEU", "end", "updates", "seconds"]
+    header = ["", "seeds", "score", "against the first", "ROUGE-1, 2", "BLEU", "end"]
+    header += ["updates", "seconds"]
     cells, first = [], {}
     for name, found in rows.items():
         trial, result = found[0]
@@ -71,13 +72,18 @@ def _row_table(rows: Rows) -> list[str]:
             if baseline is not found and (d := difference_interval(found, baseline, test)):
                 against = f"{d[0]:+.3f} [{d[1]:+.3f}, {d[2]:+.3f}]"
             ended = [r["tests"][test]["stop_reasons"]["end"] for _, r in found]
-            label = name if test == "test" else f"{name}: {test}"
+            label = name if test == "test" else f"{name}, {test.removeprefix('test, ')}"
+            rouge = ""
+            if trial.task == "pet":
+                one_and_two = (np.mean(scores(found, test, f"rouge{n}")) for n in (1, 2))
+                rouge = ", ".join(f"{value:.3f}" for value in one_and_two)
             cells.append(
                 [
                     label,
                     str(len(found)),
                     _with_interval(scores(found, test, score)),
                     against,
+                    rouge,
                     f"{np.mean(scores(found, test, 'bleu')):.1f}",
                     f"{np.mean(ended):.2f}",
                     f"{np.mean([r['steps'] for _, r in found]):.0f}",
