@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ases.experiments.intervals import (
+    Found,
     Rows,
     difference_interval,
     finished,
@@ -58,7 +59,7 @@ def _with_interval(values: Sequence[float]) -> str:
 def _row_table(rows: Rows) -> list[str]:
     """A line for each row and test."""
     header = ["", "seeds", "score", "against the first", "ROUGE-1, 2", "BLEU", "end"]
-    header += ["updates", "seconds"]
+    header += ["updates", "time"]
     cells, first = [], {}
     for name, found in rows.items():
         trial, result = found[0]
@@ -68,9 +69,10 @@ def _row_table(rows: Rows) -> list[str]:
             budget = (trial.recipe.training.max_steps, trial.epochs)
             alike = (trial.task, trial.data, trial.problems, *budget, test)
             baseline = first.setdefault(alike, found)
-            against = ""
+            against, time = "", f"{np.median([r['seconds'] for _, r in found]):.0f} s"
             if baseline is not found and (d := difference_interval(found, baseline, test)):
                 against = f"{d[0]:+.3f} [{d[1]:+.3f}, {d[2]:+.3f}]"
+                time = _times_as_long(found, baseline)
             ended = [r["tests"][test]["stop_reasons"]["end"] for _, r in found]
             label = name if test == "test" else f"{name}, {test.removeprefix('test, ')}"
             rouge = ""
@@ -87,10 +89,17 @@ def _row_table(rows: Rows) -> list[str]:
                     f"{np.mean(scores(found, test, 'bleu')):.1f}",
                     f"{np.mean(ended):.2f}",
                     f"{np.mean([r['steps'] for _, r in found]):.0f}",
-                    f"{np.median([r['seconds'] for _, r in found]):.0f}",
+                    time,
                 ]
             )
     return _markdown(header, cells)
+
+
+def _times_as_long(found: Found, baseline: Found) -> str:
+    """The median over seeds: both ran on one machine at about one time, others did elsewhere."""
+    of_seed = {t.seed: r["seconds"] for t, r in baseline}
+    ratios = [r["seconds"] / of_seed[t.seed] for t, r in found if t.seed in of_seed]
+    return f"× {np.median(ratios):.2f}"
 
 
 def _axis_table(experiment: Experiment, rows: Rows) -> list[str]:
