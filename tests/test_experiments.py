@@ -171,6 +171,9 @@ def test_intervals():
     mean, low, high = intervals.difference_interval(rows["usm"], rows["usm"], "test")
     assert mean == low == high == 0
     assert intervals.difference_interval(rows["usm"], [], "test") is None
+    shorter = fake({"direct": {1: 0.5}, "usm": {1: 0.7}}, seeds=1, n=300)
+    both = {name: found[1:] + shorter[name] for name, found in rows.items()}
+    assert intervals.difference_interval(both["usm"], both["direct"], "test")[1] > 0
     assert np.isnan(intervals.mean_interval([3.0])[1])
     # By hand: mean 3, deviation 1.5811, Student's t for five values 2.776.
     assert intervals.mean_interval([1.0, 2, 3, 4, 5]) == (

@@ -79,16 +79,16 @@ def difference_interval(ours: Found, others: Found, test: str) -> tuple[float, f
     seeds = [s for s in by_seed[0] if by_seed[0][s] and by_seed[1].get(s)]
     if not seeds:
         return None
-    pairs = [scores_of_each(by_seed[0][s]) - scores_of_each(by_seed[1][s]) for s in seeds]
-    differences = np.stack(pairs)  # (seeds, problems)
-    n_seeds, n = differences.shape
+    # Of each seed, a row of its problems; seeds may have different numbers of them.
+    differences = [scores_of_each(by_seed[0][s]) - scores_of_each(by_seed[1][s]) for s in seeds]
+    n = len(differences)
     rng = np.random.default_rng(0)
     drawn = np.empty(RESAMPLES)
     for i in range(RESAMPLES):
-        chosen = differences[rng.integers(n_seeds, size=n_seeds)]
-        drawn[i] = np.mean([row[rng.integers(n, size=n)].mean() for row in chosen])
+        chosen = [differences[s] for s in rng.integers(n, size=n)]
+        drawn[i] = np.mean([rng.choice(row, size=len(row)).mean() for row in chosen])
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(differences.mean()), float(low), float(high)
+    return float(np.mean([row.mean() for row in differences])), float(low), float(high)
 
 
 def problems_to_match(rows: Rows) -> list[tuple[float, float, float, float]]:
