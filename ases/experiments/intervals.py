@@ -13,8 +13,8 @@ import numpy as np
 
 from ases.experiments.trials import STEPS, Experiment, Trial
 
-#: Student's t for a 95 % interval from 2, 3, … 15 values; from more it is near 2.
-STUDENT = [12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179]
+#: Student's t for a 95 % interval from 3, 4, … 15 values; from more it is near 2.
+STUDENT = [4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179]
 STUDENT += [2.160, 2.145]
 RESAMPLES = 2000
 
@@ -53,7 +53,7 @@ def points(experiment: Experiment, rows: Rows) -> dict[str, dict[float, list[flo
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval; of one value, NaN.
+    """Mean, and half the width of its 95 % interval; of one or two values, NaN.
 
     >>> mean, reach = mean_interval([1.0, 2.0, 3.0])
     >>> mean, round(reach, 3)
@@ -61,10 +61,10 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """
     n = len(values)
     mean = sum(values) / n
-    if n < 2:
+    if n < 3:
         return mean, math.nan
     variance = sum((v - mean) ** 2 for v in values) / (n - 1)
-    t = STUDENT[n - 2] if n - 2 < len(STUDENT) else 2.0
+    t = STUDENT[n - 3] if n - 3 < len(STUDENT) else 2.0
     return mean, t * math.sqrt(variance / n)
 
 
