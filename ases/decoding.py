@@ -152,7 +152,7 @@ class SegmentWriter:
         if self.second_try is None:
             return self.search(model, cache, self.tokenizer, self.max_tokens)
 
-        unread = cache.copy()
+        fresh = cache.copy()
         segments = self.search(model, cache, self.tokenizer, self.max_tokens)
         before = [context[-1][:-1] if len(context) > 1 else None for context in contexts]
         failed = []
@@ -160,9 +160,9 @@ class SegmentWriter:
             if segment.end == "length" or segment.ids == before[row]:
                 failed.append(row)
         if failed:
-            unread.select(torch.tensor(failed, device=unread.first.device))
+            fresh.select(torch.tensor(failed, device=fresh.first.device))
             forbidden = [before[row] for row in failed]
-            again = self.second_try(model, unread, self.tokenizer, self.max_tokens, forbidden)
+            again = self.second_try(model, fresh, self.tokenizer, self.max_tokens, forbidden)
             for row, segment in zip(failed, again):
                 segments[row] = segment
         return segments

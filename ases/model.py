@@ -277,7 +277,7 @@ class DecoderCache:
         self.first, self.last = self.first[rows], self.last[rows]
 
     def copy(self) -> "DecoderCache":
-        """A fresh one over the same source, whatever becomes of this."""
+        """One that has written nothing yet, over the same source."""
         return DecoderCache(list(self.cross), self.first, self.last)
 
     def select_past(self, rows: Tensor) -> None:
