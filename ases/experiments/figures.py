@@ -61,7 +61,7 @@ def _draw_sweep(axes: Any, rows: Rows) -> None:
         right.plot(places, bleu, "--", marker=".", color=line.get_color(), alpha=0.6)
     axes.set(xlabel="β", ylabel="accuracy", ylim=(0, 1), xticks=places)
     right.set(ylabel="BLEU (dashed)", ylim=(0, 100))
-    axes.legend()
+    axes.legend(loc="lower left")
 
 
 def _draw_rows(axes: Any, rows: Rows) -> None:
