@@ -148,7 +148,8 @@ def sweep_trials() -> list[Trial]:
 def size_trials() -> list[Trial]:
     """Models of several sizes."""
     return [
-        Trial(mode, recipe(mode, 0, size=size), x=i)
+        Trial(mode, recipe(mode, seed, size=size), x=i)
+        for seed in range(2)
         for i, size in enumerate(("micro", "tiny", "mini"))
         for mode in ("direct", "usm")
     ]
