@@ -40,7 +40,7 @@ class Beams:
             if token not in self.stops:
                 kept.append((score, parent, ids))
             elif ids[:-1] == self.forbidden:
-                continue
+                pass  # it is dropped
             elif rank < self.width and not self.done and score > -torch.inf:
                 self.finished.append((self._final(score, len(ids)), ids))
         kept = (kept + [(-torch.inf, 0, [0])] * self.width)[: self.width]

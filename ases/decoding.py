@@ -152,7 +152,7 @@ class SegmentWriter:
         if self.second_try is None:
             return self.search(model, cache, self.tokenizer, self.max_tokens)
 
-        fresh = cache.copy()
+        fresh = cache.fresh()
         segments = self.search(model, cache, self.tokenizer, self.max_tokens)
         before = [context[-1][:-1] if len(context) > 1 else None for context in contexts]
         failed = []

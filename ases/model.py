@@ -276,8 +276,8 @@ class DecoderCache:
         self.past = [_rows_of(pair, rows) for pair in self.past]
         self.first, self.last = self.first[rows], self.last[rows]
 
-    def copy(self) -> "DecoderCache":
-        """One that has written nothing yet, over the same source."""
+    def fresh(self) -> "DecoderCache":
+        """A cache over the same source, as before anything was written."""
         return DecoderCache(list(self.cross), self.first, self.last)
 
     def select_past(self, rows: Tensor) -> None:

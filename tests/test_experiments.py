@@ -14,7 +14,7 @@ import pytest
 from ases.experiments import figures, intervals, runner, tables, trials
 from ases.experiments.__main__ import PAGE, insert, main
 from ases.experiments.cuts import CUTS
-from ases.experiments.trial import run_trial
+from ases.experiments.one_trial import run_trial
 from ases.experiments.trials import EXPERIMENTS, Experiment, Trial, recipe
 from ases.run.command import run_command
 from ases.tasks import make_splits

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ases.data import InputError
-from ases.experiments.trial import run_trial
+from ases.experiments.one_trial import run_trial
 from ases.experiments.trials import Trial
 from ases.run.files import write_text
 

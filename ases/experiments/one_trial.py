@@ -98,10 +98,10 @@ def run_trial(trial: Trial, folder: str) -> dict:
         result["by_entropy"] = entropies_against_roles(writer, splits["test"])
     for decoding in trial.decodings:
         for name, examples in _tests(trial, splits).items():
-            name = name if decoding == "greedy" else f"{name}, {decoding}"
-            result["tests"][name] = _test(trial.task, writer, examples, decoding)
+            label = name if decoding == "greedy" else f"{name}, {decoding}"
+            result["tests"][label] = _test(trial.task, name, writer, examples, decoding)
     result["all_seconds"] = round(time.perf_counter() - started, 1)
-    return result
+    return _rounded(result)
 
 
 def _splits(trial: Trial, folder: str) -> Splits:
@@ -176,29 +176,31 @@ def problems_of(steps: int, n: int = 100) -> list[Example]:
 
 #: The scores of a test that stand in the file.
 KEPT = {
-    "mwp": ("n", "accuracy", "bleu", "rounds_mean", "stop_reasons"),
-    "pet": ("n", "bleu", "rouge1", "rouge2", "rougeL", "rounds_mean", "stop_reasons"),
+    "mwp": ("accuracy", "bleu", "stop_reasons"),
+    "pet": ("bleu", "rouge1", "rouge2", "rougeL", "stop_reasons"),
 }
 
 
-def _rounded(score: Any) -> Any:
-    """A score, or a table of them, to four digits: more would say nothing."""
-    if isinstance(score, dict):
-        return {name: _rounded(value) for name, value in score.items()}
-    return round(score, 4) if isinstance(score, float) else score
+def _rounded(found: Any) -> Any:
+    """A number, or all of a table's, to six digits: more would say nothing."""
+    if isinstance(found, dict):
+        return {name: _rounded(value) for name, value in found.items()}
+    return round(found, 6) if isinstance(found, float) else found
 
 
-def _test(task: str, writer: ChainWriter, examples: list[Example], decoding: str) -> dict:
+def _test(
+    task: str, name: str, writer: ChainWriter, examples: list[Example], decoding: str
+) -> dict:
     questions = [e.question for e in examples]
     chains = writer.write(questions, **WRITE[decoding])
     scores = score_chains(task, examples, chains)
-    found = {name: _rounded(scores[name]) for name in KEPT[task]}
+    found = {name: scores[name] for name in KEPT[task]}
     texts = [chain.text for chain in chains]
     if task == "mwp":
         right = [is_correct(t, e.answer) for t, e in zip(texts, examples)]
         found["each"] = "".join("01"[hit] for hit in right)
-        if examples[0].gold:
-            found["mistakes"] = _rounded(mistakes(texts, [e.answer for e in examples], right))
+        if name == "longer":
+            found["mistakes"] = mistakes(texts, [e.answer for e in examples], right)
     else:
         tokens = tokenize_characters if scores["rouge_tokens"] == "characters" else str.split
         each = [rouge(t, e.answer, tokens)["rougeL"] for t, e in zip(texts, examples)]
