@@ -174,6 +174,10 @@ def test_intervals():
     shorter = fake({"direct": {1: 0.5}, "usm": {1: 0.7}}, seeds=1, n=300)
     both = {name: found[1:] + shorter[name] for name, found in rows.items()}
     assert intervals.difference_interval(both["usm"], both["direct"], "test")[1] > 0
+    # Of two seeds it is over their 800 problems, of which USM alone solves one in five.
+    two = {name: found[:2] for name, found in rows.items()}
+    mean, low, high = intervals.difference_interval(two["usm"], two["direct"], "test")
+    assert low < mean < high and high - low == pytest.approx(0.055, abs=0.01)
     assert np.isnan(intervals.mean_interval([3.0])[1])
     # By hand: mean 3, deviation 1.5811, Student's t for five values 2.776.
     assert intervals.mean_interval([1.0, 2, 3, 4, 5]) == (

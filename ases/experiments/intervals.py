@@ -1,13 +1,13 @@
 """What trials found, and the intervals that say what it is worth.
 
-A mean over seeds stands with the 95 % interval of Student's t; a difference between two rows, with
-the bootstrap over seeds and problems: of the same seed, two rows had the same problems. With a
-single seed it is over problems alone, and says nothing of what another seed would give.
+A mean over seeds stands with the 95 % interval of Student's t, and so does a difference between two
+rows, which had the same problems where they had the same seed. Of one or two seeds it is the
+bootstrap over problems, which says nothing of what another seed would give.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -81,52 +81,42 @@ def difference_interval(ours: Found, others: Found, test: str) -> tuple[float, f
         return None
     # Of each seed, a row of its problems; seeds may have different numbers of them.
     differences = [scores_of_each(by_seed[0][s]) - scores_of_each(by_seed[1][s]) for s in seeds]
-    n = len(differences)
+    mean, reach = mean_interval([row.mean() for row in differences])
+    if len(seeds) > 2:
+        return mean, mean - reach, mean + reach
     rng = np.random.default_rng(0)
-    drawn = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        chosen = [differences[s] for s in rng.integers(n, size=n)]
-        drawn[i] = np.mean([rng.choice(row, size=len(row)).mean() for row in chosen])
+    drawn = [
+        np.mean([rng.choice(row, size=len(row)).mean() for row in differences])
+        for _ in range(RESAMPLES)
+    ]
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(np.mean([row.mean() for row in differences])), float(low), float(high)
+    return mean, float(low), float(high)
 
 
 def problems_to_match(rows: Rows) -> list[tuple[float, float, float, float]]:
     """How many times as many problems direct needs, to be as accurate as USM with n.
 
-    Direct's accuracy is read off between its own sizes, along the logarithm of their number.
+    Direct's accuracy is read off between its own sizes, along the logarithm of their number; each
+    seed has a curve of its own.
 
     Returns:
-        (n, ratio, low, high) for all sizes but the largest; the interval is the bootstrap over
-        seeds and problems. Where USM is better than direct ever was, the ratio is that of direct's
-        largest size, a lower bound.
+        (n, ratio, low, high) for all sizes but the largest; the ratio is the geometric mean over
+        seeds. Where USM is better than direct ever was, it is that of direct's largest size, a
+        lower bound.
     """
-    each: dict[str, dict] = {name: defaultdict(dict) for name in ("direct", "usm")}
-    for name in each:
-        for trial, result in rows.get(name, []):
-            each[name][trial.x][trial.seed] = scores_of_each(result["tests"]["test"])
-    sizes = sorted(set(each["direct"]) & set(each["usm"]))
-    if len(sizes) < 2:
-        return []
-    seeds = sorted(set.intersection(*(set(each[m][n]) for m in each for n in sizes)))
-    if not seeds:
-        return []
-    rng = np.random.default_rng(0)
-
-    def ratios(draw: Callable[[np.ndarray], np.ndarray], chosen: Sequence[int]) -> list[float]:
-        accuracy = {
-            m: [np.mean([draw(each[m][n][s]).mean() for s in chosen]) for n in sizes] for m in each
-        }
-        direct = np.maximum.accumulate(accuracy["direct"])
-        logs = np.interp(accuracy["usm"], direct, np.log(sizes))
-        return list(np.exp(logs) / sizes)
-
-    best = ratios(lambda x: x, seeds)
-    drawn = [
-        ratios(
-            lambda x: x[rng.integers(len(x), size=len(x))], rng.choice(seeds, len(seeds)).tolist()
-        )
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-    return list(zip(sizes, best, low, high))[:-1]
+    accuracy: dict[int, dict] = defaultdict(lambda: {"direct": {}, "usm": {}})
+    for name, found in rows.items():
+        for trial, result in found:
+            each = scores_of_each(result["tests"]["test"])
+            accuracy[trial.seed][name][trial.x] = each.mean()
+    logs: dict[float, list[float]] = defaultdict(list)
+    for own in accuracy.values():
+        sizes = sorted(own["direct"])
+        direct = np.maximum.accumulate([own["direct"][n] for n in sizes])
+        for n in sorted(set(sizes) & set(own["usm"]))[:-1]:
+            logs[n].append(np.interp(own["usm"][n], direct, np.log(sizes)) - math.log(n))
+    ratios = []
+    for n, values in logs.items():
+        mean, reach = mean_interval(values)
+        ratios.append((n, *np.exp([mean, mean - reach, mean + reach]).tolist()))
+    return ratios

@@ -57,8 +57,8 @@ def _with_interval(values: Sequence[float]) -> str:
 
 
 def _row_table(rows: Rows) -> list[str]:
-    """A line for each row and test."""
-    header = ["", "seeds", "score", "against the first", "ROUGE-1, 2", "BLEU", "end"]
+    """A line for each row and test; † marks intervals over problems alone."""
+    header = ["", "seeds", "score", "against direct", "ROUGE-1, 2", "BLEU", "end"]
     header += ["updates", "time"]
     cells, first = [], {}
     for name, found in rows.items():
@@ -72,6 +72,7 @@ def _row_table(rows: Rows) -> list[str]:
             against, time = "", f"{np.median([r['seconds'] for _, r in found]):.0f} s"
             if baseline is not found and (d := difference_interval(found, baseline, test)):
                 against = f"{d[0]:+.3f} [{d[1]:+.3f}, {d[2]:+.3f}]"
+                against += "" if len(found) > 2 else " †"
                 time = _times_as_long(found, baseline)
             ended = [r["tests"][test]["stop_reasons"]["end"] for _, r in found]
             label = name if test == "test" else f"{name}, {test.removeprefix('test, ')}"

@@ -103,8 +103,8 @@ def data_trials() -> list[Trial]:
     """Direct and USM with ever more problems."""
     return [
         Trial(mode, recipe(mode, seed, 1500), problems=n, x=n)
-        for seed in range(3)
-        for n in (250, 500, 1000, 2000)
+        for seed in range(5)
+        for n in (250, 500, 1000, 2000, 4000)
         for mode in ("direct", "usm")
     ]
 
@@ -112,7 +112,7 @@ def data_trials() -> list[Trial]:
 def roles_trials() -> list[Trial]:
     """USM with other labels: is it the roles, or merely the cutting?"""
     trials = []
-    for seed in range(3):
+    for seed in range(5):
         trials.append(Trial("direct", recipe("direct", seed)))
         trials.append(Trial("by position", recipe("usm", seed)))
         for beta in (0.8, 1.0, 1.2):
@@ -149,16 +149,16 @@ def size_trials() -> list[Trial]:
     """Models of several sizes."""
     return [
         Trial(mode, recipe(mode, seed, size=size), x=i)
-        for seed in range(2)
+        for seed in range(3)
         for i, size in enumerate(("micro", "tiny", "mini"))
         for mode in ("direct", "usm")
     ]
 
 
 def length_trials() -> list[Trial]:
-    """Those of ``main``, on problems of one to eight steps; and what might help: positions that say
-    less of where in a question a word stands, and more problems."""
-    wanted = ("mwp direct", "mwp dsm, interleave", "mwp usm, interleave", "mwp usm, entropy")
+    """Those of ``main`` and of ``data``, on problems of one to eight steps; and what might help:
+    positions that say less of where in a question a word stands."""
+    wanted = ("mwp direct", "mwp dsm, interleave", "mwp usm, interleave")
     trials = [trial for trial in main_trials() if trial.row in wanted]
     near = dict(relative_attention_num_buckets=16, relative_attention_max_distance=16)
     for seed in range(3):
@@ -166,10 +166,10 @@ def length_trials() -> list[Trial]:
             settings = recipe(mode, seed)
             settings = replace(settings, model=settings.model | near)
             trials.append(Trial(f"mwp {mode}, distances to 16", settings))
-    for seed in range(2):
-        for mode in ("direct", "usm"):
-            more = recipe(mode, seed, 2000)
-            trials.append(Trial(f"mwp {mode}, 4,000 problems", more, problems=4000))
+    for trial in data_trials():
+        if trial.problems > 1000:
+            row = f"mwp {trial.row}, {trial.problems:,} problems"
+            trials.append(replace(trial, row=row))
     return trials
 
 
@@ -182,17 +182,18 @@ def real_trials() -> list[Trial]:
     """The paper's reports, and word problems written by people and by language models."""
     reports, people, llm = "cpet_part.csv", "gsm8k_train.jsonl", "llm_cot.jsonl"
     trials = []
-    for name, task, file, problems, updates, epochs, seeds in (
-        ("cPET, 500 reports", "pet", reports, 500, 1000, None, 3),
-        ("cPET, 500 reports, 300 updates", "pet", reports, 500, 300, None, 1),
-        ("cPET, 1,500 reports", "pet", reports, 1500, 1500, None, 1),
-        ("cPET", "pet", reports, 10**6, 1500, None, 1),
-        ("cPET, 1 epoch", "pet", reports, 10**6, 1000, 1, 1),
-        ("LLM CoT", "mwp", llm, 10**6, 1000, None, 2),
-        ("GSM8K", "mwp", people, 10**6, 2000, None, 1),
+    both, all_three = ("direct", "usm"), ("direct", "dsm", "usm")
+    for name, task, file, problems, updates, epochs, seeds, modes in (
+        ("cPET, 500 reports", "pet", reports, 500, 1000, None, 3, all_three),
+        ("cPET, 500 reports, 300 updates", "pet", reports, 500, 300, None, 1, both),
+        ("cPET, 1,500 reports", "pet", reports, 1500, 1500, None, 1, both),
+        ("cPET", "pet", reports, 10**6, 1500, None, 1, all_three),
+        ("cPET, 1 epoch", "pet", reports, 10**6, 1000, 1, 1, both),
+        ("LLM CoT", "mwp", llm, 10**6, 1000, None, 2, all_three),
+        ("GSM8K", "mwp", people, 10**6, 2000, None, 1, all_three),
     ):
         for seed in range(seeds):
-            for mode in ("direct", "usm"):
+            for mode in modes:
                 settings = recipe(mode, seed, updates)
                 row = f"{name} {mode}"
                 trials.append(
