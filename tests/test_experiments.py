@@ -28,7 +28,9 @@ def test_keys_name_trials():
     assert replace(first, row="other", x=3.0).key == first.key
     assert replace(first, recipe=recipe("direct", 1)).key != first.key
     shared = {t.key for t in EXPERIMENTS["main"].trials}
-    assert len({t.key for t in EXPERIMENTS["length"].trials} & shared) == 40
+    length = {t.key for t in EXPERIMENTS["length"].trials}
+    assert len(length & shared) == 35
+    assert len(length & {t.key for t in EXPERIMENTS["data"].trials}) == 20
     assert {t.key for t in EXPERIMENTS["curves"].trials} <= shared
 
 
@@ -166,9 +168,9 @@ def test_how_many_problems_direct_needs():
 
 def test_intervals():
     rows = fake({"direct": {1: 0.5}, "usm": {1: 0.7}})
-    mean, low, high = intervals.difference_interval(rows["usm"], rows["direct"], "test")
+    mean, low, high, _ = intervals.difference_interval(rows["usm"], rows["direct"], "test")
     assert low < mean < high and low > 0 and mean == pytest.approx(0.2, abs=0.05)
-    mean, low, high = intervals.difference_interval(rows["usm"], rows["usm"], "test")
+    mean, low, high, _ = intervals.difference_interval(rows["usm"], rows["usm"], "test")
     assert mean == low == high == 0
     assert intervals.difference_interval(rows["usm"], [], "test") is None
     shorter = fake({"direct": {1: 0.5}, "usm": {1: 0.7}}, seeds=1, n=300)
@@ -176,7 +178,7 @@ def test_intervals():
     assert intervals.difference_interval(both["usm"], both["direct"], "test")[1] > 0
     # Of two seeds it is over their 800 problems, of which USM alone solves one in five.
     two = {name: found[:2] for name, found in rows.items()}
-    mean, low, high = intervals.difference_interval(two["usm"], two["direct"], "test")
+    mean, low, high, _ = intervals.difference_interval(two["usm"], two["direct"], "test")
     assert low < mean < high and high - low == pytest.approx(0.055, abs=0.01)
     assert np.isnan(intervals.mean_interval([3.0])[1])
     # By hand: mean 3, deviation 1.5811, Student's t for five values 2.776.

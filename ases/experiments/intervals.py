@@ -8,6 +8,7 @@ bootstrap over problems, which says nothing of what another seed would give.
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,17 +39,19 @@ def scores(found: Found, test: str, score: str) -> list[float]:
 
 
 def points(experiment: Experiment, rows: Rows) -> dict[str, dict[float, list[float]]]:
-    """Of each row, the scores of all seeds at each place of the axis."""
-    at: dict[str, dict[float, list[float]]] = {}
+    """Of each row, the scores of all seeds at each place of the axis; those of longer problems are
+    a row of their own."""
+    at: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for name, found in rows.items():
-        own = at.setdefault(name, defaultdict(list))
         for trial, result in found:
+            tests = result["tests"]
             if experiment.axis == "steps":
                 for n in STEPS:
-                    own[n].append(result["tests"][f"{n} steps"]["accuracy"])
+                    at[name][n].append(tests[f"{n} steps"]["accuracy"])
             else:
                 assert trial.x is not None
-                own[trial.x].append(result["tests"]["test"]["accuracy"])
+                at[name][trial.x].append(tests["test"]["accuracy"])
+                at[f"{name}, longer"][trial.x].append(tests["longer"]["accuracy"])
     return at
 
 
@@ -73,8 +76,17 @@ def scores_of_each(test: dict) -> np.ndarray:
     return np.array(list(test["each"]), dtype=float)
 
 
-def difference_interval(ours: Found, others: Found, test: str) -> tuple[float, float, float] | None:
-    """Mean difference over the seeds that both have, and its 95 % interval; None without any."""
+class Difference(NamedTuple):
+    """A mean difference over seeds, and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+def difference_interval(ours: Found, others: Found, test: str) -> Difference | None:
+    """Of the seeds that both have, paired; None without any."""
     by_seed = [{t.seed: r["tests"].get(test) for t, r in found} for found in (ours, others)]
     seeds = [s for s in by_seed[0] if by_seed[0][s] and by_seed[1].get(s)]
     if not seeds:
@@ -83,14 +95,14 @@ def difference_interval(ours: Found, others: Found, test: str) -> tuple[float, f
     differences = [scores_of_each(by_seed[0][s]) - scores_of_each(by_seed[1][s]) for s in seeds]
     mean, reach = mean_interval([row.mean() for row in differences])
     if len(seeds) > 2:
-        return mean, mean - reach, mean + reach
+        return Difference(mean, mean - reach, mean + reach, len(seeds))
     rng = np.random.default_rng(0)
     drawn = [
         np.mean([rng.choice(row, size=len(row)).mean() for row in differences])
         for _ in range(RESAMPLES)
     ]
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return mean, float(low), float(high)
+    return Difference(mean, float(low), float(high), len(seeds))
 
 
 def problems_to_match(rows: Rows) -> list[tuple[float, float, float, float]]:
@@ -100,9 +112,9 @@ def problems_to_match(rows: Rows) -> list[tuple[float, float, float, float]]:
     seed has a curve of its own.
 
     Returns:
-        (n, ratio, low, high) for all sizes but the largest; the ratio is the geometric mean over
-        seeds. Where USM is better than direct ever was, it is that of direct's largest size, a
-        lower bound.
+        (n, ratio, low, high) for all sizes but the largest, if three seeds have them; the ratio is
+        the geometric mean over seeds. Where USM is better than direct ever was, it is that of
+        direct's largest size, a lower bound.
     """
     accuracy: dict[int, dict] = defaultdict(lambda: {"direct": {}, "usm": {}})
     for name, found in rows.items():
@@ -118,5 +130,6 @@ def problems_to_match(rows: Rows) -> list[tuple[float, float, float, float]]:
     ratios = []
     for n, values in logs.items():
         mean, reach = mean_interval(values)
-        ratios.append((n, *np.exp([mean, mean - reach, mean + reach]).tolist()))
+        if len(values) > 2:
+            ratios.append((n, *np.exp([mean, mean - reach, mean + reach]).tolist()))
     return ratios

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ases.experiments.intervals import (
+    Difference,
     Found,
     Rows,
     difference_interval,
@@ -56,8 +57,16 @@ def _with_interval(values: Sequence[float]) -> str:
     return f"{mean:.3f}" if math.isnan(reach) else f"{mean:.3f} ± {reach:.3f}"
 
 
+def _difference(found: Difference | None) -> str:
+    """With its interval; † marks one over problems alone."""
+    if found is None:
+        return ""
+    mark = "" if found.seeds > 2 else " †"
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]{mark}"
+
+
 def _row_table(rows: Rows) -> list[str]:
-    """A line for each row and test; † marks intervals over problems alone."""
+    """A line for each row and test."""
     header = ["", "seeds", "score", "against direct", "ROUGE-1, 2", "BLEU", "end"]
     header += ["updates", "time"]
     cells, first = [], {}
@@ -69,10 +78,10 @@ def _row_table(rows: Rows) -> list[str]:
             budget = (trial.recipe.training.max_steps, trial.epochs)
             alike = (trial.task, trial.data, trial.problems, *budget, test)
             baseline = first.setdefault(alike, found)
-            against, time = "", f"{np.median([r['seconds'] for _, r in found]):.0f} s"
-            if baseline is not found and (d := difference_interval(found, baseline, test)):
-                against = f"{d[0]:+.3f} [{d[1]:+.3f}, {d[2]:+.3f}]"
-                against += "" if len(found) > 2 else " †"
+            difference, time = None, f"{np.median([r['seconds'] for _, r in found]):.0f} s"
+            if baseline is not found:
+                difference = difference_interval(found, baseline, test)
+            if difference:
                 time = _times_as_long(found, baseline)
             ended = [r["tests"][test]["stop_reasons"]["end"] for _, r in found]
             label = name if test == "test" else f"{name}, {test.removeprefix('test, ')}"
@@ -85,7 +94,7 @@ def _row_table(rows: Rows) -> list[str]:
                     label,
                     str(len(found)),
                     _with_interval(scores(found, test, score)),
-                    against,
+                    _difference(difference),
                     rouge,
                     f"{np.mean(scores(found, test, 'bleu')):.1f}",
                     f"{np.mean(ended):.2f}",
@@ -107,14 +116,18 @@ def _axis_table(experiment: Experiment, rows: Rows) -> list[str]:
     places_of = points(experiment, rows)
     places = sorted({x for own in places_of.values() for x in own})
     names = experiment.axis.split(", ") if "," in experiment.axis else None
+    header = ["" if names else experiment.axis, *places_of]
+    compared = (
+        {} if experiment.axis == "steps" else {"test": "usm ahead", "longer": "usm ahead, longer"}
+    )
     cells = []
     for x in places:
         label = names[int(x)] if names else f"{x:g}"
-        cells.append(
-            [label, *(_with_interval(own[x]) if x in own else "" for own in places_of.values())]
-        )
-    header = ["" if names else experiment.axis, *places_of]
-    return _markdown(header, cells)
+        line = [_with_interval(own[x]) if x in own else "" for own in places_of.values()]
+        usm, direct = ([f for f in rows.get(m, []) if f[0].x == x] for m in ("usm", "direct"))
+        differences = [difference_interval(usm, direct, test) for test in compared]
+        cells.append([label, *line, *map(_difference, differences)])
+    return _markdown([*header, *compared.values()], cells)
 
 
 def _sweep_table(rows: Rows) -> list[str]:
