@@ -30,7 +30,7 @@ def test_keys_name_trials():
     shared = {t.key for t in EXPERIMENTS["main"].trials}
     length = {t.key for t in EXPERIMENTS["length"].trials}
     assert len(length & shared) == 35
-    assert len(length & {t.key for t in EXPERIMENTS["data"].trials}) == 20
+    assert len(length & {t.key for t in EXPERIMENTS["data"].trials}) == 10
     assert {t.key for t in EXPERIMENTS["curves"].trials} <= shared
 
 

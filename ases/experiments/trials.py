@@ -167,9 +167,8 @@ def length_trials() -> list[Trial]:
             settings = replace(settings, model=settings.model | near)
             trials.append(Trial(f"mwp {mode}, distances to 16", settings))
     for trial in data_trials():
-        if trial.problems > 1000:
-            row = f"mwp {trial.row}, {trial.problems:,} problems"
-            trials.append(replace(trial, row=row))
+        if trial.problems == 4000:
+            trials.append(replace(trial, row=f"mwp {trial.row}, 4,000 problems"))
     return trials
 
 
