@@ -68,7 +68,7 @@ def _difference(found: Difference | None) -> str:
 def _row_table(rows: Rows) -> list[str]:
     """A line for each row and test."""
     header = ["", "seeds", "score", "against direct", "ROUGE-1, 2", "BLEU", "end"]
-    header += ["updates", "time"]
+    header += ["segments", "updates", "time"]
     cells, first = [], {}
     for name, found in rows.items():
         trial, result = found[0]
@@ -84,6 +84,7 @@ def _row_table(rows: Rows) -> list[str]:
             if difference:
                 time = _times_as_long(found, baseline)
             ended = [r["tests"][test]["stop_reasons"]["end"] for _, r in found]
+            segments = f"{np.mean([r['segments'] for _, r in found]):.1f}"
             label = name if test == "test" else f"{name}, {test.removeprefix('test, ')}"
             rouge = ""
             if trial.task == "pet":
@@ -98,6 +99,7 @@ def _row_table(rows: Rows) -> list[str]:
                     rouge,
                     f"{np.mean(scores(found, test, 'bleu')):.1f}",
                     f"{np.mean(ended):.2f}",
+                    "" if trial.recipe.mode == "direct" else segments,
                     f"{np.mean([r['steps'] for _, r in found]):.0f}",
                     time,
                 ]
