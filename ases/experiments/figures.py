@@ -51,6 +51,7 @@ def _draw_axis(axes: Any, experiment: Experiment, rows: Rows) -> None:
     elif "," in experiment.axis:
         names = experiment.axis.split(", ")
         axes.set_xticks(range(len(names)), names)
+        axes.set_xlabel("")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 

@@ -137,9 +137,10 @@ def sweep_trials() -> list[Trial]:
     return [
         Trial(
             f"γ = {gamma}",
-            recipe("usm", 0, segmentation="entropy", beta=beta, gamma=gamma),
+            recipe("usm", seed, segmentation="entropy", beta=beta, gamma=gamma),
             x=beta,
         )
+        for seed in range(3)
         for gamma in (1.0, 0.0)
         for beta in (0.8, 1.0, 1.2, 1.4)
     ]
