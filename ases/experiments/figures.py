@@ -35,14 +35,14 @@ def draw(experiment: Experiment, results: dict[str, dict], out: Path) -> None:
 
 def _draw_axis(axes: Any, experiment: Experiment, rows: Rows) -> None:
     """A line for each row; dashed what is of longer problems."""
-    color = ""
+    line: Any = None  # of the row before
     for name, own in points(experiment, rows).items():
         places = sorted(own)
         means, reaches = zip(*(mean_interval(own[x]) for x in places))
-        if not (longer := name.endswith(", longer")):
-            color = axes.plot([], [])[0].get_color()  # the next one
-        style = dict(color=color, linestyle="--" if longer else "-", capsize=3, label=name)
-        axes.errorbar(places, means, yerr=np.nan_to_num(reaches), **style)
+        style: dict = dict(capsize=3, label=name)
+        if name.endswith(", longer"):
+            style |= dict(color=line.get_color(), linestyle="--")
+        line = axes.errorbar(places, means, yerr=np.nan_to_num(reaches), **style)[0]
     axes.set(xlabel=experiment.axis, ylabel="accuracy", ylim=(0, 1))
     if experiment.axis == "training problems":
         axes.set_xscale("log")

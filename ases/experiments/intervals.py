@@ -86,7 +86,7 @@ class Difference(NamedTuple):
 
 
 def difference_interval(ours: Found, others: Found, test: str) -> Difference | None:
-    """Of the seeds that both have, paired; None without any."""
+    """Of the seeds that both have, each paired with itself; None where they share none."""
     by_seed = [{t.seed: r["tests"].get(test) for t, r in found} for found in (ours, others)]
     seeds = [s for s in by_seed[0] if by_seed[0][s] and by_seed[1].get(s)]
     if not seeds:

@@ -79,10 +79,8 @@ def _row_table(rows: Rows) -> list[str]:
             alike = (trial.task, trial.data, trial.problems, *budget, test)
             baseline = first.setdefault(alike, found)
             difference, time = None, f"{np.median([r['seconds'] for _, r in found]):.0f} s"
-            if baseline is not found:
-                difference = difference_interval(found, baseline, test)
-            if difference:
-                time = _times_as_long(found, baseline)
+            if baseline is not found and (d := difference_interval(found, baseline, test)):
+                difference, time = d, _times_as_long(found, baseline)
             ended = [r["tests"][test]["stop_reasons"]["end"] for _, r in found]
             segments = f"{np.mean([r['segments'] for _, r in found]):.1f}"
             label = name if test == "test" else f"{name}, {test.removeprefix('test, ')}"
