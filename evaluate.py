@@ -9,6 +9,7 @@ if __name__ == "__main__":  # Ctrl-C ends it without a traceback, also while mod
 import sys
 from pathlib import Path
 
+from ases.data import Example, InputError, shown
 from ases.run.command import choose_device, colours_wanted, parse, run_command
 from ases.run.files import check_place, read_questions, write_text
 from ases.run.flags import EVALUATE_FLAGS, EvaluateOptions, evaluate_complaints
@@ -36,89 +37,109 @@ def main() -> None:
 
 def ask(writers: dict, options: EvaluateOptions, given: dict) -> None:
     """Answer questions that have no reference."""
-    from ases.data import Example
-    from ases.run.folder import evaluation_folders
+    from ases.run.progress import tell
     from ases.run.results import json_lines, prediction, question_notes, write_chains
     from ases.run.show import show_answer
 
     if options.question is not None:
         examples = [Example("question", options.question.strip(), "")]
     else:
-        examples = read_questions(options.questions, given.get("question_field", "question"))
+        examples = read_questions(options.questions, given.get("question_field"))
     outputs = {}
     if options.out_dir is not None:
-        outputs = evaluation_folders(list(writers), [], options.out_dir, options.overwrite)
+        outputs = places(writers, {}, options)
     for folder, writer in writers.items():
         for note in question_notes(writer, [e.question for e in examples]):
-            print(note, file=sys.stderr)
+            print(shown(note), file=sys.stderr)
         chains = write_chains(writer, examples, options.beams, options.second_try)
         if options.question is not None:
-            print(f"{folder}\n{show_answer(chains[0], colours_wanted())}")
+            print(f"{shown(folder)}\n{show_answer(chains[0], colours_wanted())}")
             continue
         task = writer.recipe.data.task
         lines = json_lines([prediction(task, *row) for row in zip(examples, chains)])
         if outputs:
             path = outputs[folder] / "predictions.jsonl"
             write_text(path, lines)
-            print(f"written: {path}")
+            tell(f"written: {path}")
         else:
             sys.stdout.write(lines)
 
 
+def places(writers: dict, names: dict, options: EvaluateOptions) -> dict:
+    """The folder that each run's evaluation is written to."""
+    from ases.run.folder import evaluation_folder
+
+    outputs = {}
+    for run, writer in writers.items():
+        out_dir = Path(options.out_dir) if options.out_dir else None
+        if out_dir and len(writers) > 1:
+            out_dir /= run.resolve().name
+        run_id = writer.recipe.run_id
+        place = evaluation_folder(run, run_id, names.get(run), out_dir, options.overwrite)
+        if place in outputs.values():
+            reason = "expected no --out-dir, or one run at a time"
+            raise InputError(f"--run names two folders of one name; {reason}")
+        outputs[run] = place
+    return outputs
+
+
 def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
     """Write a chain for each example of a split, and score them."""
-    from ases.run.folder import evaluation_folders, pick_split, splits_for
+    from ases.run.folder import examples_for
     from ases.run.page import evaluation_page
     from ases.run.plot import read_curves
+    from ases.run.progress import tell
     from ases.run.results import (
         evaluate,
         question_notes,
+        training_note,
         training_seconds,
         write_evaluation,
     )
     from ases.run.show import is_wrong, show_wrong
 
-    suffix = [options.split]
-    if options.data:
-        suffix.append(Path(options.data).stem)
-    if options.beams > 1:
-        suffix.append(f"beam{options.beams}")
-    if options.second_try:
-        suffix.append("second-try")
-    outputs = evaluation_folders(list(writers), suffix, options.out_dir, options.overwrite)
     curves = {}
     if options.report:
         check_place(Path(options.report))
         logs = [folder for folder in writers if (folder / "metrics.jsonl").exists()]
         curves = {str(folder): read_curves(folder) for folder in logs}
-    names = ("data", "question_field", "answer_field", "skip_bad_rows")
-    changes = {name: given[name] for name in names if name in given}
-    examples = {}
+    of_data = ("data", "question_field", "answer_field", "label_field", "skip_bad_rows")
+    changes = {name: given[name] for name in of_data if name in given}
+    asked, names = {}, {}
     for folder, writer in writers.items():
-        splits, description = splits_for(folder, writer.recipe, changes, options.split == "all")
-        examples[folder] = pick_split(splits, options.split)
-        print(f"{folder}: {description}")
+        asked[folder] = examples_for(folder, writer.recipe, changes, options.split)
+        tell(f"{folder}: {asked[folder].description}")
+        parts = ["eval", asked[folder].split]
+        parts += [Path(options.data).stem] if options.data else []
+        parts += [f"beam{options.beams}"] if options.beams > 1 else []
+        parts += ["second-try"] if options.second_try else []
+        names[folder] = "-".join(parts)
+    outputs = places(writers, names, options)
 
     rows, predictions = {}, {}
     for folder, writer in writers.items():
-        print(f"{folder}: writing {len(examples[folder])} chains …", flush=True)
-        results, written = evaluate(writer, examples[folder], options.beams, options.second_try)
+        examples = asked[folder].examples
+        questions = [e.question for e in examples]
+        tell(f"{folder}: writing {len(examples)} chains …")
+        results, written = evaluate(writer, examples, options.beams, options.second_try)
         results["train_seconds"] = training_seconds(folder)
         write_evaluation(outputs[folder], results, written)
         rows[str(folder)], predictions[str(folder)] = results, written
-        for note in question_notes(writer, [e.question for e in examples[folder]]):
-            print(note)
+        notes = [training_note(questions, asked[folder].trained_on)]
+        for note in notes + question_notes(writer, questions):
+            if note:
+                tell(note)
         for line in [line for line in written if is_wrong(line)][: options.show_wrong]:
             print(f"\n{show_wrong(line)}")
-    print(table(rows))
+    tell(table(rows))
     if note := same_problems(rows):
-        print(note)
+        tell(note)
     for path in outputs.values():
-        print(f"written: {path}/predictions.jsonl and results.json")
+        tell(f"written: {path}/predictions.jsonl and results.json")
     if options.report:
         page = evaluation_page(rows, predictions, curves)
         write_text(Path(options.report), page)
-        print(f"written: {options.report}")
+        tell(f"written: {options.report}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from ases.config import SegmentationSettings
-from ases.data import InputError
+from ases.data import InputError, shown
 from ases.run.command import choose_device, colours_wanted, parse, run_command
 from ases.run.config import DataSettings
 from ases.run.files import check_place, counted, scan_examples, write_text
@@ -24,14 +24,15 @@ def check(data: DataSettings) -> None:
     Raises:
         InputError: there are some.
     """
-    found = scan_examples(data.data, data.task, data.columns)
-    for line in found.problems + found.empty:
+    found = scan_examples(data.data, data.task, data.columns, True)
+    bad = found.problems + found.empty + found.contradicted
+    for line in bad:
         print(line)
     usable = f"{counted(len(found.examples), 'usable row')} in {data.data}"
-    if found.problems or found.empty or not found.examples:
-        bad = counted(len(found.problems) + len(found.empty), "row")
-        raise InputError(f"{bad} cannot be used, beside {usable}; expected all to be usable")
-    print(usable)
+    if bad or not found.examples:
+        rows = counted(len(bad), "row")
+        raise InputError(f"{rows} cannot be used, beside {usable}; expected all to be usable")
+    print(shown(usable))
 
 
 def main() -> None:
@@ -73,7 +74,7 @@ def main() -> None:
     if not outputs and options.show is None:
         sys.stdout.writelines(map(segmented_line, segmented))
     notes.append(segmented_summary(segmented, agreement(segmented)))
-    print("\n".join(note for note in notes if note), file=sys.stderr)
+    print(shown("\n".join(note for note in notes if note)), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """From data to a scored test set: `python train.py --task mwp --mode usm`."""
 
+import shlex
 import signal
 
 if __name__ == "__main__":  # Ctrl-C while modules load ends without a traceback
@@ -26,12 +27,13 @@ def learn_and_score(flags) -> None:
     # Only here, for PyTorch takes its time, and --help and mistakes need not wait for it.
     from ases.run.checkpoints import make_watcher
     from ases.run.interrupt import Interrupted
+    from ases.run.progress import tell
     from ases.run.start import start
     from ases.run.table import table
 
     run = start(flags)
-    print(f"run folder: {run.folder}", flush=True)
-    watcher = make_watcher(run.folder, run.resumed)
+    tell(f"run folder: {run.folder}")
+    watcher = make_watcher(run.folder, run.resumed, run.config.run_id)
     try:
         writer = learn(run, watcher)
         wanted = [split for split in ("test", "longer") if split in run.splits]
@@ -39,7 +41,8 @@ def learn_and_score(flags) -> None:
     except FloatingPointError as error:
         raise InputError(f"{error} ({watcher.saved})") from None
     except Interrupted as stop:
-        told = f"stopped; {watcher.saved}. Continue with: python train.py --resume {run.folder}"
+        again = f"python train.py --resume {shlex.quote(str(run.folder))}"
+        told = f"stopped; {watcher.saved}. Continue with: {again}"
         raise Interrupted(told, stop.number) from None
     print(table(rows))
 
@@ -60,16 +63,17 @@ def learn(run, watcher):
 
 def score(run, writer, split: str) -> dict:
     """Write and score the chains of a split, and leave both in the run's folder."""
+    from ases.run.progress import tell
     from ases.run.results import evaluate, question_notes, training_facts, write_evaluation
 
     examples = run.splits[split]
-    print(f"writing {len(examples)} chains for {split} …", flush=True)
+    tell(f"writing {len(examples)} chains for {split} …")
     results, predictions = evaluate(writer, examples)
     results |= training_facts(writer.reports)
     if run.lock:
         write_evaluation(run.folder, results, predictions, "" if split == "test" else f"-{split}")
     for note in question_notes(writer, [e.question for e in examples]):
-        print(note)
+        tell(note)
     return results
 
 

@@ -1,136 +1,177 @@
-"""Numbers in text: what a chain of thought answers, as an exact fraction.
+"""Numbers in text: what a chain of thought answers, as an exact fraction, by one rule [ours].
 
-A number is read whole or not at all. "10 000", "$1,005.50", "1/2" and "5 + 5 = 10" are read; "1e5",
-"10^6", "2½", "1 1/2", "1.234.567", "3:45" and "3*4" are refused, since reading a part of them would
-be wrong. References and predictions are read by the same rules, and nothing a model wrote is ever
-evaluated [ours].
+The statement is what stands behind the last "the answer is" or "####", up to the end of its
+sentence or line. It states a number if, behind its last "=", it holds exactly one, with its sign,
+and beside it only words, units, currency signs, quotes, brackets around words, and emphasis. So
+"$1,005.50", "-1/2", "18 dollars" and "5 + 5 = 10" are read; "1e5", "2½", "5x", "(1, 2)", "3 hours
+and 20 minutes" and "7 million" are not: a part of a number is worse than none. References and
+predictions are read alike, and nothing a model wrote is ever evaluated.
 """
 
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
-# Everything that can be part of a number, in one go: digits, and marks between digits. What is
-# matched so is then understood as a whole (``to_number``) or refused as a whole.
-_SPACE = "[ \u00a0\u2009\u202f]"  # blanks that group digits, thin ones among them
-_NUMERAL = (
-    r"(?:[0-9]|\.(?=[0-9]))"
-    rf"(?:[0-9]|[.,:/](?=[0-9])|{_SPACE}(?=[0-9]{{3}}(?![0-9]))|[ -](?=[0-9]+/[0-9])"
-    r"|[eE][-+]?(?=[0-9])|\s?\^\s?[-{(]?(?=[0-9])|\s?[¼-¾⅐-⅞])*+"
-)
-# A numeral as an amount, "-$1,005.50". The sign and the numeral are its two groups; "5-2" holds 5
-# and 2, not -2.
-_AMOUNT = rf"(?:(?<![\w)])(-)(?=[$€£¥0-9.]))?(?:[$€£¥]\s?)?({_NUMERAL})"
-_FIRST_AMOUNT = re.compile(_AMOUNT)
-# "5 + 5 =", the left side of an equation, and what shows that an expression goes on. "*+" never
-# gives back what it has matched: without it a long expression that is no equation would take
-# exponential time.
-_LEFT_SIDE = re.compile(rf"\s*+{_AMOUNT}\s?%?(?:\s*+[-+*/×÷x]\s*+{_AMOUNT})*+\s*+=")
-_GOES_ON = re.compile(r"\s*[+*×÷]\s*[0-9(]|\s*/\s*[0-9(]|\s[-]\s[0-9(]")
+from ases.segmentation import is_abbreviation
 
-_ANSWER_MARK = re.compile(r"(?:####|the answer is)[\s:]*", re.IGNORECASE)
 _CALCULATOR_NOTE = re.compile(r"<<[^<>\n]*>>")
-_TEX_FRACTION = re.compile(r"\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}")
-_PLAIN = {0x2212: "-", 0x2044: "/"} | {0xFF10 + digit: str(digit) for digit in range(10)}
+_MARK = re.compile(r"(the answer is|####)[\s:*_`]*", re.IGNORECASE)
+_LONGEST = 1000  # characters of a statement, or of a number
+# Full-width signs and the many dashes and blanks as ASCII, one for one.
+_PLAIN = str.maketrans(
+    "０１２３４５６７８９．，％＝＋－（）／⁄−–—‐‑‒―﹣\u00a0\u2009\u202f",
+    "0123456789.,%=+-()//--------   ",
+)
+# The end of a sentence or line. "!" behind a digit may be a factorial.
+_END = re.compile(r"[\n\r\v\f\x85\u2028\u2029。！？]|(?:[.?]|(?<!\d)!)(?=[\"'”’)\]$*_`]*(?:\s|$))")
+
+# What is TeX or emphasis, in this order. A fraction's brackets keep "2\frac12" two numbers.
+_MARKUP = [
+    (r"\\[dt]?frac\s*(?:\{(\d+)\}|(\d))\s*(?:\{(\d+)\}|(\d))", r"(\1\2/\3\4)"),
+    (r"\\(?:boxed|text|textbf|mbox|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1"),
+    (r"\\([$%])", r"\1"),
+    (r"\\!|\\[()\[\]]", ""),
+    (r"\{,\}", ","),
+    (r"\\[,;: ]", " "),
+    (r"(?<!\S)[*_`]++(?=\S)|(?<=\S)[*_`]++(?![^\s,)])", ""),
+    (r"^\s*(?:[Mm]inus|[Nn]egative)\s", "-"),
+]
+# The left side of an equation that says "<=" or "x = 2, y =".
+_NO_EQUATION = re.compile(r"[<>!~:≤≥≠]$|=.*(?:[,;&]|\band|\bor)\s*[^\W\d_]\s*$")
+
+# Words that are part of a number, a second one, an operation or a denial, and units of few letters:
+# other letters are variables.
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*\.?")
+_MEANS_MORE = re.compile(
+    r"half|halves|(third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s?|zero|one|two|three"
+    r"|four|five|six|seven|eight|nine|ten|eleven|twelve|.+teen|(twen|thir|for|fif|six|seven|eigh|nine"
+    r")ty|(hundred|thousand|dozen|lakh|crore)(th)?s?|.*illi(on|ard).*|mil|mio|mln|mn|mrd|bn|tn|тыс.*"
+    r"|млн|млрд|милли.*|.*[Ͱ-Ͽ半十百千万亿兆億萬만억].*|squared?|cubed?|root|sqrt|log|ln|sin|cos|tan|pi"
+    r"|mod|plus|minus|negative|over|divided|twice|double|triple|infinity|not|.*n[’']t",
+    re.IGNORECASE,
+)
+_UNITS = "g h l s L m kg mg ml mL cl cm mm km ft in yd mi lb lbs oz hr hrs sec min mph am pm st nd"
+_SHORT = {*_UNITS.split(), "rd", "th", "day"}
+
+# A value, each of its words replaced by "w".
+_MONEY = "$€£¥₹₩₽¢"
+_BESIDE = (
+    rf"(?:w|[\s,\"'“”‘’«»「」°%{_MONEY}]|(?<=w)\.|(?<=[w\d])[-/](?=w)|\([w ,]*\)|\[[w ,]*\])*+"
+)
+_NUMBER = (
+    r"((?:[0-9]{1,3}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?![0-9])|[0-9]+)(?:\.[0-9]+)?"
+    r"|(?<![\w.])\.[0-9]+)(?:/([0-9]+))?"
+)
+_VALUE = re.compile(
+    rf"(?P<before>{_BESIDE})(?<!w)(?P<sign>[-+]?)(?P<gap>[\s{_MONEY}]*)"
+    rf"(?:(?P<number>{_NUMBER})|\([{_MONEY}]?(?P<inside>{_NUMBER})\)){_BESIDE}"
+)
 
 
-def plain_signs(text: str) -> str:
-    """Full-width digits, the typographic minus and the fraction slash as ASCII; TeX's
-    ``\\frac{a}{b}`` as a/b.
+class Stated(NamedTuple):
+    """What a text states as its answer."""
 
-    >>> plain_signs("−５, 3⁄4, \\\\frac{1}{2}, 1{,}000")
-    '-5, 3/4, 1/2, 1,000'
-    """
-    return _TEX_FRACTION.sub(r"\1/\2", text.translate(_PLAIN)).replace("{,}", ",")
+    number: Fraction
+    text: str  # the text with "The answer is N." for its statement
+    dropped: bool  # whether text follows the statement, which ``text`` leaves out
 
 
-def to_number(text: str) -> Fraction | None:
-    """ "1,005.00", "10 000", "-3", "1/2", "$72" → the exact number; None if it is none (a zero
-    denominator too).
-
-    >>> to_number("$1,005.50"), to_number("1,00,000")
-    (Fraction(2011, 2), None)
-    """
-    text = text.strip().replace("$", "").rstrip(".")
-    grouped = rf"[0-9]{{1,3}}(?:(?:,[0-9]{{3}})+|(?:{_SPACE}[0-9]{{3}})+)"
-    if len(text) > 1000 or not re.fullmatch(
-        rf"-?(?:(?:{grouped}|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)(?:/[0-9]+)?", text
-    ):
+def find_answer(text: str) -> Stated | None:
+    """The last statement of a text, without GSM8K's ``<<3*4=12>>`` notes; None if it states no
+    number."""
+    text = _CALCULATOR_NOTE.sub("", text).strip()
+    marks = list(_MARK.finditer(text))
+    if not marks:
         return None
-    whole, _, below = re.sub(rf",|{_SPACE}", "", text).partition("/")
-    if below and int(below) == 0:
+    mark = marks[-1]
+    plain, start = text.translate(_PLAIN), mark.end()
+    ends = _END.finditer(plain, start, start + _LONGEST)
+    stop, end = next(
+        (e.span() for e in ends if not is_abbreviation(plain, e.end())), [len(text)] * 2
+    )
+    number = stated_number(plain[start:stop]) if stop - start <= _LONGEST else None
+    if number is None:
         return None
-    return Fraction(whole) / int(below or 1)
+    chain = text[: mark.start()].rstrip("*_`")
+    if mark[1] == "####" and chain.strip():
+        chain = chain.rstrip() + "\n"
+    dropped = any(c.isalnum() for c in text[end:])
+    return Stated(to_number(number), f"{chain}The answer is {number}.", dropped)
 
 
 def stated_number(statement: str) -> str | None:
-    """The number that a statement begins with, as text; an equation's is its right-hand side. None
-    if there is none.
+    """The one number of a statement, as text; None if it states none.
 
-    Args:
-        statement: the text after "the answer is", with ``plain_signs``.
+    >>> stated_number("2 pens + 3 pens = 5 pens"), stated_number("-$1,005.50 a day")
+    ('5', '-1,005.50')
     """
-    match = _FIRST_AMOUNT.search(statement)
-    if match is None:
+    left, _, value = statement.rpartition("=")
+    if _NO_EQUATION.search(left):
         return None
-    start = match.start()
-    while left_side := _LEFT_SIDE.match(statement, start):
-        start = left_side.end()
-        match = re.compile(rf"\s*{_AMOUNT}").match(statement, start)
-    if match is None or _GOES_ON.match(statement, match.end()):
+    for pattern, plain in _MARKUP:
+        value = re.sub(pattern, plain, value)
+    found = _VALUE.fullmatch(_WORD.sub(_plain_or_not, value))
+    if found is None:
         return None
-    number = (match[1] or "") + match[2]
+    before, sign, number = found["before"], found["sign"], found["number"] or found["inside"]
+    if sign and "w" in before and (not before[-1].isspace() or found["gap"].strip(_MONEY)):
+        return None  # "in all - 3"
+    if found["inside"] and not sign and "/" not in number:
+        return None
+    number = sign.strip("+") + number
     return None if to_number(number) is None else number
 
 
-def parse_answer(text: str) -> Fraction | None:
-    """The number that a chain states as its answer: after its last "the answer is" or "####".
+def _plain_or_not(word: re.Match) -> str:
+    """A word beside a number as "w", with its full stop; as "?" if it may mean more."""
+    text, before = word[0].rstrip("."), word.string[: word.start()]
+    letters = re.sub("['’²³]", "", text)
+    most = 3 if before[-1:].isdigit() else 1
+    variable = len(letters) <= most and letters.lower() != letters.upper()
+    if letters == "a":  # the article
+        variable = not re.match(r"\s+[^\W\d_]{2}", word.string[word.end() :])
+    elif letters in _SHORT and re.search(r"\d", before):
+        variable = letters == "m" and any(sign in before for sign in _MONEY)  # a million
+    if variable or not letters.isalpha() or _MEANS_MORE.fullmatch(text):
+        return "?"
+    return "w" + word[0][len(text) :]
 
-    None where there is no statement, or none with a number that can be read: a number somewhere in
-    a text is no answer [ours].
+
+def to_number(text: str) -> Fraction | None:
+    """ "1,005.00", "10 000", "-3", "1/2" → the exact number; None if it is none (a zero denominator
+    too).
+
+    >>> to_number("1,005.50"), to_number("1,00,000")
+    (Fraction(2011, 2), None)
+    """
+    found = re.fullmatch(f"(-?){_NUMBER}", text) if len(text) <= _LONGEST else None
+    if found is None or int(found[3] or 1) == 0:
+        return None
+    return Fraction(found[1] + re.sub("[, ]", "", found[2])) / int(found[3] or 1)
+
+
+def parse_answer(text: str) -> Fraction | None:
+    """The number that a chain states as its answer; None if it states none.
 
     >>> parse_answer("so he pays $1,005.00 in all. The answer is $1,005.00."), parse_answer("so 5.")
     (Fraction(1005, 1), None)
-    >>> parse_answer("The answer is 5 + 5 = 10."), parse_answer("The answer is 1e5.")
-    (Fraction(10, 1), None)
     """
-    text = plain_signs(text)
-    marks = list(_ANSWER_MARK.finditer(text))
-    number = stated_number(text[marks[-1].end() :]) if marks else None
-    return None if number is None else to_number(number)
+    found = find_answer(text)
+    return found and found.number
 
 
 def normalise_answer(answer: str) -> str | None:
-    """Bring an answer to end with ``The answer is N.``; None if it states no number that can be
-    read.
-
-    N is GSM8K's ``#### N``, or else what follows the last "the answer is"; the text after it goes,
-    and so do GSM8K's ``<<3*4=12>>`` notes.
+    """Bring an answer to end with ``The answer is N.``; None where ``parse_answer`` is.
 
     >>> normalise_answer("He has 3*4 = <<3*4=12>>12 apples.\\n#### 12")
     'He has 3*4 = 12 apples.\\nThe answer is 12.'
     """
-    answer = _CALCULATOR_NOTE.sub("", answer).strip()
-    head, mark, tail = answer.rpartition("####")
-    number = stated_number(plain_signs(tail)) if mark and len(tail) < 100 else None
-    if number is not None:
-        chain = head.rstrip()
-    else:
-        statements = list(re.finditer(r"the answer is", answer, re.IGNORECASE))
-        if not statements:
-            return None
-        number = stated_number(plain_signs(answer[statements[-1].end() :]))
-        chain = answer[: statements[-1].start()]
-    if number is None:
-        return None
-    joint = "\n" if chain and not chain[-1].isspace() and mark else ""
-    return f"{chain}{joint}The answer is {number}."
+    found = find_answer(answer)
+    return found and found.text
 
 
 def gsm8k_strict(text: str) -> str | None:
-    """GSM8K's own rule as lm-eval applies it: what follows "#### ", commas and a final full stop
-    dropped, as a string.
-
-    It is read from "The answer is N." too, which is how references end here.
-    """
+    """GSM8K's own rule as lm-eval applies it, on "The answer is N." too: what follows "#### ",
+    commas and a final full stop dropped, as a string."""
     match = re.search(r"#### (-?[0-9.,]+)", text.replace("The answer is ", "#### "))
     return match[1].replace(",", "").removesuffix(".") if match else None

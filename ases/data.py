@@ -1,10 +1,20 @@
 """What an example is, and how a set of them is split: by question, before anything is fitted."""
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 TASKS = ("mwp", "pet")  # math word problems; PET/CT report summaries
+
+
+def shown(text: object) -> str:
+    """Text from data or file names, safe on a terminal: control characters become "\\x1b"."""
+    return re.sub(
+        r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]",
+        lambda c: f"\\x{ord(c[0]):02x}" if ord(c[0]) < 256 else f"\\u{ord(c[0]):04x}",
+        str(text),
+    )
 
 
 class InputError(ValueError):
@@ -14,7 +24,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str):
-        line = " ".join(message.split("\n"))
+        line = shown(" ".join(message.split("\n")))
         super().__init__(line if len(line) <= 1200 else f"{line[:700]} … {line[-400:]}")
 
 
@@ -24,12 +34,15 @@ class Example:
 
     ``gold`` holds the chain's pieces with their true roles, ``(role, text)`` with role "ES" or
     "AS", for data that was generated together with them; their texts joined give ``answer``.
+    ``label`` is "The answer is N." with the true N, for data that has it in a column of its own:
+    a language model's chain may state another.
     """
 
     id: str
     question: str
     answer: str
     gold: tuple[tuple[str, str], ...] | None = None
+    label: str | None = None
 
 
 #: The toy problem of the docs and tests.

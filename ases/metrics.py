@@ -1,13 +1,14 @@
 """Scores: numeric accuracy, BLEU, ROUGE, and how well labels agree with true roles.
 
 Answers are compared as exact fractions, never as strings or floats. BLEU gives sacrebleu's numbers
-(corpus BLEU, exponential smoothing, tokenizers 13a and zh); ROUGE gives those of Google's
-rouge-score for English, and counts characters for Chinese, whose words have no blanks between them.
-Each score has a 95 % interval, for a test set is a sample.
+(corpus BLEU, exponential smoothing, tokenizers 13a, zh and char); ROUGE gives those of Google's
+rouge-score for unaccented Latin text, and counts words or characters for every other script. Each
+score has a 95 % interval, for a test set is a sample.
 """
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -26,18 +27,35 @@ def is_correct(prediction: str, reference: str) -> bool:
 
 
 def is_strictly_correct(prediction: str, reference: str) -> bool:
-    """GSM8K's own rule, on "The answer is N." too: equal strings once commas are dropped."""
-    found = gsm8k_strict(prediction)
-    return found is not None and found == gsm8k_strict(reference)
+    """The same, and by GSM8K's own rule: equal strings once commas are dropped."""
+    same = gsm8k_strict(prediction) == gsm8k_strict(reference)
+    return same and gsm8k_strict(reference) is not None and is_correct(prediction, reference)
 
 
 # --- tokens --------------------------------------------------------------------------------------
 
 
-def is_chinese(texts: Sequence[str]) -> bool:
-    """Whether a fifth of all characters or more are Chinese: then metrics count characters."""
-    text = "".join(texts)
-    return bool(text) and sum("\u4e00" <= c <= "\u9fff" for c in text) * 5 >= len(text)
+# Scripts without blanks between words: Thai and Lao, Tibetan, Burmese, Khmer, kana, and Chinese.
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_UNSPACED = re.compile(
+    rf"[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff{_HAN}]"
+)
+# "3 cm" and "SUVmax 5.2", whatever the language of the report
+_MEASURE = re.compile(r"[a-zA-Z]+(?=[^\w\n]{0,3}\d)|(?<=\d)\s{0,3}[a-zA-Z]+")
+
+
+def text_kind(texts: Sequence[str]) -> str:
+    """What a set's words are, by its letters alone: "words" of unaccented Latin letters,
+    "characters" where a fifth or more are of a script without blanks, else "unicode-words" [ours].
+
+    Latin letters beside a number do not vote: they may be a unit.
+    """
+    text = unicodedata.normalize("NFC", "\n".join(texts))
+    letters = [c for c in _MEASURE.sub("", text) if unicodedata.category(c)[0] in "LM"]
+    if all(c.isascii() for c in letters):
+        return "words"
+    unspaced = sum(_UNSPACED.match(c) is not None for c in letters)
+    return "characters" if unspaced * 5 >= len(letters) else "unicode-words"
 
 
 def tokenize_13a(text: str) -> list[str]:
@@ -100,8 +118,14 @@ def tokenize_rouge(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
+def tokenize_words(text: str) -> list[str]:
+    """Runs of letters, digits and accents of the lowered text, in any script."""
+    text = unicodedata.normalize("NFC", text.lower())
+    return "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text).split()
+
+
 def tokenize_characters(text: str) -> list[str]:
-    """Every character that is no white space."""
+    """Every character that is no white space; sacrebleu's "char"."""
     return [c for c in text if not c.isspace()]
 
 
@@ -179,19 +203,20 @@ def _f1(hits: int, n_predicted: int, n_reference: int) -> float:
 
 
 def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    row = [0] * (len(b) + 1)
-    for x in a:
-        diagonal = 0
-        for j, y in enumerate(b, 1):
-            longest = diagonal + 1 if x == y else max(row[j], row[j - 1])
-            diagonal, row[j] = row[j], longest
-    return row[-1]
+    """Its length, one row of the usual table at a time."""
+    number = {token: n for n, token in enumerate(b)}
+    numbers = np.array([number[token] for token in b], dtype=np.int64)
+    row = np.zeros(len(b) + 1, dtype=np.int64)
+    for token in a:
+        hit = numbers == number.get(token, -1)
+        row[1:] = np.maximum.accumulate(np.maximum(row[1:], row[:-1] + hit))
+    return int(row[-1])
 
 
 # --- intervals -----------------------------------------------------------------------------------
 
 
-def wilson_interval(hits: int, n: int) -> tuple[float, float]:
+def wilson_interval(hits: float, n: int) -> tuple[float, float]:
     """95 % interval of a share (Wilson's score interval), which also holds near 0 and 1.
 
     >>> [round(bound, 3) for bound in wilson_interval(10, 10)]
@@ -205,15 +230,17 @@ def wilson_interval(hits: int, n: int) -> tuple[float, float]:
 
 
 def bootstrap_interval(
-    rows: Sequence[Sequence[float]], statistic: Callable[[np.ndarray], float], resamples: int = 1000
+    rows: Sequence[Sequence[float]] | np.ndarray,
+    statistic: Callable[[np.ndarray], float],
+    resamples: int = 1000,
 ) -> tuple[float, float]:
-    """95 % interval of a score that is made of sums over examples, by the percentile bootstrap.
+    """95 % interval of a score that is made of sums over questions, by the percentile bootstrap.
 
-    The examples are drawn again and again with replacement, as many as there are, always with the
+    The questions are drawn again and again with replacement, as many as there are, always with the
     same random numbers.
 
     Args:
-        rows: (n, k), what each example adds to the sums.
+        rows: (n, k), what each question adds to the sums.
         statistic: the score, made of (k,) sums.
     """
     n = len(rows)
@@ -226,19 +253,43 @@ def bootstrap_interval(
 # --- all together --------------------------------------------------------------------------------
 
 
-def score(task: str, predictions: Sequence[str], references: Sequence[str]) -> dict:
+def score(
+    task: str,
+    predictions: Sequence[str],
+    references: Sequence[str],
+    questions: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+) -> dict:
     """All scores of a set of chains, under the names that ``results.json`` uses.
 
     Accuracy, strict accuracy and share parseable are None for ``pet``. BLEU is 0 to 100, everything
     else 0 to 1; ``intervals`` has the 95 % interval of each; ``bleu_signature`` and
     ``rouge_tokens`` say how the text was cut.
+
+    Args:
+        questions: rows that share one are one draw of the sample; None: each is its own.
+        labels: texts that state the true answers, where the references may state others.
+    Raises:
+        ValueError: nothing to score.
     """
     pairs = list(zip(predictions, references, strict=True))
     n = len(pairs)
+    if not n:
+        raise ValueError("no chains to score; expected at least one")
+    # Which question each row asks, numbered.
+    number = {question: i for i, question in enumerate(dict.fromkeys(questions or range(n)))}
+    asked = [number[question] for question in questions or range(n)]
+
+    def by_question(rows: Sequence[Sequence[float]]) -> np.ndarray:
+        sums = np.zeros((len(number), len(rows[0])))
+        np.add.at(sums, asked, rows)
+        return sums
+
     hits: dict = {"accuracy": None, "accuracy_strict": None, "parseable": None}
     if task == "mwp":
-        hits["accuracy"] = sum(is_correct(*pair) for pair in pairs)
-        hits["accuracy_strict"] = sum(is_strictly_correct(*pair) for pair in pairs)
+        stated = list(zip(predictions, labels or references, strict=True))
+        hits["accuracy"] = sum(is_correct(*pair) for pair in stated)
+        hits["accuracy_strict"] = sum(is_strictly_correct(*pair) for pair in stated)
         hits["parseable"] = sum(parse_answer(p) is not None for p in predictions)
     hits["exact_match"] = sum(p.split() == r.split() for p, r in pairs)
     scores: dict = {"n": n}
@@ -246,25 +297,32 @@ def score(task: str, predictions: Sequence[str], references: Sequence[str]) -> d
     for name, count in hits.items():
         scores[name] = None if count is None else count / n
         if count is not None:
-            intervals[name] = wilson_interval(count, n)
+            # Rows of one question count as one: as if they were all right or all wrong.
+            intervals[name] = wilson_interval(count * len(number) / n, len(number))
 
-    chinese = is_chinese(references)
-    bleu_tokens, rouge_tokens = tokenize_13a, tokenize_rouge
-    if chinese:
-        bleu_tokens, rouge_tokens = tokenize_zh, tokenize_characters
+    kind = text_kind(references)
+    bleu_name, bleu_tokens, rouge_tokens = {
+        "words": ("13a", tokenize_13a, tokenize_rouge),
+        "unicode-words": ("13a", tokenize_13a, tokenize_words),
+        "characters": ("char", tokenize_characters, tokenize_characters),
+    }[kind]
+    unspaced = _UNSPACED.findall("".join(references))
+    if kind == "characters" and len(re.findall(f"[{_HAN}]", "".join(unspaced))) > 0.9 * len(
+        unspaced
+    ):
+        bleu_name, bleu_tokens = "zh", tokenize_zh
     counts = [bleu_counts(p, r, bleu_tokens) for p, r in pairs]
     scores["bleu"] = bleu_of_counts(np.sum(counts, axis=0))
-    intervals["bleu"] = bootstrap_interval(counts, bleu_of_counts)
+    intervals["bleu"] = bootstrap_interval(by_question(counts), bleu_of_counts)
     rouges = [rouge(p, r, rouge_tokens) for p, r in pairs]
     for name in ("rouge1", "rouge2", "rougeL"):
         values = [found[name] for found in rouges]
         scores[name] = sum(values) / n
-        intervals[name] = bootstrap_interval([[v] for v in values], lambda sums: sums[0] / n)
+        sums = by_question([[value, 1] for value in values])
+        intervals[name] = bootstrap_interval(sums, lambda sums: sums[0] / sums[1])
 
-    scores["bleu_signature"] = (
-        f"nrefs:1|case:mixed|eff:no|tok:{'zh' if chinese else '13a'}|smooth:exp"
-    )
-    scores["rouge_tokens"] = "characters" if chinese else "words"
+    scores["bleu_signature"] = f"nrefs:1|case:mixed|eff:no|tok:{bleu_name}|smooth:exp"
+    scores["rouge_tokens"] = kind
     scores["intervals"] = intervals
     return scores
 

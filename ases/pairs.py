@@ -67,7 +67,15 @@ def encode_question(
     """Ids of a question, and how many were cut: one that is too long loses its middle [ours].
 
     It is cut once for its chain, so that contexts go on growing by appending.
+
+    Raises:
+        ValueError: ``max_question`` is not positive.
     """
+    if max_question < 1:
+        raise ValueError(f"max_question is {max_question}; expected 1 or more")
+    most = 64 * max_question  # characters; few tokens have more, and the middle goes anyway
+    if len(question) > most:
+        question = question[: most // 2] + question[-most // 2 :]
     ids = tokenizer.encode(question)
     cut = len(ids) - max_question
     if cut <= 0:
@@ -80,9 +88,18 @@ def encode_question(
 def make_pairs(
     question: str, segments: Sequence[Segment], tokenizer: Tokenizer, max_question: int = 1024
 ) -> list[Pair]:
-    """One pair for each segment, in order: the USM's; the ESM learns those of ES, the ASM of AS."""
+    """One pair for each segment, in order: the USM's; the ESM learns those of ES, the ASM of AS.
+
+    The chain is encoded once, and its tokens are dealt to the segments.
+
+    Raises:
+        ValueError: no segments.
+    """
+    if not segments:
+        raise ValueError("no segments; expected those of a chain, of which an empty one has one")
     question_ids, _ = encode_question(question, tokenizer, max_question)
-    ids = [[i for part in tokenizer.encode_pieces(list(s.pieces)) for i in part] for s in segments]
+    of_pieces = iter(tokenizer.encode_pieces([piece for s in segments for piece in s.pieces]))
+    ids = [[i for _ in s.pieces for i in next(of_pieces)] for s in segments]
     blocks = join_context(question_ids, ids, tokenizer)
     pairs = [
         Pair(segment.label, blocks[: j + 1], blocks[j + 1]) for j, segment in enumerate(segments)

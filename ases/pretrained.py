@@ -67,7 +67,9 @@ def load_t5(folder: str | Path) -> EncoderDecoder:
     for name in _COPIES:
         if name in state and _same(state[name], state.get("shared.weight")):
             state["shared.weight"] = state.pop(name)
-    tied = _same(state.get("lm_head.weight"), state.get("shared.weight"))
+    head = state.get("lm_head.weight")
+    untied = settings.pop("untied")
+    tied = _same(head, state.get("shared.weight")) and not (untied and head is None)
     if tied:
         state.pop("lm_head.weight", None)
 
@@ -180,8 +182,15 @@ def _read_config(path: Path) -> dict:
     if missing:
         raise InputError(f"{path}: {', '.join(missing)} missing; expected a number for each")
 
-    scaled = config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False)
+    untied = config.get("tie_word_embeddings") is False
+    scaled = config.get("scale_decoder_outputs", not untied)
+    settings["untied"] = untied
     settings["feed_forward"] = config.get("feed_forward_proj", "relu")
+    gelu = settings["feed_forward"] == "gated-gelu"
+    known = ("gelu_new", "gelu_pytorch_tanh") if gelu else ("relu",)
+    if config.get("dense_act_fn", known[0]) not in known:  # newer configs name it, too
+        found = config["dense_act_fn"]
+        raise InputError(f"{path}: dense_act_fn is {found!r}; expected {' or '.join(known)}")
     settings["scale_decoder_outputs"] = family == "t5" and bool(scaled)
     settings["scale_scores"] = False
     return settings

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -37,7 +38,7 @@ from ases.segmentation import (
 )
 from ases.settings import complaints
 from ases.tokenizer import Tokenizer
-from ases.training import Watcher, fit
+from ases.training import Randomness, Watcher, fit, usable_device
 
 #: "train", "validation" and "test", and "longer" where there is one
 Splits = dict[str, list[Example]]
@@ -64,9 +65,11 @@ def segment(
     """Pieces, labels and segments of each chain (Figure 2 of the paper).
 
     Raises:
-        ValueError: what is given are no examples; labels by entropy are asked for without a scorer.
+        ValueError: what is given are no examples; a setting that may not be so; labels by entropy
+            are asked for without a scorer.
     """
     _check_examples(examples)
+    _check_settings(settings)
     pieces = [split_pieces(e.answer) for e in examples]
     if settings.segmentation == "interleave":
         entropies: list = [None] * len(examples)
@@ -124,16 +127,19 @@ def train(
         cut: cuts and labels chains in another way than ``segment`` does.
     Raises:
         ValueError: a setting that may not be so, too few different questions, too long a chain,
-            a sub-model without pairs, or no budget.
+            a sub-model without pairs, no budget, or gradients that are switched off.
         FloatingPointError: a loss or gradients that are not finite.
     """
-    wrong = [c for part in (recipe, recipe.segmentation, recipe.training) for c in complaints(part)]
-    if wrong:
-        raise ValueError(" | ".join(wrong))
+    _check_settings(recipe, recipe.segmentation, recipe.training)
+    usable_device(recipe.training.device)
+    if not torch.is_grad_enabled():
+        raise ValueError("gradients are switched off (no_grad); expected them on")
     if isinstance(examples, dict):
         splits = examples
         for name in SPLITS:
             _check_examples(splits.get(name))
+            if not splits[name]:
+                raise ValueError(f"no examples in {name!r}; expected at least one")
     else:
         _check_examples(examples)
         splits = split_examples(examples, recipe.training.seed)
@@ -161,6 +167,11 @@ def train(
 def training_texts(splits: Splits) -> list[str]:
     """Questions and answers of the training split: all that a tokenizer may learn from."""
     return [text for example in splits["train"] for text in (example.question, example.answer)]
+
+
+def _check_settings(*parts: Any) -> None:
+    if wrong := [complaint for part in parts for complaint in complaints(part)]:
+        raise ValueError(" | ".join(wrong))
 
 
 def _check_examples(examples: object) -> None:
@@ -192,9 +203,17 @@ def _rows(
 
 
 def _random_model(recipe: Recipe, tokenizer: Tokenizer) -> Callable[[], EncoderDecoder]:
+    try:
+        config = ModelConfig(**{"vocab_size": tokenizer.vocab_size} | recipe.model)
+    except TypeError as error:  # an unknown field
+        raise ValueError(f"model: {error}") from None
+    if config.vocab_size < tokenizer.vocab_size:
+        n = tokenizer.vocab_size
+        raise ValueError(f"model: vocab_size is {config.vocab_size}; the tokenizer has {n} ids")
+
     def make() -> EncoderDecoder:
-        torch.manual_seed(recipe.training.seed)
-        return EncoderDecoder(ModelConfig(**{"vocab_size": tokenizer.vocab_size} | recipe.model))
+        with Randomness(recipe.training.seed):
+            return EncoderDecoder(config)
 
     return make
 
@@ -326,7 +345,13 @@ class ChainWriter:
             finished: told after each round how many chains it has finished.
             second_try: how a segment is written again that was cut at its limit or repeats the one
                 before; None lets the chain stop there.
+        Raises:
+            ValueError: what is given is no list of texts.
         """
+        if isinstance(questions, str) or not all(isinstance(q, str) for q in questions):
+            raise ValueError("expected a list of questions, all of them texts")
+        for model in self.models.values():
+            model.eval()
         recipe, tokenizer = self.recipe, self.tokenizer
         ids = [encode_question(q, tokenizer, recipe.max_question)[0] for q in questions]
         roles = (CHAIN,) if recipe.mode == "direct" else (ES, AS)
@@ -360,10 +385,16 @@ class ChainWriter:
 
 
 def score_chains(task: str, examples: Sequence[Example], chains: Sequence[WrittenChain]) -> dict:
-    """All scores of a test set, and beside them how the chains ended."""
+    """All scores of a test set, and beside them how the chains ended.
+
+    Raises:
+        ValueError: no chains, or not one for each example.
+    """
     texts = [chain.text for chain in chains]
     stops = Counter(chain.stop for chain in chains)
-    return score(task, texts, [e.answer for e in examples]) | {
+    questions, answers = [e.question for e in examples], [e.answer for e in examples]
+    labels = [e.label or e.answer for e in examples]
+    return score(task, texts, answers, questions, labels) | {
         "rounds_mean": sum(len(chain.segments) for chain in chains) / len(chains),
         "stop_reasons": {reason: stops[reason] / len(chains) for reason in STOPS},
     }

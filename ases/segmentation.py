@@ -40,11 +40,14 @@ class Segment:
 
 # --- pieces --------------------------------------------------------------------------------------
 
-# What ends a piece: full-width marks, ; ? and newlines always; "!" but not in "!="; a comma unless
-# it stands between digits or in TeX's "1{,}000"; a full stop unless a letter, a digit or a comma
-# follows ("3.5", "U.S.", ".5"); dots in a row unless a digit follows ("5...10").
+# What ends a piece: full-width marks, ; ? and newlines always; "!" but not in "!=" and TeX's "\!",
+# nor in an expression, where it is a factorial ("10! / (2! * 8!)"); a comma unless between digits,
+# in TeX's "1{,}000" or before its "\!"; a full stop unless a letter, a digit or a comma follows
+# ("3.5", "U.S.", ".5"); dots in a row unless a digit follows ("5...10").
 _STOP = (
-    r"[。；！？…;?\n]|!(?!=)|(?<![\d{])[,，]|(?<!\{)[,，](?!\d)|\.(?![\dA-Za-z,.])|\.{2,}(?![\d.])"
+    r"[。；！？…;?\n]"
+    r"|(?<!\\)!(?!=)(?!(?<=[\d)}]!)\)*(?:[\d({}]|\s*[=^\\]|\s*[-+*/×·÷]\s*[\d(\\]))"
+    r"|(?<![\d{])[,，]|(?<!\{)[,，](?!\d|\\!)|\.(?![\dA-Za-z,.])|\.{2,}(?![\d.])"
 )
 _CLOSERS = "\"')]}”’）】」』》"
 
@@ -59,7 +62,7 @@ _ABBREVIATION = re.compile(
     r"(?<![\w.])(?:Mr|Mrs|Ms|Dr|Prof|St|vs|approx|(?:[A-Za-z]\.)+[A-Za-z])\.$"
 )
 _MONTHS = "Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept|Oct|Nov|Dec"
-_BEFORE_NUMBER = re.compile(rf"(?<![\w.])(?:No|Nos|Fig|{_MONTHS})\.$")
+_BEFORE_NUMBER = re.compile(rf"(?<![\w.])(?:No|Nos|Rs|Fig|{_MONTHS})\.$")
 _NUMBER_FOLLOWS = re.compile(r"[ \t]{0,3}\d")
 
 _BLANKS = re.compile(r"\s*")
@@ -85,7 +88,7 @@ def split_pieces(chain: str) -> list[str]:
         if match["url"] or end == len(chain):
             continue
         if match.group() == "." and (
-            _is_item_number(chain, words_from, end) or _is_abbreviation(chain, end)
+            _is_item_number(chain, words_from, end) or is_abbreviation(chain, end)
         ):
             continue
         cuts.append(end)
@@ -106,7 +109,8 @@ def _is_item_number(chain: str, words_from: int, end: int) -> bool:
     return not ends_a_sentence and _REST_OF_LINE.match(chain, end) is not None
 
 
-def _is_abbreviation(chain: str, end: int) -> bool:
+def is_abbreviation(chain: str, end: int) -> bool:
+    """Whether the full stop before ``end`` belongs to an abbreviation and ends nothing."""
     # No abbreviation is longer, and looking farther back would take quadratic time.
     window = max(0, end - 16)
     if _ABBREVIATION.search(chain, window, end):

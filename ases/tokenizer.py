@@ -38,7 +38,13 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: list[str], vocab_size: int) -> "Tokenizer":
-        """Learn merges from ``texts``, for at most ``vocab_size`` ids; 259 are always there."""
+        """Learn merges from ``texts``, for at most ``vocab_size`` ids; 259 are always there.
+
+        Raises:
+            ValueError: one text in place of a list of them.
+        """
+        if isinstance(texts, str):
+            raise ValueError("expected a list of texts, not one text")
         backend = tokenizers.Tokenizer(models.BPE())
         digits = pre_tokenizers.Split(tokenizers.Regex(r" ?\p{N}"), "isolated")
         backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -70,7 +76,11 @@ class Tokenizer:
             if not Path(path).exists():
                 message += "; if there is only spiece.model, as for mT5, convert it first"
             raise InputError(message) from None
-        kind = cls if backend.token_to_id(END) is not None else SentinelTokenizer
+        kind: type[Tokenizer] = cls
+        if backend.token_to_id(END) is None:
+            kind = SentinelTokenizer
+            if backend.token_to_id(MT5Tokenizer.SPECIALS[2]) is not None:
+                kind = MT5Tokenizer
         missing = [token for token in kind.SPECIALS if backend.token_to_id(token) is None]
         if missing:
             raise InputError(
@@ -123,13 +133,29 @@ class SentinelTokenizer(Tokenizer):
     word. A token then belongs to the piece of its first character that is not blank: "▁He" is a
     word of the piece that "He" stands in, though its blank may be the newline that ends the piece
     before.
+
+    ``rows`` is how many ids the checkpoint's embedding has: mT5's converted tokenizer has more.
     """
 
     SPECIALS = (PAD, EOS, "<extra_id_0>")
+    rows: int | None = None
+
+    def _encode(self, text: str) -> tokenizers.Encoding:
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        if self.rows is not None and max(encoding.ids, default=0) >= self.rows:
+            token = self.backend.id_to_token(max(encoding.ids))
+            raise InputError(
+                f"token {token!r} in {text[:80]!r} has the id {max(encoding.ids)}; "
+                f"the checkpoint's embedding has {self.rows} rows"
+            )
+        return encoding
+
+    def encode(self, text: str) -> list[int]:
+        return self._encode(text).ids
 
     def encode_pieces(self, pieces: list[str]) -> list[list[int]]:
         chain = "".join(pieces)
-        encoding = self.backend.encode(chain, add_special_tokens=False)
+        encoding = self._encode(chain)
         ends = list(accumulate(len(piece) for piece in pieces))
 
         ids: list[list[int]] = [[] for _ in pieces]
@@ -141,6 +167,12 @@ class SentinelTokenizer(Tokenizer):
                 piece += 1
             ids[piece].append(token)
         return ids
+
+
+class MT5Tokenizer(SentinelTokenizer):
+    """mT5's, whose sentinels have a blank in their names."""
+
+    SPECIALS = (PAD, EOS, "▁<extra_id_0>")
 
 
 def lost_characters(tokenizer: Tokenizer, texts: list[str]) -> tuple[float, str]:

@@ -10,6 +10,7 @@ bit.
 """
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -144,12 +145,64 @@ def autocast(settings: TrainingSettings) -> AbstractContextManager:
     return torch.autocast(torch.device(settings.device).type, torch.bfloat16)
 
 
+def usable_device(device: str) -> torch.device:
+    """
+    Raises:
+        ValueError: there is no such device.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device is {device!r}; expected cpu or cuda") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}; PyTorch finds no GPU here")
+    return found
+
+
+class Randomness:
+    """Random numbers of one training's own.
+
+    Inside ``with`` they take the place of the process's, which come back afterwards untouched.
+    Trainings in several threads wait for one another there.
+    """
+
+    _alone = threading.RLock()
+
+    def __init__(self, seed: int):
+        with self._alone:
+            outer = self._now()
+            torch.manual_seed(seed)
+            self.state = self._now()
+            self._set(outer)
+
+    def __enter__(self) -> None:
+        self._alone.acquire()
+        self._outer = self._now()
+        self._set(self.state)
+
+    def __exit__(self, *_: object) -> None:
+        self.state = self._now()
+        self._set(self._outer)
+        self._alone.release()
+
+    @staticmethod
+    def _now() -> dict:
+        cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
+        return {"rng": torch.get_rng_state(), "cuda_rng": cuda}
+
+    @staticmethod
+    def _set(state: dict) -> None:
+        torch.set_rng_state(state["rng"])
+        if torch.cuda.is_initialized() and state["cuda_rng"]:
+            torch.cuda.set_rng_state(state["cuda_rng"][0])
+
+
 class Training:
     """A model in training with its optimizers: all that a checkpoint holds."""
 
     def __init__(self, model: EncoderDecoder, settings: TrainingSettings):
-        torch.manual_seed(settings.seed)
-        self.model = model.to(settings.device).train()
+        self.model = model.to(usable_device(settings.device)).train()
+        self.randomness = Randomness(settings.seed)
         self.settings = settings
         self.progress = Progress()
         self.best_weights: dict[str, torch.Tensor] = {}
@@ -163,7 +216,8 @@ class Training:
         """Make the gradients those of all processes, where there are several."""
         self.loss = parallel.loss_function(self.model)
         if parallel.rank():  # dropout may not drop the same in all
-            torch.manual_seed(self.settings.seed + 1000 * self.progress.step + parallel.rank())
+            seed = self.settings.seed + 1000 * self.progress.step + parallel.rank()
+            self.randomness = Randomness(seed)
 
     def update(self, batches: Sequence[Batch]) -> None:
         """One update from all of ``batches``.
@@ -177,7 +231,7 @@ class Training:
 
         for batch in batches:
             batch = batch.to(settings.device)
-            with autocast(settings):
+            with self._dropping(), autocast(settings):
                 loss = self.loss(batch)
             (loss * parallel.count() / target_tokens).backward()  # DDP takes the mean
             self.loss_sum += parallel.total(loss.detach())
@@ -193,6 +247,10 @@ class Training:
         progress.step += 1
         progress.target_tokens += target_tokens
         progress.tokens += parallel.total(sum(batch.tokens for batch in batches))
+
+    def _dropping(self) -> AbstractContextManager:
+        """Only dropout needs random numbers."""
+        return self.randomness if self.model.config.dropout_rate else nullcontext()
 
     def report(self) -> dict:
         """What there is to say of the updates since the last report; here a GPU is waited for.
@@ -244,9 +302,7 @@ class Training:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": asdict(self.progress),
             "loss_sum": self.loss_sum,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
+        } | self.randomness.state
 
     def load_state_dict(self, state: dict, best_weights: dict[str, torch.Tensor]) -> None:
         """Continue from what ``state_dict`` returned (and the best weights, by name).
@@ -266,9 +322,9 @@ class Training:
             due = self.progress.validations_due(self.settings)
             self.progress.validations = min(self.progress.validations, due)
             self.best_weights = best_weights
-            torch.set_rng_state(state["rng"])
-            if torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(state["cuda_rng"][: torch.cuda.device_count()])
+            self.randomness.state = {"rng": state["rng"], "cuda_rng": state["cuda_rng"]}
+            with self.randomness:  # they must be such states
+                pass
         except (AttributeError, LookupError, TypeError, RuntimeError) as error:
             raise ValueError(" ".join(str(error).split())[:200]) from None
 

@@ -245,9 +245,12 @@ def test_evaluate_repeats_training_and_compares(runs, tmp_path):
             json.loads((tmp_path / mode / "results.json").read_text())["train_seconds"]
             == json.loads((runs / mode / "results.json").read_text())["train_seconds"]
         )
-    assert "holds results already" in fail(
-        "evaluate.py", "--run", runs / "usm", "--run", runs / "direct", "--out-dir", tmp_path
-    )
+    # A run replaces its own results, unless somebody has changed them since.
+    both = ["--run", runs / "usm", "--run", runs / "direct", "--out-dir", tmp_path]
+    succeed("evaluate.py", *both)
+    (tmp_path / "usm" / "predictions.jsonl").write_text("mine\n")
+    assert "holds results already" in fail("evaluate.py", *both)
+    assert (tmp_path / "usm" / "predictions.jsonl").read_text() == "mine\n"
 
 
 def test_evaluate_other_data_and_a_question(runs, tmp_path):
@@ -533,14 +536,17 @@ REAL = ROOT.parent / "shared" / "data"
     "name, task, rows",
     [
         ("gsm8k_train.jsonl", "mwp", 7473),
-        ("llm_cot.jsonl", "mwp", 1143),
+        ("llm_cot.jsonl", "mwp", 1140),  # three state two numbers or more
         ("cpet_part.csv", "pet", 10677),
     ],
 )
 def test_segmentation_of_the_real_sets_is_lossless(name, task, rows, tmp_path):
     out = tmp_path / "out.jsonl"
-    done = succeed("segment.py", "--task", task, "--data", REAL / name, "--out", out)
+    options = ["--task", task, "--data", REAL / name, "--out", out, "--skip-bad-rows"]
+    done = succeed("segment.py", *options)
     assert f"{rows} of {rows} chains equal to their pieces joined" in done.stderr
-    answers = {e.id: e.answer for e in read_examples(REAL / name, task).examples}
+    answers = {
+        e.id: e.answer for e in read_examples(REAL / name, task, skip_bad_rows=True).examples
+    }
     for row in map(json.loads, out.read_text().split("\n")[:-1]):
         assert "".join(s["text"] for s in row["segments"]) == answers[row["id"]]

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from ases.answers import parse_answer
-from ases.conventions import CONVENTIONS
 from ases.decoding import Decoded, generate_chains
 from ases.entropy import token_entropies
 from ases.metrics import score
@@ -25,6 +24,7 @@ from ases.segmentation import (
     split_pieces,
 )
 from ases.tokenizer import Tokenizer
+from tests.golden.conventions import CONVENTIONS
 
 GOLDEN = Path(__file__).parent / "golden"
 specification = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")

@@ -16,7 +16,7 @@ from ases.run.config import FORMAT, RunConfig, check_format
 from ases.run.files import cannot_write, read_log, whole_file, write_text
 from ases.run.interrupt import Signals
 from ases.run.progress import Meter, say
-from ases.training import Training, Watcher
+from ases.training import Training, Watcher, usable_device
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
@@ -34,12 +34,12 @@ def save_checkpoint(path: Path, content: dict) -> None:
         raise cannot_write(path, error) from None
 
 
-def load_checkpoint(path: Path) -> dict:
+def load_checkpoint(path: Path, run_id: str | None = None) -> dict:
     """Read what ``save_checkpoint`` wrote; nothing in the file is executed.
 
     Raises:
-        InputError: the file is missing, damaged, not a checkpoint of this project, or one of
-            another model than its name says.
+        InputError: the file is missing, damaged, not a checkpoint of this project, of another run
+            than ``run_id``, or of another model than its name says.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -61,6 +61,8 @@ def load_checkpoint(path: Path) -> dict:
         raise InputError(f"{path}: damaged (its digest is another); expected it as it was written")
     if content["name"] != path.name.split(".")[0]:
         raise InputError(f"{path}: holds the model {content['name']!r}; expected its own")
+    if run_id not in (None, content.get("run", "")):
+        raise InputError(f"{path}: another run wrote it; expected the file that this run wrote")
     return content
 
 
@@ -89,19 +91,20 @@ def _feed(hasher: Any, content: object) -> None:
         hasher.update(f"{content!r};".encode())
 
 
-def load_model(path: Path, device: str = "cpu") -> EncoderDecoder:
-    """The model of a checkpoint, built from the config inside it, ready for inference.
+def load_model(path: Path, device: str = "cpu", run_id: str | None = None) -> EncoderDecoder:
+    """The model of a run's checkpoint, built from the config inside it, ready for inference.
 
     Raises:
         InputError: as ``load_checkpoint``; weights that do not fit the config.
+        ValueError: there is no such device.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, run_id)
     try:
         config = ModelConfig(**checkpoint["config"])
         model = EncoderDecoder.with_weights(config, checkpoint["model"])
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: config and weights do not fit ({error})") from None
-    return model.to(device).eval()
+    return model.to(usable_device(device)).eval()
 
 
 class Loader(Watcher):
@@ -109,17 +112,18 @@ class Loader(Watcher):
 
     saved = "this process saves nothing"
 
-    def __init__(self, folder: Path, resume: bool = False):
-        self.folder, self.resume = Path(folder), resume
+    def __init__(self, folder: Path, resume: bool = False, run_id: str = ""):
+        self.folder, self.resume, self.run_id = Path(folder), resume, run_id
 
     def start(self, name: str, training: Training) -> None:
         path = self.folder / f"{name}.last.pt"
         if not self.resume or not path.exists():
             return
-        state, best = load_checkpoint(path), {}
+        state, best = load_checkpoint(path, self.run_id), {}
         try:
             if state["progress"]["best"]:  # stopped before its first validation, it has none
-                best = load_checkpoint(self.folder / f"{name}.best.pt")["model"]
+                best_path = self.folder / f"{name}.best.pt"
+                best = load_checkpoint(best_path, self.run_id)["model"]
                 training.model.load_state_dict(best)  # they must fit, too
             training.load_state_dict(state, best)
         except InputError:
@@ -138,8 +142,8 @@ class Recorder(Loader):
     ended, is only loaded. The folder is made if there is none.
     """
 
-    def __init__(self, folder: Path, resume: bool = False):
-        super().__init__(folder, resume)
+    def __init__(self, folder: Path, resume: bool = False, run_id: str = ""):
+        super().__init__(folder, resume, run_id)
         self.signals = Signals()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = self.folder / "metrics.jsonl"
@@ -190,6 +194,7 @@ class Recorder(Loader):
         if improved:
             best = {
                 "name": name,
+                "run": self.run_id,
                 "config": asdict(training.model.config),
                 "model": training.best_weights,
             }
@@ -204,7 +209,8 @@ class Recorder(Loader):
         self.signals.check()
 
     def _save(self, name: str, training: Training) -> None:
-        save_checkpoint(self.folder / f"{name}.last.pt", {"name": name} | training.state_dict())
+        last = {"name": name, "run": self.run_id} | training.state_dict()
+        save_checkpoint(self.folder / f"{name}.last.pt", last)
         self._remember(name, training)
 
     def _share(self, training: Training) -> float:
@@ -225,10 +231,10 @@ class Recorder(Loader):
         write_text(self.log, "".join(json.dumps(row) + "\n" for row in kept))
 
 
-def make_watcher(folder: Path, resume: bool) -> Loader:
+def make_watcher(folder: Path, resume: bool, run_id: str) -> Loader:
     """The watcher of a command: one of several processes records, and the others go along."""
     if parallel.rank() > 0:
-        return Loader(folder, resume)
-    recorder = Recorder(folder, resume)
+        return Loader(folder, resume, run_id)
+    recorder = Recorder(folder, resume, run_id)
     recorder.signals.install()
     return recorder

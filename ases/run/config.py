@@ -11,7 +11,8 @@ from ases.settings import complaints, setting
 
 #: Of run folders: config.json, results.json and checkpoints carry it. It grows by one whenever
 #: what this version writes could not be read by the one before, or the other way round.
-FORMAT = 1
+FORMAT = 2
+_READ = (1, 2)  # a run of format 1 has no id
 
 N_TRAIN, N_VALIDATION, N_TEST, MAX_NUMBER = 2000, 300, 500, 20  # of generated data
 
@@ -22,7 +23,7 @@ def check_format(path: Path, content: object) -> None:
         InputError: ``content`` was written in another format.
     """
     found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
+    if found not in _READ:
         raise InputError(
             f"{path}: format {str(found)[:20]}; expected format {FORMAT}, which this version "
             "reads: take the version that wrote it, or train anew"
@@ -39,6 +40,9 @@ class DataSettings:
     )
     question_field: str = setting("question", "what --data calls its questions", metavar="NAME")
     answer_field: str = setting("answer", "what --data calls its answers", metavar="NAME")
+    label_field: str | None = setting(
+        None, "what --data calls true answers", shown="none; the answer states it", metavar="NAME"
+    )
     skip_bad_rows: bool = setting(False, "leave out rows that cannot be used")
     seed: int = setting(0, "of data, split, weights and training", low=0, high=2**63 - 1)
     train_problems: int | None = setting(
@@ -54,7 +58,7 @@ class DataSettings:
     @property
     def columns(self) -> Columns:
         """What the fields of ``data`` are called."""
-        return Columns(self.question_field, self.answer_field)
+        return Columns(self.question_field, self.answer_field, self.label_field)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class RunConfig(Recipe):
     holds.
 
     ``characters`` are those of the training texts: what a model has seen at all. By the digests a
-    resumed run notices that its data or its scorer has changed.
+    resumed run notices that its data or its scorer has changed; by ``run_id``, which its
+    checkpoints carry, that one of them is another run's.
     """
 
     data: DataSettings = field(default_factory=DataSettings)
@@ -76,6 +81,7 @@ class RunConfig(Recipe):
     characters: str = ""
     data_digest: str = ""
     scorer_digest: str = ""
+    run_id: str = ""
     format: int = FORMAT
 
     def save(self, folder: Path) -> None:

@@ -9,7 +9,8 @@ A file is recognised by its content, not by its name:
 Two fields are needed, ``question`` and ``answer`` or what the user calls them; ``id`` or ``qid`` is
 used if there is one. Word-problem answers are brought to one form: ``<<3*4=12>>`` notes go, and the
 answer ends with ``The answer is N.``, whether it came as ``#### N`` or as a looser "the answer is".
-Everything else in a text stays as it is, but for white space at both its ends.
+The true answer may stand in a third field. Everything else in a text stays as it is, but for white
+space at both its ends.
 """
 
 import csv
@@ -17,19 +18,19 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ases.answers import normalise_answer
+from ases.answers import Stated, find_answer, parse_answer
 from ases.data import Example, InputError
 
 FORMATS = "JSON Lines, a JSON array, or a table with a header"
-csv.field_size_limit(2**31 - 1)  # a text may be long
 
 #: Where a row stands, as "7" for a line or "item 7", and the row, or what is wrong with it.
 Rows = Iterator[tuple[str, dict | InputError]]
@@ -41,11 +42,12 @@ class Columns:
 
     question: str = "question"
     answer: str | None = "answer"  # None: questions alone are asked for
+    label: str | None = None  # of the true answer
 
     @property
     def needed(self) -> tuple[str, ...]:
         """The fields that every row must have."""
-        return (self.question,) if self.answer is None else (self.question, self.answer)
+        return tuple(n for n in (self.question, self.answer, self.label) if n is not None)
 
     @property
     def words(self) -> str:
@@ -61,9 +63,11 @@ class Dataset:
     examples: list[Example] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # of rows that cannot be used, a line each
     empty: list[str] = field(default_factory=list)  # the same for rows without question or answer
+    contradicted: list[str] = field(default_factory=list)  # the same where the label is another
     restated: int = 0  # answers whose #### was rewritten
+    dropped: int = 0  # answers with text behind their statement
 
-    def described(self) -> str:
+    def described(self, skipped: bool = False) -> str:
         """What was left out or rewritten, in a few words."""
         notes = []
         if self.empty:
@@ -72,6 +76,12 @@ class Dataset:
             notes.append(f"{counted(len(self.problems), 'bad row')} skipped")
         if self.restated:
             notes.append(f"#### N read as 'The answer is N.' in {counted(self.restated, 'row')}")
+        if self.dropped:
+            notes.append(f"text after the answer dropped in {counted(self.dropped, 'row')}")
+        if self.contradicted:
+            rows = counted(len(self.contradicted), "row")
+            what = "left out" if skipped else "kept"
+            notes.append(f"{rows} whose chain states another number than its label {what}")
         return ", ".join([self.name, *notes])
 
 
@@ -80,14 +90,21 @@ def read_examples(
 ) -> Dataset:
     """Read a file of questions and answers.
 
+    Args:
+        skip_bad_rows: leave out bad rows, and those whose chain states another number than the
+            label.
     Raises:
         InputError: missing, empty or unreadable file; unknown columns; no usable row; and unless
             they are to be skipped, the first bad row: no JSON object, a missing or non-text field,
-            an id that occurs twice, and for ``mwp`` an answer without a final number.
+            an id that occurs twice, and for ``mwp`` an answer or label without a number.
     """
-    data = scan_examples(path, task, columns)
+    data = scan_examples(path, task, columns, skip_bad_rows)
     if data.problems and not skip_bad_rows:
-        raise InputError(data.problems[0])
+        more = f" ({len(data.problems) - 1} more)" if len(data.problems) > 1 else ""
+        raise InputError(
+            f"{data.problems[0]}{more}; leave such rows out with --skip-bad-rows, or see them all "
+            "with segment.py --check"
+        )
     if not data.examples:
         bad = f", {len(data.problems)} bad" if data.problems else ""
         raise InputError(
@@ -97,44 +114,63 @@ def read_examples(
     return data
 
 
-def scan_examples(path: str | Path, task: str, columns: Columns = Columns()) -> Dataset:
+@contextmanager
+def _texts_of_any_length() -> Iterator[None]:
+    """The csv module's limit is the whole process's: it is lifted only while a file is read."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+@_texts_of_any_length()
+def scan_examples(
+    path: str | Path, task: str, columns: Columns = Columns(), skip_contradicted: bool = False
+) -> Dataset:
     """Read a file to its end, whatever its rows are like: each bad one is a line of ``problems``.
 
     Raises:
-        InputError: missing, empty or unreadable file; unknown columns.
+        InputError: missing, empty or unreadable file; unknown columns; labels for reports.
     """
     path = Path(path)
-    return _scan(path, _read_text(path, columns), task, columns)
+    if columns.label is not None and task != "mwp":
+        raise InputError(f"--label-field is {columns.label!r}; only --task mwp has true answers")
+    return _scan(path, _read_text(path, columns), task, columns, skip_contradicted)
 
 
-def read_questions(path: str, column: str = "question") -> list[Example]:
+@_texts_of_any_length()
+def read_questions(path: str, column: str | None = None) -> list[Example]:
     """Questions without answers: a data file of which ``column`` is read, or one question a line.
 
     Args:
         path: "-" is the standard input.
+        column: what the file calls its questions, if it is a data file for sure.
     Raises:
-        InputError: no question, or as ``read_examples``.
+        InputError: no question, no such column, or as ``read_examples``.
     """
-    columns = Columns(column, None)
+    columns = Columns(column or "question", None)
     if path == "-":
         path = "standard input"
         text = _decoded(Path(path), sys.stdin.buffer.read(), columns)
     else:
         text = _read_text(Path(path), columns)
-    if _begins_with_json(text) or _delimiter(text, columns):
+    if column or _begins_with_json(text) or _delimiter(text, columns) or _has_header(path, text):
         data = _scan(Path(path), text, "", columns)
         if data.problems:
             raise InputError(data.problems[0])
         questions = data.examples
     else:
-        lines = enumerate(text.splitlines(), 1)
+        lines = enumerate(text.split("\n"), 1)
         questions = [Example(f"line-{n}", line.strip(), "") for n, line in lines if line.strip()]
     if not questions:
         raise InputError(f"{path}: no question; expected one a line, or {FORMATS}")
     return questions
 
 
-def _scan(path: Path, text: str, task: str, columns: Columns) -> Dataset:
+def _scan(
+    path: Path, text: str, task: str, columns: Columns, skip_contradicted: bool = False
+) -> Dataset:
     data = Dataset(path.name)
     first_line: dict[str, str] = {}
     for line, row in _rows(path, text, columns):
@@ -152,8 +188,15 @@ def _scan(path: Path, text: str, task: str, columns: Columns) -> Dataset:
                 data.empty.append(f"{path}:{line}: field {empty!r} is empty; expected a text")
                 continue
             if task == "mwp" and columns.answer is not None:
-                example, restated = _restate(path, line, example, columns.answer)
-                data.restated += restated
+                stated = _stated(path, line, columns.answer, example.answer)
+                data.restated += "####" in example.answer
+                data.dropped += stated.dropped
+                example = replace(example, answer=stated.text)
+                if example.label is not None and stated.number != parse_answer(example.label):
+                    reason = f"states another number than {columns.label!r}: {example.label!r}"
+                    data.contradicted.append(f"{path}:{line}: field {columns.answer!r} {reason}")
+                    if skip_contradicted:
+                        continue
             data.examples.append(example)
         except InputError as error:
             data.problems.append(str(error))
@@ -162,22 +205,27 @@ def _scan(path: Path, text: str, task: str, columns: Columns) -> Dataset:
 
 def _example(path: Path, line: str, row: dict, columns: Columns) -> tuple[Example, str | None]:
     """An example, and the needed field in which nothing stands."""
+    if isinstance(row.get(columns.label), (int, float)):  # JSON has true answers as numbers, too
+        row = row | {columns.label: str(row[columns.label])}
     texts = {name: _text_field(path, line, row, name).strip() for name in columns.needed}
     answer = "" if columns.answer is None else texts[columns.answer]
     example = Example(_id_field(path, line, row), texts[columns.question], answer)
-    empty = [name for name in columns.needed if not texts[name]]
-    return example, empty[0] if empty else None
+    empty = next((name for name in columns.needed if not texts[name]), None)
+    if columns.label is not None and not empty:
+        stated = _stated(path, line, columns.label, f"The answer is {texts[columns.label]}")
+        example = replace(example, label=stated.text[stated.text.rindex("The answer is") :])
+    return example, empty
 
 
-def _restate(path: Path, line: str, example: Example, column: str) -> tuple[Example, bool]:
-    """The example with its answer in the one form, and whether a #### was rewritten."""
-    stated = normalise_answer(example.answer)
+def _stated(path: Path, line: str, column: str, text: str) -> Stated:
+    """The answer that a text states, in the one form."""
+    stated = find_answer(text)
     if stated is None:
         raise InputError(
             f"{path}:{line}: field {column!r}: no final number that can be read; "
             "expected it to end with 'The answer is N.' or '#### N'"
         )
-    return Example(example.id, example.question, stated), "####" in example.answer
+    return stated
 
 
 def counted(n: int, thing: str) -> str:
@@ -365,6 +413,14 @@ def _delimiter(text: str, columns: Columns) -> str | None:
     return None
 
 
+def _has_header(path: str, text: str) -> bool:
+    """Whether a file is a table by its name, or by a first line of single words with marks between
+    them: what its columns are called is then asked, and nothing is answered line by line."""
+    names = re.split("[,;\t]", text.lstrip().split("\n", 1)[0])
+    words = [re.fullmatch(r"\s*\"?\w{1,40}\"?\s*", name) for name in names]
+    return path.endswith((".csv", ".tsv", ".json", ".jsonl")) or (len(names) > 1 and all(words))
+
+
 def _json_rows(path: Path, text: str) -> Rows:
     for number, content in enumerate(text.split("\n"), 1):
         line = str(number)
@@ -420,6 +476,9 @@ def _table_rows(path: Path, text: str, columns: Columns, delimiter: str) -> Rows
             header = _header(path, line, values, columns)
         elif len(values) != len(header):
             reason = f"{len(values)} fields; expected {len(header)}, as in the header"
+            yield line, InputError(f"{path}:{line}: {reason}")
+        elif delimiter == "\t" and any("\t" in value and "\n" in value for value in values):
+            reason = "a quoted field holds tabs and lines; expected no stray quote before it"
             yield line, InputError(f"{path}:{line}: {reason}")
         else:
             yield line, dict(zip(header, values))

@@ -29,7 +29,7 @@ class TrainOptions:
 
 TRAIN_FLAGS: Groups = {
     "data": [
-        (DataSettings, "task data question_field answer_field skip_bad_rows seed"),
+        (DataSettings, "task data question_field answer_field label_field skip_bad_rows seed"),
         (DataSettings, "train_problems test_problems"),
     ],
     "method": [
@@ -107,7 +107,7 @@ class SegmentOptions:
 
 SEGMENT_FLAGS: Groups = {
     "data": [
-        (DataSettings, "task data question_field answer_field skip_bad_rows seed"),
+        (DataSettings, "task data question_field answer_field label_field skip_bad_rows seed"),
         (DataSettings, "train_problems test_problems"),
     ],
     "method": [
@@ -171,7 +171,9 @@ class EvaluateOptions:
         None, "folder that train.py wrote; several are compared", metavar="FOLDER"
     )
     data: str | None = setting(None, "another file", shown="the run's own data", metavar="FILE")
-    split: str = setting("test", "tenth of the data; all is everything", choices=EVALUATE_SPLITS)
+    split: str | None = setting(
+        None, "tenth of the data", shown="test, or all of --data", choices=EVALUATE_SPLITS
+    )
     beams: int = setting(1, "beam search; 1 decodes greedily", low=1, high=64)
     second_try: bool = setting(False, "write a segment that fails once more, with 4 beams")
     device: str = setting("auto", "auto is cuda where there is one", choices=DEVICES)
@@ -190,7 +192,7 @@ class EvaluateOptions:
 EVALUATE_FLAGS: Groups = {
     "what is scored": [
         (EvaluateOptions, "run data"),
-        (DataSettings, "question_field answer_field skip_bad_rows"),
+        (DataSettings, "question_field answer_field label_field skip_bad_rows"),
         (EvaluateOptions, "split beams second_try device"),
     ],
     "asking instead": [(EvaluateOptions, "question questions")],
@@ -211,8 +213,8 @@ def evaluate_complaints(given: dict[str, Any]) -> list[str]:
             "\ud800" <= c <= "\udfff" for c in given["question"]
         ):
             complaints.append("--question is empty or no valid Unicode; expected a text")
-    fields = ("question_field", "answer_field", "skip_bad_rows")
-    of_scores = ("data", "split", "answer_field", "skip_bad_rows", "show_wrong", "report")
+    fields = ("question_field", "answer_field", "label_field", "skip_bad_rows")
+    of_scores = ("data", "split", *fields[1:], "show_wrong", "report")
     if "question" in given:
         of_files = ("questions", "question_field", "out_dir", "overwrite")
         complaints += _useless(given, "--question", (*of_scores, *of_files))

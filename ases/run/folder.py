@@ -10,8 +10,9 @@ runs/mwp-usm-interleave/
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import replace
+import shlex
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from ases.data import Example, InputError, split_examples
 from ases.recipe import ChainWriter, Scorer, Splits
 from ases.run.checkpoints import load_model
 from ases.run.config import N_TEST, N_TRAIN, N_VALIDATION, DataSettings, RunConfig
-from ases.run.files import check_place, read_examples
+from ases.run.files import check_place, read_bytes, read_examples, read_json
 from ases.run.interrupt import Lock
 from ases.tasks import make_splits
 from ases.tokenizer import SentinelTokenizer, Tokenizer
@@ -59,7 +60,7 @@ def load_splits(settings: DataSettings, whole: bool = False) -> tuple[Splits, st
             splits = split_examples(dataset.examples, settings.seed)
             splits["train"] = splits["train"][:n_train]
             splits["test"] = splits["test"][:n_test]
-        origin = dataset.described()
+        origin = dataset.described(settings.skip_bad_rows)
     sizes = ", ".join(f"{len(examples)} {name}" for name, examples in splits.items())
     return splits, f"data: {sizes} ({origin})"
 
@@ -111,14 +112,13 @@ def prepare_folder(folder: Path, overwrite: bool) -> Lock:
         if not overwrite:
             raise InputError(
                 f"{folder}: holds a run already; "
-                f"expected another --out-dir, --overwrite, or --resume {folder}"
+                f"expected another --out-dir, --overwrite, or --resume {shlex.quote(str(folder))}"
             )
     check_place(folder / "config.json")
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder)
     if used:
-        for path in _files_of_a_run(folder):
-            path.unlink(missing_ok=True)
+        _empty(folder)
     return lock
 
 
@@ -143,10 +143,23 @@ def _leftovers(folder: Path) -> list[Path]:
 
 def discard_folder(folder: Path) -> None:
     """Take away a run in which nothing was trained."""
-    for path in _files_of_a_run(folder):
-        path.unlink(missing_ok=True)
+    _empty(folder)
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _empty(folder: Path) -> None:
+    """Take away all files of a run, and the folders of evaluations that held nothing else."""
+    for path in _files_of_a_run(folder):
+        path.unlink(missing_ok=True)
+    for evaluation in _evaluations(folder):
+        if not any(evaluation.iterdir()):
+            evaluation.rmdir()
+
+
+def _evaluations(folder: Path) -> list[Path]:
+    """The folders of a run's evaluations; a link leads elsewhere."""
+    return [path for path in folder.glob("eval-*") if path.is_dir() and not path.is_symlink()]
 
 
 def _files_of_a_run(folder: Path) -> list[Path]:
@@ -159,10 +172,8 @@ def _files_of_a_run(folder: Path) -> list[Path]:
         "predictions-longer.jsonl",
         "results-longer.json",
     ]
-    paths = [folder / name for name in names + outputs]
-    for output in outputs:
-        paths += folder.glob(f"eval-*/{output}")
-    return paths
+    evaluated = [place / name for place in _evaluations(folder) for name in outputs]
+    return [folder / name for name in names + outputs] + evaluated
 
 
 def load_run(folder: str | Path, device: str = "cpu") -> ChainWriter:
@@ -182,7 +193,7 @@ def load_run(folder: str | Path, device: str = "cpu") -> ChainWriter:
     writer = ChainWriter(config, tokenizer, {})
     for name in MODES[config.mode]:
         path = folder / f"{name}.best.pt"
-        writer.models[name] = load_model(path, device)
+        writer.models[name] = load_model(path, device, config.run_id)
         check_vocabulary(
             path, writer.models[name].config.vocab_size, folder / "tokenizer.json", tokenizer
         )
@@ -192,15 +203,16 @@ def load_run(folder: str | Path, device: str = "cpu") -> ChainWriter:
 def check_vocabulary(
     model_path: Path, embeddings: int, tokenizer_path: Path, tokenizer: Tokenizer
 ) -> None:
-    """T5's embeddings are rounded up beyond the tokenizer's ids; ours are exactly as many.
+    """T5's embeddings are rounded up beyond the tokenizer's ids, and mT5's tokenizer may have more
+    ids than they have rows; ours are exactly as many.
 
     Raises:
         InputError: they do not fit.
     """
+    fits = tokenizer.vocab_size == embeddings
     if isinstance(tokenizer, SentinelTokenizer):
-        fits = tokenizer.vocab_size <= embeddings
-    else:
-        fits = tokenizer.vocab_size == embeddings
+        fits = max(tokenizer.special_ids) < embeddings
+        tokenizer.rows = embeddings
     if not fits:
         raise InputError(
             f"{model_path}: a vocabulary of {embeddings}; "
@@ -254,54 +266,78 @@ def own_splits(folder: Path, config: RunConfig) -> tuple[Splits, str]:
     return splits, description
 
 
-def splits_for(
-    folder: Path, config: RunConfig, changes: dict[str, Any], whole: bool
-) -> tuple[Splits, str]:
-    """What a run is evaluated on: its own data, or another file if ``changes`` name one.
+@dataclass
+class Asked:
+    """What a run is to be scored on."""
+
+    examples: list[Example]
+    split: str
+    description: str
+    trained_on: set[str] | None  # the questions of its own training; None if they are gone
+
+
+def examples_for(
+    folder: Path, config: RunConfig, changes: dict[str, Any], split: str | None
+) -> Asked:
+    """What a run is evaluated on: a split of its own data, by default "test", or another file, by
+    default all of it, if ``changes`` name one.
 
     A file that holds the run's own data, which has moved, is split as the run has split it.
 
     Args:
         changes: of the run's ``DataSettings``.
-        whole: another file is one split, "all".
     Raises:
-        InputError: as ``own_splits`` and ``load_splits``.
+        InputError: as ``own_splits`` and ``load_splits``; no such split.
     """
+    moved, own = replace(config.data, **changes), None
     if "data" not in changes:
-        return own_splits(folder, config)
-    moved = replace(config.data, **changes)
-    if config.data.data is not None:
-        try:
-            return own_splits(folder, replace(config, data=moved))
-        except InputError:
-            pass  # another file, then
-    return load_splits(replace(moved, train_problems=None, test_problems=None), whole)
+        own = own_splits(folder, config)
+    elif config.data.data is not None:
+        with suppress(InputError):  # another file, then
+            own = own_splits(folder, replace(config, data=moved))
+    if own:
+        splits, description = own
+        split, trained_on = split or "test", splits["train"]
+    else:
+        split, trained_on = split or "all", None
+        whole = replace(moved, train_problems=None, test_problems=None)
+        splits, description = load_splits(whole, split == "all")
+        with suppress(InputError):
+            trained_on = own_splits(folder, config)[0]["train"]
+    questions = None if trained_on is None else {e.question for e in trained_on}
+    return Asked(pick_split(splits, split), split, description, questions)
 
 
-def evaluation_folders(
-    runs: Sequence[Path], suffix: Sequence[str], out_dir: str | None, overwrite: bool
-) -> dict[Path, Path]:
-    """Where each run's evaluation goes; nothing is made yet.
+def evaluation_folder(
+    run: Path, run_id: str, name: Path, out_dir: Path | None, overwrite: bool
+) -> Path:
+    """Where an evaluation of a run goes, ``name`` in its folder by default; nothing is made yet.
+
+    Results that this run wrote there before may be replaced.
 
     Raises:
-        InputError: two runs would write to one place, or a place holds results already or cannot
-            be written.
+        InputError: the place holds results of others, leads elsewhere or cannot be written.
     """
-    outputs = {}
-    for run in runs:
-        place = run / "-".join(["eval", *suffix])
-        if out_dir is not None:
-            place = Path(out_dir) / run.resolve().name if len(runs) > 1 else Path(out_dir)
-        if place in outputs.values():
-            reason = "expected no --out-dir, or one run at a time"
-            raise InputError(f"--run names two folders of one name; {reason}")
-        if place.resolve() == run.resolve():
-            reason = "the run's own results lie there; expected another --out-dir"
-            raise InputError(f"{place}: {reason}")
-        written = [place / "results.json", place / "predictions.jsonl"]
-        if any(path.exists() for path in written) and not overwrite:
+    place = out_dir or run / name
+    if out_dir is None and place.is_symlink():
+        raise InputError(f"{place}: a link; remove it, or choose an --out-dir")
+    if place.resolve() == run.resolve():
+        reason = "the run's own results lie there; expected another --out-dir"
+        raise InputError(f"{place}: {reason}")
+    written = [place / "results.json", place / "predictions.jsonl"]
+    if any(path.exists() for path in written) and not overwrite:
+        if not _wrote(run_id, *written):
             reason = "holds results already; expected another --out-dir, or --overwrite"
             raise InputError(f"{place}: {reason}")
-        check_place(place / "results.json")
-        outputs[run] = place
-    return outputs
+    check_place(place / "results.json")
+    return place
+
+
+def _wrote(run_id: str, results: Path, predictions: Path) -> bool:
+    """Whether these are a run's own, and nobody has changed the predictions since."""
+    try:
+        found = read_json(results, "results")
+        digest = hashlib.sha256(read_bytes(predictions)).hexdigest()
+        return (found["run"], found["predictions_digest"]) == (run_id, digest)
+    except (InputError, OSError, LookupError, TypeError):
+        return False

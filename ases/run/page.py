@@ -241,18 +241,20 @@ def _segmented(s: Segmented, settings: SegmentationSettings, tokenizer: Tokenize
             )
             for h in s.entropies
         ]
-        tokens = [_tokens(*row, tokenizer) for row in zip(s.pieces, s.token_entropies)]
+        ids = tokenizer.encode_pieces(s.pieces)
+        tokens = [_tokens(*row, tokenizer) for row in zip(s.pieces, ids, s.token_entropies)]
         pieces = [_segment(*row) for row in zip(s.labels, tokens, bars)]
     question = tag("h3", tag("small", text(s.example.id)) + " " + text(s.example.question))
     chain = tag("ol", "".join(pieces), class_="chain")
     return tag("article", question + chain, data_steps=len(s.pieces))
 
 
-def _tokens(piece: str, entropies: Sequence[float], tokenizer: Tokenizer) -> str:
+def _tokens(
+    piece: str, ids: Sequence[int], entropies: Sequence[float], tokenizer: Tokenizer
+) -> str:
     """The tokens of a piece, the less sure the darker; bytes of one character stand together, and
     their entropies add up."""
     cells, held, total = [], [], 0.0
-    [ids] = tokenizer.encode_pieces([piece])
     for i, h in zip(ids, entropies):
         held.append(i)
         total += h

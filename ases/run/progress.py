@@ -5,12 +5,19 @@ import time
 
 from tqdm import tqdm
 
+from ases.data import shown
+
 INTERVAL = 30.0  # seconds between two plain lines
 
 
 def say(line: str) -> None:
     """A line about the work that goes on, past any bar."""
     tqdm.write(line, file=sys.stderr)
+
+
+def tell(line: object) -> None:
+    """A line on standard output, which may quote data or names of files."""
+    print(shown(line), flush=True)
 
 
 class Meter:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ases import parallel
+from ases.answers import parse_answer
 from ases.beam import beam_search
 from ases.data import Example, InputError
 from ases.metrics import is_correct
@@ -38,6 +39,7 @@ def evaluate(
     questions = [e.question for e in examples]
     results = {
         "format": FORMAT,
+        "run": config.run_id,
         "task": task,
         "mode": config.mode,
         "segmentation": None if config.mode == "direct" else config.segmentation.segmentation,
@@ -83,9 +85,22 @@ def prediction(task: str, example: Example, chain: WrittenChain) -> dict:
     }
     if task == "mwp":
         line["answer"] = None if chain.number is None else str(chain.number)
+        if example.label:
+            line["label"] = str(parse_answer(example.label))
         if example.answer:
-            line["correct"] = is_correct(chain.text, example.answer)
+            line["correct"] = is_correct(chain.text, example.label or example.answer)
     return line
+
+
+def training_note(questions: Sequence[str], trained_on: set[str] | None) -> str:
+    """How many of the questions a run was trained on; "" if none."""
+    if trained_on is None:
+        return "note: this run's data is gone; whether it was trained on these questions is unknown"
+    asked = set(questions)
+    seen = len(asked & trained_on)
+    if not seen:
+        return ""
+    return f"note: {seen:,} of {len(asked):,} questions were in this run's training data"
 
 
 def question_notes(writer: ChainWriter, questions: Sequence[str]) -> list[str]:
@@ -112,9 +127,16 @@ def question_notes(writer: ChainWriter, questions: Sequence[str]) -> list[str]:
 def write_evaluation(
     folder: Path, results: dict, predictions: list[dict], suffix: str = ""
 ) -> None:
-    """Both files, in a folder that is made if there is none."""
-    write_text(folder / f"predictions{suffix}.jsonl", json_lines(predictions))
-    write_text(folder / f"results{suffix}.json", json.dumps(results, indent=2) + "\n")
+    """Both files, in a folder that is made if there is none; links there are replaced, not
+    followed."""
+    lines = json_lines(predictions)
+    results |= {"predictions_digest": hashlib.sha256(lines.encode()).hexdigest()}
+    both = {f"predictions{suffix}.jsonl": lines}
+    both[f"results{suffix}.json"] = json.dumps(results, indent=2) + "\n"
+    for name, content in both.items():
+        if (folder / name).is_symlink():
+            (folder / name).unlink()
+        write_text(folder / name, content)
 
 
 def json_lines(rows: Sequence[dict]) -> str:

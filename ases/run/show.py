@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from unicodedata import east_asian_width
 
 from ases.config import CHAIN
+from ases.data import shown
 from ases.pairs import Segmented
 from ases.recipe import WrittenChain
 from ases.run.files import counted
@@ -21,7 +22,7 @@ def show_segments(segments: Sequence[tuple[str, str]], colour: bool = False) -> 
 
 def _segment(role: str, text: str, colour: bool, behind: str = "") -> str:
     indent = " " * (len(role) + 3)
-    lines = [line.strip() for line in text.strip().splitlines()] or ["(empty)"]
+    lines = [line.strip() for line in shown(text).strip().splitlines()] or ["(empty)"]
     if colour and role in COLOURS:
         lines = [f"{COLOURS[role]}{line}{_RESET}" for line in lines]
     return f"  {role} " + f"\n{indent}".join(lines) + behind
@@ -35,7 +36,7 @@ def show_answer(chain: WrittenChain, colour: bool = False) -> str:
 
 def show_segmented(s: Segmented, beta: float, colour: bool = False) -> str:
     """An example with its segments; where labels are by entropy, with H(p) of each piece."""
-    lines = [f"[{s.example.id}] {s.example.question}"]
+    lines = [shown(f"[{s.example.id}] {s.example.question}")]
     values = iter(s.entropies or [])
     for segment in s.segments:
         behind = ""
@@ -140,7 +141,8 @@ def show_wrong(prediction: dict, width: int = 80) -> str:
     lines = _wrapped(f"[{prediction['id']}] {prediction['question']}", width)
     for own, gold in zip(["  written", *written], ["reference", *reference]):
         lines.append(f"{own}{' ' * (half - _columns(own))} | {gold}".rstrip())
-    lines.append(f"  stopped by {prediction['stop']}")
+    label = f"; the true answer is {prediction['label']}" if "label" in prediction else ""
+    lines.append(f"  stopped by {prediction['stop']}{label}")
     return "\n".join(lines)
 
 
@@ -150,18 +152,21 @@ def _columns(text: str) -> int:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most ``width`` columns, broken at blanks or beside wide characters."""
+    """Lines of at most ``width`` columns, broken at blanks or beside wide characters, or in a word
+    that is longer than a line."""
     lines = []
-    for part in text.splitlines():
-        line = ""
+    for part in shown(text).splitlines():
+        line, columns = "", 0
         for word in re.findall(r"\s*(?:[\u2e80-\uffef]|[^\s\u2e80-\uffef]+)", part):
-            if line and _columns(line + word) > width:
+            if line and columns + _columns(word) > width:
                 lines.append(line)
-                line = "  " + word.lstrip()
-            else:
-                line += word
-            while _columns(line) > width:  # a word that is longer than the line
-                lines.append(line[:width])
-                line = "  " + line[width:]
+                word = word.lstrip()
+                line, columns = "  ", 2
+            for character in word:
+                if columns + _columns(character) > width:
+                    lines.append(line)
+                    line, columns = "  ", 2
+                line += character
+                columns += _columns(character)
         lines.append(line)
     return lines

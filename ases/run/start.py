@@ -1,5 +1,6 @@
 """From the flags of train.py to everything that ``ases.recipe.train`` wants."""
 
+import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -30,6 +31,7 @@ from ases.run.folder import (
     scorer_note,
 )
 from ases.run.interrupt import Lock
+from ases.run.progress import tell
 from ases.tokenizer import Tokenizer, lost_characters
 
 
@@ -47,7 +49,7 @@ class Start:
     initial: Callable[[], EncoderDecoder] | None = None
 
 
-def start(flags: Flags, say: Callable[[str], None] = print) -> Start:
+def start(flags: Flags, say: Callable[[str], None] = tell) -> Start:
     """Read the data and make the run's folder, or open the folder of a run to resume.
 
     Raises:
@@ -61,7 +63,7 @@ def start(flags: Flags, say: Callable[[str], None] = print) -> Start:
     config, folder = _new_run(flags, options, device)
     splits, description = load_splits(config.data)
     say(description)
-    config = replace(config, data_digest=data_digest(splits))
+    config = replace(config, data_digest=data_digest(splits), run_id=secrets.token_hex(8))
     scorer = _scorer(config, device, say)
     if scorer:
         config = replace(config, scorer_digest=weights_digest(scorer.model.state_dict()))
@@ -109,9 +111,8 @@ def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str
         )
     if longer and (folder / "scorer.best.pt").exists() and config.max_rounds is not None:
         # Trained longer, the run's own scorer would change the labels under the models' feet.
-        scorer = Scorer(
-            load_model(folder / "scorer.best.pt", device), tokenizer, config.max_question
-        )
+        model = load_model(folder / "scorer.best.pt", device, config.run_id)
+        scorer = Scorer(model, tokenizer, config.max_question)
     if lock:
         config.save(folder)
     return Start(config, folder, lock, splits, tokenizer, True, scorer, _initial_model(config))

@@ -42,13 +42,22 @@ def export(run: Path, folder: Path) -> list[Path]:
         tokenizer = writer.tokenizer
         write_text(place / "tokenizer.json", tokenizer.text())
         pad, eos, end = tokenizer.SPECIALS
-        facts = {
+        known = tokenizer.backend.token_to_id("<unk>") is not None
+        tokens = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "pad_token": pad,
             "eos_token": eos,
+            "unk_token": "<unk>" if known else pad,  # a byte-level tokenizer never needs it
             "additional_special_tokens": [end],
         }
-        write_text(place / "tokenizer_config.json", json.dumps(facts, indent=2) + "\n")
+        generation = {
+            "decoder_start_token_id": model.config.decoder_start_token_id,
+            "pad_token_id": tokenizer.pad_id,
+            "eos_token_id": [tokenizer.eos_id, tokenizer.end_id],
+            "max_new_tokens": writer.recipe.max_tokens,
+        }
+        for name, facts in (("tokenizer", tokens), ("generation", generation)):
+            write_text(place / f"{name}_config.json", json.dumps(facts, indent=2) + "\n")
         places.append(place)
     return places
 

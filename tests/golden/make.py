@@ -13,7 +13,6 @@ sys.path.insert(0, str(HERE.parent.parent))
 from ases.answers import parse_answer
 from ases.attention import attention, blocks, causal, packed, padding
 from ases.config import CHAIN
-from ases.conventions import CONVENTIONS
 from ases.decoding import Decoded, generate_chains
 from ases.entropy import token_entropies
 from ases.metrics import score
@@ -27,6 +26,7 @@ from ases.segmentation import (
     piece_entropies,
     split_pieces,
 )
+from tests.golden.conventions import CONVENTIONS
 
 PROBLEMS = [
     (

@@ -39,10 +39,10 @@ def main() -> None:
         training=TrainingSettings(max_steps=400, validations=2, batch_tokens=512),
         vocab_size=260,
     )
-    config = replace(config, data_digest=data_digest(splits))
+    config = replace(config, data_digest=data_digest(splits), run_id="0123456789abcdef")
     config.save(folder)
     write_text(folder / "tokenizer.json", tokenizer.text())
-    writer = train(splits, config, make_watcher(folder, resume=False), tokenizer=tokenizer)
+    writer = train(splits, config, make_watcher(folder, False, config.run_id), tokenizer=tokenizer)
     results, predictions = evaluate(writer, splits["test"])
     write_evaluation(folder, results | training_facts(writer.reports), predictions)
 
