@@ -49,7 +49,7 @@ def main() -> None:
     from ases.recipe import agreement, segment
     from ases.run.folder import load_scorer, load_splits, pick_split, scorer_note
     from ases.run.page import segmentation_page
-    from ases.run.results import segmented_line
+    from ases.run.results import json_lines, segmented_row
     from ases.run.show import segmented_summary, show_segmented
 
     outputs = [Path(path) for path in (options.out, options.report) if path]
@@ -66,13 +66,13 @@ def main() -> None:
     for s in segmented[: options.show or 0]:
         print(show_segmented(s, settings.beta, colours_wanted()) + "\n")
     if options.out:
-        write_text(Path(options.out), "".join(map(segmented_line, segmented)))
+        write_text(Path(options.out), json_lines(map(segmented_row, segmented)))
     if options.report:
         tokenizer = scorer.tokenizer if scorer else None
         page = segmentation_page(segmented, settings, description, tokenizer)
         write_text(Path(options.report), page)
     if not outputs and options.show is None:
-        sys.stdout.writelines(map(segmented_line, segmented))
+        sys.stdout.write(json_lines(map(segmented_row, segmented)))
     notes.append(segmented_summary(segmented, agreement(segmented)))
     print(shown("\n".join(note for note in notes if note)), file=sys.stderr)
 

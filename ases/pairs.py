@@ -64,7 +64,8 @@ def join_context(
 def encode_question(
     question: str, tokenizer: Tokenizer, max_question: int
 ) -> tuple[list[int], int]:
-    """Ids of a question, and how many were cut: one that is too long loses its middle [ours].
+    """Ids of a question, and how many were cut at least: one that is too long loses its middle
+    [ours].
 
     It is cut once for its chain, so that contexts go on growing by appending.
 
@@ -73,13 +74,14 @@ def encode_question(
     """
     if max_question < 1:
         raise ValueError(f"max_question is {max_question}; expected 1 or more")
-    most = 64 * max_question  # characters; few tokens have more, and the middle goes anyway
-    if len(question) > most:
-        question = question[: most // 2] + question[-most // 2 :]
+    most = 32 * max_question  # characters of either end; tokens have fewer
+    shortened = len(question) > 2 * most
+    if shortened:
+        question = question[:most] + question[-most:]
     ids = tokenizer.encode(question)
     cut = len(ids) - max_question
     if cut <= 0:
-        return ids, 0
+        return ids, int(shortened)
     head = (max_question + 1) // 2
     tail = max_question - head
     return [*ids[:head], *ids[len(ids) - tail :]], cut

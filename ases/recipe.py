@@ -12,7 +12,7 @@ which roles each of them writes.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -130,7 +130,8 @@ def train(
             a sub-model without pairs, no budget, or gradients that are switched off.
         FloatingPointError: a loss or gradients that are not finite.
     """
-    _check_settings(recipe, recipe.segmentation, recipe.training)
+    _check_settings(recipe)
+    _check_settings(recipe.segmentation, recipe.training)
     usable_device(recipe.training.device)
     if not torch.is_grad_enabled():
         raise ValueError("gradients are switched off (no_grad); expected them on")
@@ -170,6 +171,9 @@ def training_texts(splits: Splits) -> list[str]:
 
 
 def _check_settings(*parts: Any) -> None:
+    for part in parts:
+        if not is_dataclass(part):
+            raise ValueError(f"{part!r:.80} in place of settings; expected a Recipe or its parts")
     if wrong := [complaint for part in parts for complaint in complaints(part)]:
         raise ValueError(" | ".join(wrong))
 
@@ -203,10 +207,10 @@ def _rows(
 
 
 def _random_model(recipe: Recipe, tokenizer: Tokenizer) -> Callable[[], EncoderDecoder]:
-    try:
-        config = ModelConfig(**{"vocab_size": tokenizer.vocab_size} | recipe.model)
-    except TypeError as error:  # an unknown field
-        raise ValueError(f"model: {error}") from None
+    unknown = set(recipe.model) - {f.name for f in fields(ModelConfig)}
+    if unknown:
+        raise ValueError(f"model: no field {min(unknown)!r}; expected those of ModelConfig")
+    config = ModelConfig(**{"vocab_size": tokenizer.vocab_size} | recipe.model)
     if config.vocab_size < tokenizer.vocab_size:
         n = tokenizer.vocab_size
         raise ValueError(f"model: vocab_size is {config.vocab_size}; the tokenizer has {n} ids")

@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from ases.answers import normalise_answer
 from ases.data import Example, InputError, split_examples
 from ases.run.files import Columns, read_examples, read_questions, scan_examples
 
@@ -20,38 +19,6 @@ def write(tmp_path, text, name="data.txt"):
 
 def lines(*rows):
     return "\n".join(json.dumps(r, ensure_ascii=False) for r in rows) + "\n"
-
-
-def test_gsm8k_answers_are_brought_to_one_form():
-    answer = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nShe sold 48+24 = <<48+24=72>>72 clips.\n#### 72"
-    assert (
-        normalise_answer(answer)
-        == "Natalia sold 48/2 = 24 clips in May.\nShe sold 48+24 = 72 clips.\nThe answer is 72."
-    )
-
-
-@pytest.mark.parametrize(
-    "answer, expected",
-    [
-        ("a\n#### 1,080", "a\nThe answer is 1,080."),
-        ("#### -3", "The answer is -3."),
-        ("So 7 left. \nThe answer is 7. \n\nI hope this helps!", "So 7 left. \nThe answer is 7."),
-        ('The answer is "48".', "The answer is 48."),
-        ("The answer is 51", "The answer is 51."),
-        ("The answer is : \n\n17", "The answer is 17."),
-        ("the answer is 4? No, the answer is $5.50.", "the answer is 4? No, The answer is 5.50."),
-        ("The answer is -$5.", "The answer is -5."),
-        ("The answer is −５.", "The answer is -5."),
-        ("x\n#### -$72%", "x\nThe answer is -72."),
-        ("The answer is 1 1/2.", None),
-        ("The answer is 1,00,000.", None),
-        ("The answer is 1/0.", None),
-        ("Nothing stated: 5", None),
-        ("The answer is unknown.", None),
-    ],
-)
-def test_stated_answers(answer, expected):
-    assert normalise_answer(answer) == expected
 
 
 def test_json_lines_with_and_without_ids(tmp_path):
@@ -202,3 +169,92 @@ def test_the_smallest_file_fills_every_split():
     assert [len(part) for part in splits.values()] == [1, 1, 1]
     with pytest.raises(InputError, match="2 different questions"):
         split_examples([Example("0", "a", "a"), Example("1", "b", "b")], seed=0)
+
+
+LABELLED = [
+    {"question": "1 + 1?", "answer": "so 2. The answer is 2.", "gold": 2},
+    {"question": "1 + 2?", "answer": "so 4. The answer is 4. Really.", "gold": "$3.00"},
+    {"question": "1 + 3?", "answer": "#### 4", "gold": "it is so.\n#### 4"},
+]
+
+
+def test_true_answers_in_a_column_of_their_own(tmp_path):
+    path, columns = write(tmp_path, lines(*LABELLED)), Columns(label="gold")
+    data = read_examples(path, "mwp", columns)
+    assert [(e.answer, e.label) for e in data.examples] == [
+        ("so 2. The answer is 2.", "The answer is 2."),
+        ("so 4. The answer is 4.", "The answer is 3.00."),
+        ("The answer is 4.", "The answer is 4."),
+    ]
+    assert "1 row whose chain states another number than its label kept" in data.described()
+    assert "text after the answer dropped in 1 row" in data.described()
+    filtered = read_examples(path, "mwp", columns, skip_bad_rows=True)
+    assert [e.question for e in filtered.examples] == ["1 + 1?", "1 + 3?"]
+    assert "than its label left out" in filtered.described(skipped=True)
+    assert all(e.label is None for e in read_examples(path, "mwp").examples)
+
+
+@pytest.mark.parametrize(
+    "gold, message",
+    [("many", "'gold': no final number"), (True, "no final"), ([3], "is list"), (" ", "no usable")],
+)
+def test_labels_that_cannot_be_read(tmp_path, gold, message):
+    path = write(tmp_path, lines(LABELLED[0] | {"gold": gold}))
+    with pytest.raises(InputError, match=message):
+        read_examples(path, "mwp", Columns(label="gold"))
+    with pytest.raises(InputError, match="only --task mwp has true answers"):
+        read_examples(path, "pet", Columns(label="gold"))
+
+
+def test_a_bad_row_says_what_to_do(tmp_path):
+    path = write(tmp_path, lines(QA | {"answer": "none"}, QA | {"answer": "none"}))
+    with pytest.raises(InputError, match=r":1: .*\(1 more\).*--skip-bad-rows.*segment.py --check"):
+        read_examples(path, "mwp")
+
+
+@pytest.mark.parametrize(
+    "name, text, column, columns",
+    [
+        ("q.csv", "id,text\n1,How many?\n", None, "id, text"),
+        ("q.txt", "id;text\n1;How many?\n", None, "id;text"),
+        ("q.txt", "How many, then?\n", "query", "How many, then?"),
+        ("q.csv", "How many?\n", None, "How many?"),
+    ],
+)
+def test_a_table_of_other_columns_is_not_answered_line_by_line(
+    tmp_path, name, text, column, columns
+):
+    with pytest.raises(InputError, match="columns ") as error:
+        read_questions(str(write(tmp_path, text, name)), column)
+    assert columns.replace(";", ", ") in str(error.value).replace(";", ", ")
+
+
+def test_json_without_the_column_is_refused(tmp_path):
+    path = str(write(tmp_path, '{"text": "How many?"}\n', "q.jsonl"))
+    with pytest.raises(InputError, match="'question' is missing.*fields are 'text'"):
+        read_questions(path)
+
+
+def test_only_a_newline_ends_a_question(tmp_path):
+    text = "Tom\u2028has\x0c3\x85pens?\r\nAnd\x1cAnn?\n"
+    questions = read_questions(str(write(tmp_path, text)))
+    assert [e.question for e in questions] == ["Tom\u2028has\x0c3\x85pens?", "And\x1cAnn?"]
+
+
+def test_a_stray_quote_glues_no_rows_together(tmp_path):
+    text = 'question\tanswer\na?\t"#### 1\nb?\t#### 2"\nc?\t#### 3\n'
+    data = scan_examples(write(tmp_path, text), "mwp")
+    assert [e.question for e in data.examples] == ["c?"]
+    assert "data.txt:2: a quoted field holds tabs and lines" in data.problems[0]
+
+
+def test_reading_leaves_the_csv_module_alone(tmp_path):
+    import csv
+
+    before = csv.field_size_limit(1000)
+    try:
+        long = "x" * 5000
+        data = read_examples(write(tmp_path, f"question,answer\n{long},#### 1\n"), "mwp")
+        assert data.examples[0].question == long and csv.field_size_limit() == 1000
+    finally:
+        csv.field_size_limit(before)

@@ -113,6 +113,44 @@ def test_one_beam_is_greedy_and_batches_do_not_matter():
         assert alone.score == pytest.approx(expected.score, abs=1e-5)
 
 
+def search_by_the_book(model, source, max_tokens, width, penalty):
+    """Beam search, one source, the whole model for every beam.
+
+    Of the 2 · width best continuations, those that end and are among the first width are finished;
+    the first width of the others go on. It is over when the best of these could not beat the worst
+    of width finished ones by ending here.
+    """
+    running, finished = [(0.0, [])], []
+    for _ in range(max_tokens):
+        candidates = []
+        for score, ids in running:
+            inputs = torch.tensor([[0, *ids]])
+            logits = model(torch.tensor([source]), inputs, torch.tensor([len(source)]))[0, -1]
+            log_p = logits.log_softmax(-1).tolist()
+            candidates += [(score + p, [*ids, token]) for token, p in enumerate(log_p)]
+        candidates = sorted(candidates, key=lambda c: -c[0])[: 2 * width]
+        ends = [c for c in candidates[:width] if c[1][-1] in (1, 2)]
+        finished += [(score / len(ids) ** penalty, ids) for score, ids in ends]
+        finished = sorted(finished, key=lambda c: -c[0])[:width]
+        running = [c for c in candidates if c[1][-1] not in (1, 2)][:width]
+        score, ids = running[0]
+        if len(finished) == width and score / len(ids) ** penalty <= finished[-1][0]:
+            return max(finished)
+    return max([*finished, *((score / len(ids) ** penalty, ids) for score, ids in running)])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("width, penalty", [(2, 1.0), (3, 1.0), (2, 0.0), (3, 2.0)])
+def test_beams_by_the_book(width, penalty):
+    for seed in range(12):
+        model = random_model(seed, vocab_size=6)
+        score, ids = search_by_the_book(model, [3, 4, 5], 7, width, penalty)
+        cache = encode_sources(model, [[3, 4, 5]])
+        [found] = beam_search(model, cache, Ids, 7, None, width, penalty)
+        assert found.ids == (ids[:-1] if ids[-1] in (1, 2) else ids)
+        assert found.score == pytest.approx(score, abs=1e-5)
+
+
 # --- the loop ------------------------------------------------------------------------------------
 
 

@@ -48,3 +48,11 @@ def test_the_first_piece_is_the_same_in_both(model, tokenizer):
     assert prefix[0][0] == pytest.approx(question[0][0], abs=1e-4) and prefix[0][
         1
     ] != pytest.approx(question[0][1], abs=1e-2)
+
+
+def test_dropout_is_off(model, tokenizer):
+    expected = chain_entropies(model, tokenizer, QUESTIONS, PIECES)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    assert chain_entropies(model.train(), tokenizer, QUESTIONS, PIECES) == expected

@@ -6,8 +6,12 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+import torch
 
 import ases
+from ases.data import split_examples
+from ases.pairs import encode_question
+from ases.recipe import score_chains
 from ases.tasks import make_splits
 from tests.test_commands import SMALL, succeed
 
@@ -69,3 +73,125 @@ def test_watching_into_a_folder_that_is_not_there_yet(tmp_path):
     examples = make_splits("mwp", 40, 1, 1, 0, 20)["train"]
     ases.train(examples, RECIPE, Recorder(tmp_path / "a" / "b"))
     assert (tmp_path / "a" / "b" / "usm.best.pt").exists()
+
+
+# --- refused in one clear line -------------------------------------------------------------------
+
+
+def examples():
+    return make_splits("mwp", 40, 1, 1, 0, 20)["train"]
+
+
+@pytest.fixture(scope="module")
+def writer():
+    return ases.train(examples(), RECIPE)
+
+
+def recipe(**changes):
+    return replace(RECIPE, **changes)
+
+
+def without_gradients():
+    with torch.no_grad():
+        ases.train(examples(), RECIPE)
+
+
+PIECES = ases.segment([ases.TOY])[0].segments
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (
+            lambda w: ases.segment([ases.TOY], ases.SegmentationSettings("interleaved")),
+            "segmentation is 'interleaved'",
+        ),
+        (
+            lambda w: ases.segment([ases.TOY], ases.SegmentationSettings(beta=float("nan"))),
+            "beta is nan",
+        ),
+        (lambda w: ases.segment([ases.TOY], "entropy"), "'entropy' in place of settings"),
+        (lambda w: ases.train(examples(), "usm"), "'usm' in place of settings"),
+        (lambda w: w.write("text"), "expected a list of questions"),
+        (lambda w: w.answer(5), "expected a list of questions"),
+        (lambda w: ases.Tokenizer.train("text", 300), "expected a list of texts"),
+        (lambda w: ases.make_pairs("q", PIECES, w.tokenizer, -5), "max_question is -5"),
+        (lambda w: ases.train(examples(), recipe(max_question=-5)), "max_question is -5"),
+        (
+            lambda w: ases.train({"train": examples(), "validation": []}, RECIPE),
+            "no examples in 'validation'",
+        ),
+        (
+            lambda w: ases.train(examples(), recipe(model=RECIPE.model | {"vocab_size": 5})),
+            "vocab_size is 5; the tokenizer has",
+        ),
+        (
+            lambda w: ases.train(examples(), recipe(model={"d_modle": 5})),
+            "no field 'd_modle'",
+        ),
+        (lambda w: ases.make_pairs("q", [], w.tokenizer), "no segments"),
+        (lambda w: score_chains("mwp", [], []), "no chains to score"),
+        (
+            lambda w: ases.train(
+                examples(), recipe(training=replace(RECIPE.training, device="gpu"))
+            ),
+            "device is 'gpu'",
+        ),
+        (lambda w: without_gradients(), "gradients are switched off"),
+    ],
+)
+def test_one_clear_line(writer, call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call(writer)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(tmp_path):
+    settings = replace(RECIPE.training, device="cuda")
+    with pytest.raises(ValueError, match="device is 'cuda'; PyTorch finds no GPU"):
+        ases.train(examples(), recipe(training=settings))
+
+
+def test_train_and_import_leave_the_process_as_it_was():
+    before = torch.get_rng_state()
+    ases.train(examples(), RECIPE)
+    assert torch.equal(torch.get_rng_state(), before)
+    code = "import csv, pkgutil, importlib, ases; before = csv.field_size_limit()\n"
+    code += "import ases.run.files, ases.run.folder, ases.run.page, ases.run.start\n"
+    code += "assert csv.field_size_limit() == before"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_writing_is_without_dropout():
+    w = ases.train(examples(), recipe(model=RECIPE.model | {"dropout_rate": 0.5}))
+    expected = w.write(["Tom has 3 pens?"])
+    w.models["usm"].train()
+    assert w.write(["Tom has 3 pens?"]) == expected and not w.models["usm"].training
+
+
+def test_limits_are_twice_the_longest(writer):
+    splits = split_examples(examples(), 0)
+    segmented = ases.segment(splits["train"])
+    pairs = [ases.make_pairs(s.example.question, s.segments, writer.tokenizer) for s in segmented]
+    assert writer.recipe.max_tokens == 2 * max(len(p.target) for own in pairs for p in own)
+    assert writer.recipe.max_rounds == 2 * max(len(s.segments) for s in segmented)
+
+
+def test_two_models_share_updates_rounded_up():
+    training = replace(RECIPE.training, max_steps=7)
+    w = ases.train(examples(), recipe(mode="dsm", training=training))
+    assert [w.reports[name]["steps"] for name in ("esm", "asm")] == [4, 4]
+
+
+@pytest.mark.parametrize("text", ["word " * 200_000, "x" * 1_000_000, "" + " " * 1_000_000])
+def test_a_long_question_is_cut_before_it_is_encoded(writer, text, monkeypatch):
+    encoded = []
+    encode = type(writer.tokenizer).encode
+    monkeypatch.setattr(
+        type(writer.tokenizer), "encode", lambda self, t: encoded.append(len(t)) or encode(self, t)
+    )
+    ids, cut = encode_question(f"begin {text} end", writer.tokenizer, 64)
+    assert max(encoded) <= 64 * 64 and cut > 0 and len(ids) <= 64
+    told = writer.tokenizer.decode(ids)
+    assert told.startswith("begin ") and told.endswith(" end")

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 import torch
@@ -303,3 +304,112 @@ def test_a_word_that_is_no_setting(tmp_path):
 
     with pytest.raises(ValueError, match="encoder is 'bidir'; expected one of"):
         train([], Recipe(encoder="bidir"))
+
+
+# --- what nobody would notice at once ------------------------------------------------------------
+
+
+def test_the_weights_of_the_best_validation_are_kept(tmp_path, monkeypatch):
+    seen, accuracies = [], iter([0.5, 0.9, 0.1, 0.2])
+
+    def scripted(model, rows, settings):
+        seen.append([p.detach().clone() for p in model.parameters()])
+        return {"validation_loss": 1.0, "validation_accuracy": next(accuracies)}
+
+    monkeypatch.setattr(training, "validate_on", scripted)
+    report = training.fit("usm", model := new_model(), ROWS, ROWS, OPTIONS)
+    assert report["best_step"] == 12 and len(seen) == 4
+    assert all(torch.equal(p, kept) for p, kept in zip(model.parameters(), seen[1]))
+    assert not all(torch.equal(p, last) for p, last in zip(model.parameters(), seen[3]))
+
+
+def test_gradients_are_clipped_before_the_step(monkeypatch):
+    norms, step = [], torch.optim.AdamW.step
+
+    def watched(self, *arguments):
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        norms.append(float(torch.stack([g.norm() for g in gradients if g is not None]).norm()))
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    options = replace(OPTIONS, optimizer="adamw", clip=0.01)
+    training.fit("usm", new_model(), ROWS, ROWS, options)
+    assert norms == pytest.approx([0.01] * 24, rel=1e-3)  # it was larger in every step
+
+
+def test_the_optimizers_by_hand():
+    settings = replace(OPTIONS, learning_rate=0.03, muon_learning_rate=0.005, weight_decay=0.4)
+    model = new_model()
+    names = {id(p): name for name, p in model.named_parameters()}
+    muon, adamw = training.make_optimizers(model, settings)
+    groups = [*muon.param_groups, *adamw.param_groups]
+    told = [([names[id(p)] for p in g["params"]], g["peak"], g["weight_decay"]) for g in groups]
+    (blocks, *of_muon), (tables, *of_tables), (norms, *of_norms) = told
+    assert (of_muon, of_tables, of_norms) == ([0.005, 0.4], [0.03, 0.4], [0.03, 0.0])
+    assert all("norm" in name for name in norms) and len(norms) == 7
+    assert sorted(tables) == [
+        *("decoder_bias.table.weight", "embedding.weight"),
+        *("encoder_bias.table.weight", "head.weight"),
+    ]
+    assert len(blocks) == 3 * 4 + 2 * 3 and not any("norm" in name for name in blocks)
+    assert adamw.defaults["betas"] == (0.9, 0.98) and muon.defaults["momentum"] == 0.95
+    assert training.make_optimizers(model, replace(settings, learning_rate=None))[1].param_groups[
+        0
+    ]["peak"] == pytest.approx(0.02)
+
+
+def test_epochs_are_shuffled_anew(monkeypatch):
+    orders, update = [], training.Training.update
+
+    def watched(self, batches):
+        orders.append([tuple(b.source.flatten().tolist()) for b in batches])
+        update(self, batches)
+
+    monkeypatch.setattr(training.Training, "update", watched)
+    rows = [row([5 + i, 1], [5 + i, 1]) for i in range(20)]
+    training.fit("usm", new_model(), rows, rows, replace(OPTIONS, max_steps=15, batch_tokens=16))
+    epochs = [orders[i : i + 5] for i in (0, 5, 10)]  # every batch has four rows of 4 tokens
+    ids = [sorted(i for batch in epoch for source in batch for i in source) for epoch in epochs]
+    assert ids[0] == ids[1] == ids[2] == sorted([*range(5, 25), *[1] * 20])
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_where_dropout_is(monkeypatch):
+    dropped = []
+
+    def watched(x, p, training, inplace):
+        dropped.append(x.shape[-1])
+        return x
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", watched)
+    model = new_model().train()
+    model.loss_sum(training.collate(ROWS[:3], 0))
+    D, F = CONFIG.d_model, CONFIG.d_ff
+    # Embeddings, attention, inside the feed-forward and behind it, the states at the end.
+    encoder, decoder = [D, D, F, D, D], [D, D, D, F, D, D]
+    assert dropped == encoder + decoder
+
+
+def test_own_random_numbers():
+    """The process's random numbers stay as they were, and trainings in threads do not interfere."""
+    models = {(seed, place): new_model() for seed in (1, 2) for place in ("alone", "thread")}
+
+    def work(seed, place):
+        options = replace(OPTIONS, seed=seed, max_steps=40)
+        training.fit("usm", models[seed, place], ROWS, ROWS, options)
+
+    def weights(seed, place):
+        return torch.cat([p.detach().flatten() for p in models[seed, place].parameters()])
+
+    before = torch.get_rng_state()
+    for seed in (1, 2):
+        work(seed, "alone")
+    threads = [Thread(target=work, args=(seed, "thread")) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(weights(1, "alone"), weights(2, "alone"))  # dropout follows the seed
+    for seed in (1, 2):
+        assert torch.equal(weights(seed, "alone"), weights(seed, "thread"))

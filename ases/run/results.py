@@ -5,8 +5,9 @@ Their form on disk is that of ``predictions.jsonl`` and ``results.json``.
 
 import hashlib
 import json
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,9 +140,10 @@ def write_evaluation(
         write_text(folder / name, content)
 
 
-def json_lines(rows: Sequence[dict]) -> str:
-    """JSON Lines, with every character as it is."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def json_lines(rows: Iterable[dict]) -> str:
+    """JSON Lines, with every character as it is, but for control characters."""
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", lines)
 
 
 def training_facts(reports: dict[str, dict]) -> dict:
@@ -166,8 +168,8 @@ def training_seconds(folder: Path) -> float | None:
 # --- of segmentation -----------------------------------------------------------------------------
 
 
-def segmented_line(s: Segmented) -> str:
-    """A JSON line of what segmentation made of an example."""
+def segmented_row(s: Segmented) -> dict:
+    """What segmentation made of an example, for a JSON line."""
     entropies = s.entropies or [None] * len(s.pieces)
     pieces = [
         {"text": text, "label": label, "entropy": entropy}
@@ -175,4 +177,4 @@ def segmented_line(s: Segmented) -> str:
     ]
     segments = [{"label": part.label, "text": part.text} for part in s.segments]
     example = {"id": s.example.id, "question": s.example.question, "answer": s.example.answer}
-    return json.dumps(example | {"pieces": pieces, "segments": segments}, ensure_ascii=False) + "\n"
+    return example | {"pieces": pieces, "segments": segments}

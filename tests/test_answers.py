@@ -1,0 +1,239 @@
+"""Numbers in text: one rule, by table and by property, and no text that takes long to read."""
+
+import re
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ases.answers import find_answer, normalise_answer, parse_answer, to_number
+
+#: What stands behind "The answer is ", by the number that it states.
+STATED = {
+    "5/2": ["$2.50"],
+    "-3": ["-$3", "minus 3", "negative 3"],
+    "-5": ["−5", "–5", "—5", "－5", "- 5", "about -5", "$-5", '"-5"', "**-5**"],
+    "-1/2": ["-(1/2)"],
+    "-5/4": [r"-\$1.25"],
+    "-40": ["-€40"],
+    "10080": [r"10,\!080"],
+    "10000": [r"10\,000"],
+    "1000": ["1{,}000", "１，０００"],
+    "1/2": [r"\frac12", r"\boxed{\frac{1}{2}}"],
+    "-2/5": [r"-\frac{2}{5}"],
+    "9/4": [r"\dfrac{9}{4}"],
+    "1/3": [r"$\frac{1}{3}$"],
+    "42": [r"\boxed{42}", "**42**", "$42$", r"\(42\)", "42"],
+    "7/2": ["３．５"],
+    "500": ["Rs. 500"],
+    "900": ["Rs.900"],
+    "7": ["No. 7", "y = 7"],
+    "3": ["3!/2 = 3"],
+    "5": [
+        "2 pens + 3 pens = 5 pens",
+        "9 – 4 = 5",
+        "2 + 3 = 4 + 1 = 5",
+        "5 a day",
+        "the 5th",
+        "5 km/h",
+        "5 m²",
+        "Tom's 5 apples",
+        "5 apples",
+        "+5",
+    ],
+    "8": ["2 · 4 = 8", "3. No: the answer is 8"],
+    "12": [
+        r"3 \times 4 = 12",
+        "4(3) = 12",
+        "about 12 boxes",
+        '"12"',
+        "12 (boxes)",
+        "12-foot",
+        "12 個",
+        r"12 \text{ cm}",
+        "12m",
+    ],
+    "20": ["25% of 80 = 20"],
+    "18": ["18 dollars", "18%", "$ 18.00 per hour"],
+    "240": ["240g"],
+    "10": ["5 + 5 = 10"],
+    "9": ["9. It follows since 4 + 5 = 9"],
+}
+#: The same where it states none.
+UNSTATED = [
+    r"2\frac{1}{4}",
+    r"5 \frac{1}{2}",
+    "2 1/2",
+    "2½",
+    r"2\sqrt{5}",
+    r"\sqrt{2}",
+    r"4\pi",
+    "(1, 2)",
+    "[1, 5)",
+    r"\{1, 2\}",
+    "11_3",
+    r"0.\overline{6}",
+    "7 million",
+    "$1.5 billion",
+    "5M",
+    "20k",
+    "2 dozen",
+    "4万",
+    "2.5亿",
+    "3 hours and 20 minutes",
+    "5 feet, 2 inches",
+    "2 cats and 3 dogs",
+    "4 x 10^3",
+    r"4 \times 10^3",
+    "10^{-2}",
+    "2'000",
+    "2’000",
+    "2_000",
+    "20, 000",
+    "1.234.567",
+    "1,00,000",
+    "3:45",
+    "1e5",
+    "3*4",
+    "5 - 3",
+    "8m + 6",
+    "unknown. There are 4 pens",
+    "C. 20 apples",
+    "between 3 and 5",
+    "5/0",
+    "5x",
+    "2ab",
+    "5i",
+    "f(3)",
+    "(12)",
+    "x >= 5",
+    "x != 5",
+    "x = 2, y = 3",
+    "in all - 5",
+    "a-5",
+    "$5m",
+    "(C) 20",
+    "5!",
+    "0.333..",
+    "not 5",
+    "twice 5",
+    "half of 5",
+    "one and 1/2",
+    "3 quarters",
+    "5²",
+    "√5",
+    "±5",
+    "~5",
+    "≤5",
+    "5; 6",
+    "5:3",
+    "5π",
+    "३",
+    "5 to 6",
+    "5 тысяч",
+]
+#: Whole texts.
+TEXTS = [
+    ("She adds 2.\n#### 1. Sum\n2 + 3 = 5.\nThe answer is 5.", "5"),
+    ("The answer is 4.\n#### Remarks", None),
+    ("It is 2 + 2 = <<2+2=4>>4.\n#### 4", "4"),
+    ("**The answer is 6**", "6"),
+    ("so 7 are left", None),
+    ("#### Step 2: add\n", None),
+    ("####\n42", "42"),
+    ("The answer is:\n\n**7**", "7"),
+    ("#### 4 \n#### 5", "5"),
+    ("THE ANSWER IS 4", "4"),
+    ("The answer is 5, so 3", None),
+]
+
+
+def number(text):
+    return None if text is None else Fraction(text)
+
+
+@pytest.mark.parametrize(
+    "text, expected", [(text, value) for value, texts in STATED.items() for text in texts]
+)
+def test_a_statement_of_one_number(text, expected):
+    assert parse_answer(f"so.\nThe answer is {text}.") == number(expected)
+    assert parse_answer(f"#### {text}") == number(expected)
+
+
+@pytest.mark.parametrize("text", UNSTATED)
+def test_a_part_of_a_number_is_worse_than_none(text):
+    assert parse_answer(f"2 + 3 = 5. The answer is {text}.") is None
+    assert normalise_answer(f"#### {text}") is None
+
+
+@pytest.mark.parametrize("text, expected", TEXTS)
+def test_the_last_statement_counts(text, expected):
+    assert parse_answer(text) == number(expected)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("1,005.00", "1005"),
+        ("10 000", "10000"),
+        ("-3", "-3"),
+        ("1/2", "1/2"),
+        (".5", "1/2"),
+        ("0.1", "1/10"),
+        *((text, None) for text in ("3/0", "", "five", "1e5", "--2", "½", "٣", "1,00", "9" * 1001)),
+    ],
+)
+def test_numbers(text, expected):
+    assert to_number(text) == number(expected)
+
+
+@pytest.mark.parametrize(
+    "answer, expected",
+    [
+        (
+            "He has 3*4 = <<3*4=12>>12 apples.\n#### 12",
+            "He has 3*4 = 12 apples.\nThe answer is 12.",
+        ),
+        ("a\n#### 1,080", "a\nThe answer is 1,080."),
+        ("So 7 left. \nThe answer is 7. \n\nI hope this helps!", "So 7 left. \nThe answer is 7."),
+        ("the answer is 4? No, the answer is $5.50.", "the answer is 4? No, The answer is 5.50."),
+        ("x\n#### -$72%", "x\nThe answer is -72."),
+        ("so **the answer is \\frac{1}{2}**", "so The answer is 1/2."),
+        ("#### minus 3", "The answer is -3."),
+    ],
+)
+def test_answers_are_brought_to_one_form(answer, expected):
+    assert normalise_answer(answer) == expected
+
+
+@pytest.mark.parametrize(
+    "text, dropped",
+    [("The answer is 5.", False), ("#### 5 apples**", False), ("The answer is 5. So 6.", True)],
+)
+def test_text_behind_a_statement_is_noticed(text, dropped):
+    assert find_answer(text).dropped is dropped
+
+
+PARTS = ["the answer is", "####", "#### Step 2: add", "The answer is: ", "**", "*", "_", "\n", ". "]
+PARTS += [" ", "5", "-", "1,080", "1/2", "= 7", "$", "so ", "<<1=1>>", "<<", ">>", "x", "No. ", "("]
+PARTS += [")", "\\frac12", "million", "10 000", "−", "!", "\u2028", "５", "%", "\\boxed{3}", "a"]
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.lists(st.sampled_from(PARTS) | st.text(max_size=3), max_size=12).map("".join))
+def test_references_and_predictions_are_read_alike(text):
+    normal, value = normalise_answer(text), parse_answer(text)
+    assert (normal is None) == (value is None)
+    if normal is not None:
+        assert parse_answer(normal) == value
+        assert re.search(r"The answer is -?[0-9., /]+\.$", normal)
+        assert normalise_answer(normal) == normal
+
+
+@pytest.mark.parametrize(
+    "part", ["5", "1,000", "a ", "5 + ", "(", "**", "the answer is ", "####", "<<", "\\frac{1", "="]
+)
+def test_no_text_takes_long(part):
+    """If anything here took quadratic time, this would take hours."""
+    assert find_answer("The answer is " + part * 200_000) is None
