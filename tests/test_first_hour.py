@@ -215,3 +215,34 @@ def test_other_numbers_of_threads_aside_a_resumed_run_is_the_same(trained):
     before = losses_and_predictions(trained / "run")
     succeed("train.py", "--resume", trained / "run")
     assert losses_and_predictions(trained / "run") == before
+
+
+def test_another_file_is_scored_as_a_whole(trained, tmp_path):
+    """By default all of it; and what a run was trained on is told."""
+    content = [problem(i) for i in (*range(10), 90, 91)]
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    arguments = ["--run", trained / "run", "--data", tmp_path / "other.json"]
+    done = succeed("evaluate.py", *arguments)
+    assert re.search(r"^n +12$", done.stdout, re.MULTILINE)
+    told = re.search(r"note: (\d+) of 12 questions were in this run's training data", done.stdout)
+    assert 5 <= int(told[1]) <= 10
+    again = succeed("evaluate.py", *arguments, "--split", "test")
+    assert re.search(r"^n +1$", again.stdout, re.MULTILINE)
+    own = succeed("evaluate.py", "--run", trained / "run", "--out-dir", tmp_path / "own")
+    assert "training data" not in own.stdout and re.search(r"^n +4$", own.stdout, re.MULTILINE)
+
+
+def test_labels_from_file_to_score(tmp_path):
+    content = [problem(i) | {"gold": i + 2 if i % 5 else i} for i in range(40)]
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    arguments = ["--data", "mine.json", *NAMES, "--label-field", "gold"]
+    run = ["--max-steps", 4, "--out-dir", "run", *SMALL]
+    done = succeed("train.py", *arguments, *run, cwd=tmp_path)
+    assert "8 rows whose chain states another number than its label kept" in done.stdout
+    for row in rows(tmp_path / "run" / "predictions.jsonl"):
+        right = row["reference"].endswith(f"The answer is {row['label']}.")
+        assert row["correct"] == (row["answer"] == row["label"]) and isinstance(right, bool)
+    done = succeed("segment.py", *arguments, "--skip-bad-rows", "--show", 0, cwd=tmp_path)
+    assert "data: 32 all" in done.stderr and "than its label left out" in done.stderr
+    check = command("segment.py", *arguments, "--check", cwd=tmp_path)
+    assert check.returncode == 2 and check.stdout.count("another number than 'gold'") == 8

@@ -53,6 +53,71 @@ def test_a_checkpoint_under_another_name_is_noticed(run):
     assert "holds the model 'asm'" in fail("train.py", "--resume", run)
 
 
+def test_a_checkpoint_of_another_run_is_refused(runs, run, tmp_path):
+    other, scorer = tmp_path / "other", tmp_path / "scorer"
+    succeed("train.py", "--mode", "dsm", "--out-dir", other, "--max-steps", 4, *QUICK)
+    shutil.copy(other / "esm.best.pt", run / "esm.best.pt")
+    told = "esm.best.pt: another run wrote it"
+    assert told in fail("evaluate.py", "--run", run, "--question", "q")
+    assert told in fail("train.py", "--resume", run)
+    shutil.copy(other / "asm.last.pt", run / "asm.last.pt")
+    shutil.copy(runs / "dsm" / "esm.best.pt", run / "esm.best.pt")
+    assert "asm.last.pt: another run wrote it" in fail("train.py", "--resume", run)
+    succeed("train.py", "--mode", "direct", "--out-dir", scorer, "--max-steps", 4, *QUICK)
+    shutil.copy(runs / "direct" / "direct.best.pt", scorer / "direct.best.pt")
+    by_entropy = ["--segmentation", "entropy", "--scorer", scorer]
+    for arguments in (["segment.py"], ["train.py", "--mode", "usm", "--out-dir", tmp_path / "x"]):
+        assert "direct.best.pt: another run wrote it" in fail(*arguments, *by_entropy)
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_older_run_leaves_nothing_and_links_are_not_followed(runs, tmp_path):
+    run, elsewhere = shutil.copytree(runs / "direct", tmp_path / "run"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("results.json", "predictions.jsonl", "mine.txt"):
+        (elsewhere / name).write_text("mine")
+    succeed("evaluate.py", "--run", run)
+    (run / "eval-x").symlink_to(elsewhere)
+    (run / "eval-test-beam2").symlink_to(elsewhere)
+    (run / "notes.txt").write_text("mine")
+    told = fail("evaluate.py", "--run", run, "--beams", 2, "--overwrite")
+    assert "eval-test-beam2: a link" in told
+    (run / "eval-test" / "results.json").unlink()
+    (run / "eval-test" / "results.json").symlink_to(elsewhere / "results.json")
+    succeed("evaluate.py", "--run", run, "--overwrite")
+    assert not (run / "eval-test" / "results.json").is_symlink()
+
+    options = ["--task", "pet", "--mode", "usm", "--max-steps", 4, "--out-dir", run, *QUICK]
+    succeed("train.py", *options, "--overwrite")
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("config.json", "eval-test-beam2", "eval-x", "metrics.jsonl", "notes.txt"),
+        *("predictions.jsonl", "results.json", "tokenizer.json", "usm.best.pt", "usm.last.pt"),
+    ]
+    assert {path.read_text() for path in elsewhere.iterdir()} == {"mine"}
+
+
+def test_control_characters_are_shown_and_not_sent(run, tmp_path):
+    evil = "\x1b[31m \x9b1m \x07 \r \u202e"
+    row = {"id": f"a{evil}", "question": f"Tom {evil} has 3?", "answer": f"He {evil} has 3. #### 3"}
+    path = tmp_path / "x\x1b[31m.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    bad = tmp_path / "bad\x1b.jsonl"
+    bad.write_text(json.dumps(row | {"answer": evil}) + "\n")
+    out = ["--out-dir", tmp_path / "out\x1b"]
+    for done in (
+        command("segment.py", "--data", path, "--show", 1),
+        command("segment.py", "--data", path),
+        command("segment.py", "--data", bad, "--check"),
+        command("evaluate.py", "--run", run, "--data", path, "--show-wrong", 1, *out),
+        command("evaluate.py", "--run", run, "--question", f"Tom {evil}?"),
+        command("train.py", "--mode", f"usm{evil}", f"--x{evil}"),
+        command("train.py", "--resume", f"{run}\x1b"),
+    ):
+        told = done.stdout + done.stderr
+        assert not set(told) & set("\x1b\x9b\x07\r\x7f"), told
+    assert "\\x1b[31m" in command("segment.py", "--data", path, "--show", 1).stdout
+
+
 def test_no_damaged_checkpoint_is_taken(run, request):
     from ases.data import InputError
     from ases.run.checkpoints import load_checkpoint, weights_digest

@@ -12,7 +12,10 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from ases.config import ModelConfig
 from ases.data import InputError
 from ases.model import EncoderDecoder
+from ases.pairs import make_direct_pair, make_pairs
 from ases.pretrained import load_t5, save_t5
+from ases.run.folder import check_vocabulary
+from ases.segmentation import AS, ES, make_segments
 from ases.tokenizer import SentinelTokenizer, Tokenizer, lost_characters
 
 pytest.importorskip("safetensors")
@@ -94,6 +97,44 @@ def test_a_token_belongs_to_the_piece_of_its_first_character_that_is_not_blank(t
     tokenizer = Tokenizer.load(tmp_path / "tokenizer.json")
     found = [tokenizer.decode(ids).strip() for ids in tokenizer.encode_pieces(pieces)]
     assert found == ["Tom has 3 boxes.", "He has 12 apples."]
+
+
+@pytest.mark.parametrize("labels", ["interleaved", "alike", "abstractive first"])
+def test_the_modes_share_their_target_tokens(folder, labels):
+    """A chain is encoded once, so USM's targets are direct's, and its chain decodes to the same."""
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    own = Tokenizer.train([TOY.question, TOY.answer], 300)
+    given = {"interleaved": [ES, AS, ES, AS, ES], "alike": [ES, ES, AS, AS, AS]}
+    segments = make_segments(TOY_PIECES, given.get(labels, [AS, AS, ES, AS, AS]))
+    for t in (tokenizer, own):
+        direct = make_direct_pair(TOY.question, TOY_PIECES, t).target
+        pairs = make_pairs(TOY.question, segments, t)
+        dealt = [i for pair in pairs for i in pair.target if i not in t.special_ids]
+        assert dealt == [i for i in direct if i not in t.special_ids] == t.encode(TOY.answer)
+        assert t.decode(dealt) == TOY.answer
+
+
+def test_the_tokenizer_of_mt5(folder, tmp_path):
+    """Its sentinels have a blank in their names, and converted it has more ids than embeddings."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = [t for t in content["added_tokens"] if "extra" not in t["content"]]
+    content["model"]["vocab"] += [[f"▁<extra_id_{i}>", -20.0] for i in range(3)]
+    rows = len(content["model"]["vocab"])
+    backend = tokenizers.Tokenizer.from_str(json.dumps(content))
+    backend.add_tokens(["zebra"])
+    backend.add_special_tokens([f"<extra_id_{i}>" for i in range(5)])
+    (tmp_path / "tokenizer.json").write_text(backend.to_str())
+
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert isinstance(loaded, SentinelTokenizer) and loaded.end_id == rows - 3
+    check_vocabulary(tmp_path, rows, tmp_path / "tokenizer.json", loaded)
+    assert max(loaded.encode(TOY.answer)) < rows < loaded.vocab_size
+    for encode in (loaded.encode, lambda text: loaded.encode_pieces([text])):
+        with pytest.raises(InputError, match="token 'zebra' .* has the id"):
+            encode("a zebra")
+    with pytest.raises(InputError, match="a vocabulary of 40; expected"):
+        check_vocabulary(tmp_path, 40, tmp_path / "tokenizer.json", loaded)
 
 
 def test_lost_characters_are_counted(folder):

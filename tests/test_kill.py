@@ -51,7 +51,8 @@ def outcome(folder):
     """All that must be the same, however a run has come to its end."""
     losses, predictions = losses_and_predictions(folder)
     results = json.loads((folder / "results.json").read_text())
-    timeless = {k: v for k, v in results.items() if "seconds" not in k and k != "training"}
+    others = ("training", "run")
+    timeless = {k: v for k, v in results.items() if "seconds" not in k and k not in others}
     weights = {
         path.name: load_checkpoint(path)["model"] for path in sorted(folder.glob("*.best.pt"))
     }

@@ -330,6 +330,26 @@ def test_tensors_that_do_not_fit_are_named(good):
     refused(good, "shared.weight is torch.int32, expected floating point")
 
 
+def test_an_untied_head_must_be_there(good):
+    state = load_file(good / "model.safetensors")
+    head = state.pop("lm_head.weight")
+    save_file(state, good / "model.safetensors")
+    refused(good, "lm_head.weight is missing")
+    edit(good, tie_word_embeddings=None)  # T5's default
+    assert load_t5(good).head is None
+    edit(good, tie_word_embeddings=False)
+    save_file(state | {"lm_head.weight": head}, good / "model.safetensors")
+    assert load_t5(good).head is not None
+
+
+def test_other_activations_are_refused(good):
+    for activation in ("silu", "gelu", "relu", ["gelu_new"]):
+        edit(good, dense_act_fn=activation)
+        refused(good, f"dense_act_fn is {activation!r}; expected gelu_new")
+    edit(good, dense_act_fn="gelu_new")
+    load_t5(good)
+
+
 def test_half_precision_is_read(good):
     expected = load_t5(good)
     save_file(
@@ -486,6 +506,8 @@ def test_a_run_is_exported_with_its_tokenizer(tmp_path):
         ids = writer.tokenizer.encode(text)
         assert tokenizer(text).input_ids == ids and tokenizer.decode(ids) == text
         assert tokenizer.eos_token_id == writer.tokenizer.eos_id
+        assert tokenizer.unk_token == "<pad>" and len(tokenizer) == writer.tokenizer.vocab_size
+        assert tokenizer(f"{text}</s>").input_ids == [*ids, writer.tokenizer.eos_id]
         theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(place).eval()
         sources = torch.tensor([[*ids, writer.tokenizer.eos_id]])
         own = writer.models[place.name]
@@ -503,5 +525,13 @@ def test_a_run_is_exported_with_its_tokenizer(tmp_path):
         with torch.no_grad():
             expected = theirs(input_ids=sources, decoder_input_ids=torch.tensor([[0, 5, 6]])).logits
             assert torch.allclose(own.logits(batch), expected, atol=1e-4)
+        generation = theirs.generation_config
+        assert generation.decoder_start_token_id == generation.pad_token_id == 0
+        assert generation.eos_token_id == [writer.tokenizer.eos_id, writer.tokenizer.end_id]
+        with torch.no_grad():
+            written = theirs.generate(sources)[0, 1:].tolist()
+        cache = encode_sources(own, [sources[0].tolist()])
+        [greedily] = greedy(own, cache, writer.tokenizer, writer.recipe.max_tokens)
+        assert written[: len(greedily.ids)] == greedily.ids
     with pytest.raises(InputError, match="exists; expected a new folder"):
         export(tmp_path / "run", tmp_path / "t5")

@@ -15,7 +15,7 @@ from ases.data import InputError
 from ases.model import EncoderDecoder
 from ases.pretrained import load_t5
 from ases.recipe import Scorer, Splits, training_texts
-from ases.run.checkpoints import load_model, weights_digest
+from ases.run.checkpoints import load_checkpoint, load_model, weights_digest
 from ases.run.command import Flags, choose_device
 from ases.run.config import DataSettings, RunConfig
 from ases.run.files import write_text
@@ -82,6 +82,8 @@ def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str
     """A run as its config.json has it; the data may have moved, the budget may grow."""
     config = RunConfig.load(folder)
     lock = lock_folder(folder) if parallel.rank() == 0 else None
+    for path in sorted(folder.glob("*.pt")):  # now, and not when the first model is trained
+        load_checkpoint(path, config.run_id)
     if "data" in given:
         config = replace(config, data=replace(config.data, data=_absolute(given["data"])))
     splits, description = own_splits(folder, config)
