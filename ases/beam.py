@@ -18,11 +18,7 @@ class Beams:
     """
 
     def __init__(
-        self,
-        width: int,
-        length_penalty: float,
-        stops: set[int],
-        forbidden: list[int] | None = None,
+        self, width: int, length_penalty: float, stops: set[int], forbidden: list[int] | None = None
     ):
         self.width, self.length_penalty, self.stops = width, length_penalty, stops
         self.forbidden = forbidden

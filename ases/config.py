@@ -117,10 +117,7 @@ class TrainingSettings:
     """
 
     max_steps: int | None = setting(
-        2000,
-        "updates, shared by sub-models",
-        low=1,
-        shown="2000, or --max-minutes",
+        2000, "updates, shared by sub-models", low=1, shown="2000, or --max-minutes"
     )
     max_minutes: float | None = setting(
         None, "training time, shared likewise", above=0, shown="no limit"
@@ -160,9 +157,7 @@ class Recipe:
         "usm", "baseline; a model for each role; one for both", choices=tuple(MODES)
     )
     encoder: str = setting(
-        "block-causal",
-        "encode a chain once, or anew each segment",
-        choices=ENCODERS,
+        "block-causal", "encode a chain once, or anew each segment", choices=ENCODERS
     )
     segmentation: SegmentationSettings = SegmentationSettings()
     training: TrainingSettings = TrainingSettings()

@@ -75,42 +75,17 @@ def _western(text: str) -> str:
     return re.sub(r"([0-9])(-)", r"\1 \2 ", text)  # a dash after a digit
 
 
-# sacrebleu compares characters with strings such as "\u20000", two characters long; compared as
-# strings these make one range that begins just after U+2000. Its numbers are the reference, so the
-# ranges here are what it does. fmt: off
-_CHINESE_RANGES = [
-    ("\u3400", "\u4db5"),
-    ("\u4e00", "\u9fa5"),
-    ("\u9fa6", "\u9fbb"),
-    ("\uf900", "\ufa2d"),
-    ("\ufa30", "\ufa6a"),
-    ("\ufa70", "\ufad9"),
-    ("\u20000", "\u2a6d6"),
-    ("\u2f800", "\u2fa1d"),
-    ("\uff00", "\uffef"),
-    ("\u2e80", "\u2eff"),
-    ("\u3000", "\u303f"),
-    ("\u31c0", "\u31ef"),
-    ("\u2f00", "\u2fdf"),
-    ("\u2ff0", "\u2fff"),
-    ("\u3100", "\u312f"),
-    ("\u31a0", "\u31bf"),
-    ("\ufe10", "\ufe1f"),
-    ("\ufe30", "\ufe4f"),
-    ("\u2600", "\u26ff"),
-    ("\u2700", "\u27bf"),
-    ("\u3200", "\u32ff"),
-    ("\u3300", "\u33ff"),
-]
-# fmt: on
+# sacrebleu's ranges, as they work: it writes "\\u20000" for a code point and gets U+2000 and "0",
+# so that all of U+2001 to U+2A6D counts as Chinese, and nothing beyond U+FFFF does.
+_ZH = re.compile(
+    "([\u2001-\u2a6d\u2e80-\u2fdf\u2ff0-\u303f\u3100-\u312f\u31a0-\u31ef\u3200-\u4db5\u4e00-\u9fbb"
+    "\uf900-\ufa2d\ufa30-\ufa6a\ufa70-\ufad9\ufe10-\ufe1f\ufe30-\ufe4f\uff00-\uffef])"
+)
 
 
 def tokenize_zh(text: str) -> list[str]:
     """sacrebleu's "zh": Chinese characters and marks one by one, the rest as mteval cuts it."""
-    text = text.strip()
-    return _western(
-        "".join(f" {c} " if any(a <= c <= b for a, b in _CHINESE_RANGES) else c for c in text)
-    ).split()
+    return _western(_ZH.sub(r" \1 ", text.strip())).split()
 
 
 def tokenize_rouge(text: str) -> list[str]:

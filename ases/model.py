@@ -127,14 +127,7 @@ class Attention(nn.Module):
         q = self._split(self.q(x))
         first, last = runs
         out = attention(
-            q,
-            k,
-            v,
-            rel_bias,
-            first=first,
-            last=last,
-            query_offset=query_offset,
-            scale=self.scale,
+            q, k, v, rel_bias, first=first, last=last, query_offset=query_offset, scale=self.scale
         )
         return self.o(out.transpose(1, 2).flatten(2))  # (B, H, Q, K) → (B, Q, H, K) → (B, Q, H·K)
 
@@ -164,13 +157,17 @@ class FeedForward(nn.Module):
         return self.down(self.dropout(hidden))
 
 
-class EncoderBlock(nn.Module):
-    """Self-attention and feed-forward, each after a norm and beside the states as they were."""
+class Block(nn.Module):
+    """Self-attention, in decoders attention to the encoder's states, and feed-forward: each after a
+    norm, and added to the states as they were."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, decodes: bool):
         super().__init__()
         self.norm_self = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.self_attention = Attention(config)
+        if decodes:
+            self.norm_cross = RMSNorm(config.d_model, config.layer_norm_epsilon)
+            self.cross_attention = Attention(config)
         self.norm_ff = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout_rate)
@@ -182,51 +179,19 @@ class EncoderBlock(nn.Module):
         rel_bias: Tensor,
         past: KeysAndValues | None = None,
         lengths: Tensor | None = None,
-        n_past: int = 0,
+        cross: KeysAndValues | None = None,
+        cross_runs: Runs = (None, None),
     ) -> tuple[Tensor, KeysAndValues]:
-        """x (B, W, D) → the next states, and the keys and values so far; ``lengths`` as in
-        ``append_right``."""
+        """x (B, Q, D) → the next states (B, Q, D), and the keys and values so far.
+
+        ``lengths`` is ``append_right``'s; ``cross`` and ``cross_runs`` are a decoder's.
+        """
         normed = self.norm_self(x)
         k, v = append_right(past, self.self_attention.keys_and_values(normed), lengths)
-        attended = self.self_attention(normed, k, v, runs, rel_bias, query_offset=n_past)
-        x = x + self.dropout(attended)
-        return x + self.dropout(self.feed_forward(self.norm_ff(x))), (k, v)
-
-
-class DecoderBlock(nn.Module):
-    """The same with attention to the encoder's states in between."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.norm_self = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.self_attention = Attention(config)
-        self.norm_cross = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.cross_attention = Attention(config)
-        self.norm_ff = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.feed_forward = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout_rate)
-
-    def forward(
-        self,
-        x: Tensor,
-        runs: Runs,
-        rel_bias: Tensor,
-        past: KeysAndValues | None,
-        cross: KeysAndValues,
-        cross_runs: Runs,
-    ) -> tuple[Tensor, KeysAndValues]:
-        """x (B, Q, D) → the next states (B, Q, D), and the keys and values of the target so far."""
-        normed = self.norm_self(x)
-        k, v = self.self_attention.keys_and_values(normed)
-        n_past = 0
-        if past is not None:
-            n_past = past[0].shape[2]
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        attended = self.self_attention(normed, k, v, runs, rel_bias, query_offset=n_past)
-        x = x + self.dropout(attended)
-
-        attended = self.cross_attention(self.norm_cross(x), *cross, cross_runs)
-        x = x + self.dropout(attended)
+        n_past = 0 if past is None else past[0].shape[2]
+        x = x + self.dropout(self.self_attention(normed, k, v, runs, rel_bias, n_past))
+        if cross is not None:
+            x = x + self.dropout(self.cross_attention(self.norm_cross(x), *cross, cross_runs))
         return x + self.dropout(self.feed_forward(self.norm_ff(x))), (k, v)
 
 
@@ -293,18 +258,20 @@ def _last_columns(pair: KeysAndValues, n: int) -> KeysAndValues:
     return pair[0][:, :, -n:], pair[1][:, :, -n:]
 
 
-def append_right(past: KeysAndValues | None, new: KeysAndValues, lengths: Tensor) -> KeysAndValues:
+def append_right(
+    past: KeysAndValues | None, new: KeysAndValues, lengths: Tensor | None
+) -> KeysAndValues:
     """Put W new columns behind the old ones, without gaps: all rows stay aligned on the right.
 
     Args:
         past, new: (B, H, C, K) and (B, H, W, K), each row's real columns on the right.
-        lengths: (B,) how many of the new columns are real.
+        lengths: (B,) how many of the new columns are real; None: all.
     """
     if past is None:
         return new
     n_new = new[0].shape[2]
     joined = [torch.cat(parts, dim=2) for parts in zip(past, new)]  # (B, H, C + W, K)
-    if int(lengths.min()) < n_new:
+    if lengths is not None and int(lengths.min()) < n_new:
         B, H, n_all, _ = joined[0].shape
         column = torch.arange(n_all, device=lengths.device)
         gap = n_new - lengths[:, None]
@@ -326,10 +293,10 @@ class EncoderDecoder(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.encoder_bias = RelativeBias(config, bidirectional=True)
-        self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.num_layers))
+        self.encoder = nn.ModuleList(Block(config, False) for _ in range(config.num_layers))
         self.encoder_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.decoder_bias = RelativeBias(config, bidirectional=False)
-        self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.num_decoder_layers))
+        self.decoder = nn.ModuleList(Block(config, True) for _ in range(config.num_decoder_layers))
         self.decoder_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         tied = config.tie_word_embeddings
         self.head = None if tied else linear(config.d_model, config.vocab_size)
@@ -404,7 +371,7 @@ class EncoderDecoder(nn.Module):
         x, rel_bias = self.embedding(input_ids), self.encoder_bias()
         kept = min(n_all, int((cache.lengths + lengths).max()))
         for i, block in enumerate(self.encoder):
-            x, joined = block(x, runs, rel_bias, cache.layers[i], lengths, n_old)
+            x, joined = block(x, runs, rel_bias, cache.layers[i], lengths)
             cache.layers[i] = _last_columns(joined, kept)
         states = self.encoder_norm(x)
         for i, new in enumerate(self._cross(states)):
@@ -428,8 +395,8 @@ class EncoderDecoder(nn.Module):
 
     def _cross(self, states: Tensor) -> list[KeysAndValues]:
         """Each decoder layer's keys and values of the encoder's states (B, S, D)."""
-        attentions = [cast(DecoderBlock, block).cross_attention for block in self.decoder]
-        return [attention.keys_and_values(states) for attention in attentions]
+        blocks = [cast(Block, block) for block in self.decoder]
+        return [block.cross_attention.keys_and_values(states) for block in blocks]
 
     def _decode(
         self,
@@ -444,7 +411,7 @@ class EncoderDecoder(nn.Module):
         rel_bias = self.decoder_bias()
         so_far = []
         for i, block in enumerate(self.decoder):
-            x, keys_and_values = block(x, runs, rel_bias, past[i], cross[i], cross_runs)
+            x, keys_and_values = block(x, runs, rel_bias, past[i], None, cross[i], cross_runs)
             so_far.append(keys_and_values)
         x = self.dropout(self.decoder_norm(x))
         if self.config.scale_decoder_outputs:

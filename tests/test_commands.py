@@ -191,14 +191,7 @@ def losses_and_predictions(folder):
 def test_same_seed_same_losses_and_predictions(tmp_path):
     for name in "ab":
         succeed(
-            "train.py",
-            "--mode",
-            "usm",
-            "--max-steps",
-            20,
-            "--out-dir",
-            tmp_path / name,
-            *SMALL,
+            "train.py", "--mode", "usm", "--max-steps", 20, "--out-dir", tmp_path / name, *SMALL
         )
     assert losses_and_predictions(tmp_path / "a") == losses_and_predictions(tmp_path / "b")
 

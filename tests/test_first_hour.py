@@ -10,15 +10,7 @@ import time
 
 import pytest
 
-from tests.test_commands import (
-    ROOT,
-    SMALL,
-    command,
-    fail,
-    losses_and_predictions,
-    process,
-    succeed,
-)
+from tests.test_commands import ROOT, SMALL, command, fail, losses_and_predictions, process, succeed
 
 
 def rows(path):

@@ -125,10 +125,7 @@ PIECES = ases.segment([ases.TOY])[0].segments
             lambda w: ases.train(examples(), recipe(model=RECIPE.model | {"vocab_size": 5})),
             "vocab_size is 5; the tokenizer has",
         ),
-        (
-            lambda w: ases.train(examples(), recipe(model={"d_modle": 5})),
-            "no field 'd_modle'",
-        ),
+        (lambda w: ases.train(examples(), recipe(model={"d_modle": 5})), "no field 'd_modle'"),
         (lambda w: ases.make_pairs("q", [], w.tokenizer), "no segments"),
         (lambda w: score_chains("mwp", [], []), "no chains to score"),
         (

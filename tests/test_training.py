@@ -70,14 +70,7 @@ def test_schedule_by_hand():
 
 def test_training_learns_and_leaves_its_records(tmp_path):
     before = validate_on(new_model(), ROWS, OPTIONS)["validation_loss"]
-    report = fit(
-        model := new_model(),
-        "usm",
-        ROWS,
-        ROWS,
-        replace(OPTIONS, max_steps=120),
-        tmp_path,
-    )
+    report = fit(model := new_model(), "usm", ROWS, ROWS, replace(OPTIONS, max_steps=120), tmp_path)
     assert report["validation_loss"] < before / 2 and report["steps"] == 120
     found = validate_on(model, ROWS, OPTIONS)
     assert report["validation_loss"] == pytest.approx(found["validation_loss"])
@@ -158,10 +151,7 @@ def test_a_finished_run_resumes_to_itself(tmp_path):
 
 def test_accumulation_weighs_tokens_not_batches(tmp_path):
     """Two uneven batches in one update give the update of one batch that holds both."""
-    rows = [
-        row([5, 6, 1], [7, 1]),
-        row([5, 6, 7, 8, 9, 10, 11, 12, 1], [7, 8, 9, 10, 11, 1]),
-    ]
+    rows = [row([5, 6, 1], [7, 1]), row([5, 6, 7, 8, 9, 10, 11, 12, 1], [7, 8, 9, 10, 11, 1])]
     weights = []
     for name, tokens, accumulate in (("two", 15, 2), ("one", 30, 1)):
         (tmp_path / name).mkdir()
@@ -183,12 +173,7 @@ def test_accumulation_weighs_tokens_not_batches(tmp_path):
 
 def test_minutes_are_a_budget_too(tmp_path):
     report = fit(
-        new_model(),
-        "usm",
-        ROWS,
-        ROWS,
-        replace(OPTIONS, max_steps=None, max_minutes=0.02),
-        tmp_path,
+        new_model(), "usm", ROWS, ROWS, replace(OPTIONS, max_steps=None, max_minutes=0.02), tmp_path
     )
     assert 1.0 <= report["seconds"] < 20 and report["steps"] > 1
 

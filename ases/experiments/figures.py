@@ -11,11 +11,7 @@ from ases.run.plot import need_pyplot, save_figure
 
 
 def draw(experiment: Experiment, results: dict[str, dict], out: Path) -> None:
-    """An SVG of what was found, if anything was.
-
-    Raises:
-        InputError: matplotlib is not installed.
-    """
+    """An SVG of what was found, if anything was."""
     rows = finished(experiment, results)
     if not rows or experiment.kind == "scorers":
         return

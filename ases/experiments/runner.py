@@ -21,11 +21,7 @@ RESULTS = Path(__file__).parent.parent.parent / "docs" / "results"
 
 
 def read_results() -> dict[str, dict]:
-    """What was found so far, by the trials' keys.
-
-    Raises:
-        InputError: a line that is none of a trial.
-    """
+    """What was found so far, by the trials' keys."""
     path, results = RESULTS / "trials.jsonl", {}
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     for number, line in enumerate(text.splitlines(), 1):

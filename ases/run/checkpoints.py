@@ -22,9 +22,6 @@ from ases.training import Training, Watcher, usable_device
 def save_checkpoint(path: Path, content: dict) -> None:
     """Write tensors and plain values, with a digest of them all, so that no moment sees half a
     file.
-
-    Raises:
-        InputError: it cannot be written; what stood there before still does.
     """
     try:
         with whole_file(path) as file:
@@ -35,12 +32,7 @@ def save_checkpoint(path: Path, content: dict) -> None:
 
 
 def load_checkpoint(path: Path, run_id: str | None = None) -> dict:
-    """Read what ``save_checkpoint`` wrote; nothing in the file is executed.
-
-    Raises:
-        InputError: the file is missing, damaged, not a checkpoint of this project, of another run
-            than ``run_id``, or of another model than its name says.
-    """
+    """Read what ``save_checkpoint`` wrote; nothing in the file is executed."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:

@@ -57,8 +57,6 @@ def parse(description: str, groups: Groups, complain: Complain, epilog: str = ""
     Args:
         complain: adds complaints about flags that do not go together; it sees the values given.
         epilog: ends the help.
-    Raises:
-        InputError: naming every flag that is wrong, its value, and what was expected.
     """
     parser = Parser(
         usage="%(prog)s [flags]",

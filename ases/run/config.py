@@ -90,11 +90,7 @@ class RunConfig(Recipe):
 
     @classmethod
     def load(cls, folder: str | Path) -> "RunConfig":
-        """Read ``config.json``.
-
-        Raises:
-            InputError: it is missing or not as ``save`` writes it.
-        """
+        """Read ``config.json``."""
         path = Path(folder) / "config.json"
         content = read_json(path, "the folder of a run")
         check_format(path, content)

@@ -93,10 +93,6 @@ def read_examples(
     Args:
         skip_bad_rows: leave out bad rows, and those whose chain states another number than the
             label.
-    Raises:
-        InputError: missing, empty or unreadable file; unknown columns; no usable row; and unless
-            they are to be skipped, the first bad row: no JSON object, a missing or non-text field,
-            an id that occurs twice, and for ``mwp`` an answer or label without a number.
     """
     data = scan_examples(path, task, columns, skip_bad_rows)
     if data.problems and not skip_bad_rows:
@@ -128,11 +124,7 @@ def _texts_of_any_length() -> Iterator[None]:
 def scan_examples(
     path: str | Path, task: str, columns: Columns = Columns(), skip_contradicted: bool = False
 ) -> Dataset:
-    """Read a file to its end, whatever its rows are like: each bad one is a line of ``problems``.
-
-    Raises:
-        InputError: missing, empty or unreadable file; unknown columns; labels for reports.
-    """
+    """Read a file to its end; each bad row is a line of ``problems``."""
     path = Path(path)
     if columns.label is not None and task != "mwp":
         raise InputError(f"--label-field is {columns.label!r}; only --task mwp has true answers")
@@ -146,8 +138,6 @@ def read_questions(path: str, column: str | None = None) -> list[Example]:
     Args:
         path: "-" is the standard input.
         column: what the file calls its questions, if it is a data file for sure.
-    Raises:
-        InputError: no question, no such column, or as ``read_examples``.
     """
     columns = Columns(column or "question", None)
     if path == "-":
@@ -234,11 +224,7 @@ def counted(n: int, thing: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing; UTF-8. Its folder is made if there is none.
-
-    Raises:
-        InputError: it cannot be written; what stood there before still does.
-    """
+    """Write a whole file or nothing; UTF-8. Its folder is made if there is none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
@@ -285,11 +271,7 @@ def _umask() -> int:
 
 
 def check_place(path: Path) -> None:
-    """Make sure that ``path`` can be written, its folders included; nothing is made yet.
-
-    Raises:
-        InputError: a file stands where a folder is needed, or the nearest folder is read-only.
-    """
+    """Make sure that ``path`` can be written, its folders included; nothing is made yet."""
     nearest = next(p for p in path.absolute().parents if p.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         reason = "read-only" if nearest.is_dir() else "no folder"
@@ -308,11 +290,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_json(path: Path, wanted: str) -> Any:
-    """A JSON file's content.
-
-    Raises:
-        InputError: it cannot be read, or is no JSON; ``wanted`` says what was expected.
-    """
+    """A JSON file's content."""
     try:
         return json.loads(read_bytes(path).decode("utf-8"))
     except OSError as error:
@@ -325,9 +303,6 @@ def read_json(path: Path, wanted: str) -> Any:
 def read_log(path: Path) -> list[dict]:
     """The rows of a run's ``metrics.jsonl``; a last line that was torn where the machine stopped is
     left out.
-
-    Raises:
-        InputError: the file cannot be read, or a line has no model and step.
     """
     try:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")

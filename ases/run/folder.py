@@ -32,9 +32,6 @@ from ases.tokenizer import SentinelTokenizer, Tokenizer
 def load_splits(settings: DataSettings, whole: bool = False) -> tuple[Splits, str]:
     """The splits of a run, read or generated, and a line that says what they are; a ``whole`` file
     is one split.
-
-    Raises:
-        InputError: as ``read_examples``; too few different questions.
     """
     n_train, n_test = settings.train_problems, settings.test_problems
     if settings.data is None:
@@ -66,11 +63,7 @@ def load_splits(settings: DataSettings, whole: bool = False) -> tuple[Splits, st
 
 
 def pick_split(splits: Splits, name: str) -> list[Example]:
-    """The examples of one split, or of ``all``.
-
-    Raises:
-        InputError: there is no such split.
-    """
+    """The examples of one split, or of ``all``."""
     if name == "all":
         return [example for examples in splits.values() for example in examples]
     if name not in splits:
@@ -95,9 +88,6 @@ def prepare_folder(folder: Path, overwrite: bool) -> Lock:
 
     Returns:
         the lock that keeps other commands out.
-    Raises:
-        InputError: something is there that may not be overwritten, or another command is at work
-            there.
     """
     used = folder.exists()
     if used and folder.is_dir():
@@ -123,11 +113,7 @@ def prepare_folder(folder: Path, overwrite: bool) -> Lock:
 
 
 def lock_folder(folder: Path) -> Lock:
-    """Keep other commands out, and take away what one that was killed had begun to write.
-
-    Raises:
-        InputError: another command is at work there.
-    """
+    """Keep other commands out, and take away what one that was killed had begun to write."""
     lock = Lock(folder)
     for path in _leftovers(folder):
         path.unlink(missing_ok=True)
@@ -177,11 +163,7 @@ def _files_of_a_run(folder: Path) -> list[Path]:
 
 
 def load_run(folder: str | Path, device: str = "cpu") -> ChainWriter:
-    """A trained run, ready to write chains; its ``recipe`` is the run's ``RunConfig``.
-
-    Raises:
-        InputError: a part is missing, damaged, or does not fit the others.
-    """
+    """A trained run, ready to write chains; its ``recipe`` is the run's ``RunConfig``."""
     folder = Path(folder)
     config = RunConfig.load(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
@@ -205,9 +187,6 @@ def check_vocabulary(
 ) -> None:
     """T5's embeddings are rounded up beyond the tokenizer's ids, and mT5's tokenizer may have more
     ids than they have rows; ours are exactly as many.
-
-    Raises:
-        InputError: they do not fit.
     """
     fits = tokenizer.vocab_size == embeddings
     if isinstance(tokenizer, SentinelTokenizer):
@@ -221,11 +200,7 @@ def check_vocabulary(
 
 
 def load_scorer(folder: str | Path, device: str = "cpu") -> tuple[Scorer, RunConfig]:
-    """The direct model of a run, as ``ases.recipe.segment`` wants it, and the run's settings.
-
-    Raises:
-        InputError: as ``load_run``; a run of another mode.
-    """
+    """The direct model of a run, as ``ases.recipe.segment`` wants it, and the run's settings."""
     writer = load_run(folder, device)
     config = cast(RunConfig, writer.recipe)
     if config.mode != "direct":
@@ -249,11 +224,7 @@ def scorer_note(folder: str | Path, config: RunConfig, task: str) -> str:
 
 
 def own_splits(folder: Path, config: RunConfig) -> tuple[Splits, str]:
-    """The splits that a run was trained on, and a line that says what they are.
-
-    Raises:
-        InputError: as ``load_splits``; the data is another by now.
-    """
+    """The splits that a run was trained on, and a line that says what they are."""
     try:
         splits, description = load_splits(config.data)
     except InputError as error:
@@ -286,8 +257,6 @@ def examples_for(
 
     Args:
         changes: of the run's ``DataSettings``.
-    Raises:
-        InputError: as ``own_splits`` and ``load_splits``; no such split.
     """
     moved, own = replace(config.data, **changes), None
     if "data" not in changes:
@@ -314,9 +283,6 @@ def evaluation_folder(
     """Where an evaluation of a run goes, ``name`` in its folder by default; nothing is made yet.
 
     Results that this run wrote there before may be replaced.
-
-    Raises:
-        InputError: the place holds results of others, leads elsewhere or cannot be written.
     """
     place = out_dir or run / name
     if out_dir is None and place.is_symlink():

@@ -44,9 +44,6 @@ class Signals:
 class Lock:
     """Keeps other commands out of a run's folder as long as it lives, or the process, however that
     ends. (Windows has no such locks; there it keeps nobody out.)
-
-    Raises:
-        InputError: another command works there.
     """
 
     def __init__(self, folder: Path):

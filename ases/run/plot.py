@@ -18,11 +18,7 @@ Points = list[tuple[int, float]]
 
 
 def read_curves(folder: Path) -> dict[str, dict[str, Points]]:
-    """The losses in a run's ``metrics.jsonl``: {"usm": {"training": …, "validation": …}}.
-
-    Raises:
-        InputError: as ``read_log``.
-    """
+    """The losses in a run's ``metrics.jsonl``: {"usm": {"training": …, "validation": …}}."""
     curves: dict[str, dict[str, Points]] = {}
     for row in read_log(folder / "metrics.jsonl"):
         own = curves.setdefault(row["model"], {"training": [], "validation": []})
@@ -89,11 +85,7 @@ def draw_curves(title: str, curves: dict[str, dict[str, Points]]) -> str:
 
 
 def plot(folders: list[Path], out: Path) -> None:
-    """Draw the losses of runs with matplotlib: training thin, validation with dots.
-
-    Raises:
-        InputError: matplotlib is not installed, or as ``read_curves``.
-    """
+    """Draw the losses of runs with matplotlib: training thin, validation with dots."""
     pyplot = need_pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for folder in folders:
@@ -109,11 +101,7 @@ def plot(folders: list[Path], out: Path) -> None:
 
 
 def need_pyplot() -> Any:
-    """matplotlib's part that draws, set to make the same SVG each time.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """matplotlib's part that draws, set to make the same SVG each time."""
     try:
         import matplotlib
     except ImportError:

@@ -50,11 +50,7 @@ class Start:
 
 
 def start(flags: Flags, say: Callable[[str], None] = tell) -> Start:
-    """Read the data and make the run's folder, or open the folder of a run to resume.
-
-    Raises:
-        InputError: whatever is wrong with the files and folders named.
-    """
+    """Read the data and make the run's folder, or open the folder of a run to resume."""
     options = flags.of(TrainOptions)
     device = choose_device(options.device)
     if options.resume is not None:

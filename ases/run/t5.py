@@ -20,10 +20,6 @@ def export(run: Path, folder: Path) -> list[Path]:
     """Write the models of a run as T5 folders; returns where they are.
 
     T5 encodes bidirectionally, so only a model trained so says there what it says here.
-
-    Raises:
-        InputError: the run cannot be loaded, ``folder`` is not empty or cannot be written, or
-            safetensors is not installed.
     """
     # Only here, for PyTorch takes its time.
     from ases.pretrained import need_safetensors, save_t5

@@ -3,36 +3,14 @@
 import random
 
 _SITES = {
-    "lung": [
-        "the right upper lung",
-        "the right lower lung",
-        "the left upper lung",
-        "the left lower lung",
-    ],
-    "node": [
-        "the left neck",
-        "the right neck",
-        "the mediastinum",
-        "the left groin",
-        "the right groin",
-        "the abdomen",
-    ],
-    "bone": [
-        "the third thoracic vertebra",
-        "the fourth lumbar vertebra",
-        "the left ilium",
-        "the right fifth rib",
-    ],
-    "solid": [
-        "the right liver lobe",
-        "the left liver lobe",
-        "the head of the pancreas",
-        "the tail of the pancreas",
-        "the left kidney",
-        "the right kidney",
-        "the spleen",
-    ],
-    "hollow": ["the stomach", "the duodenum", "the sigmoid colon", "the lower esophagus"],
+    "lung": "the right upper lung|the right lower lung|the left upper lung|the left lower lung",
+    "node": "the left neck|the right neck|the mediastinum|the left groin|the right groin|the "
+    "abdomen",
+    "bone": "the third thoracic vertebra|the fourth lumbar vertebra|the left ilium|the right fifth "
+    "rib",
+    "solid": "the right liver lobe|the left liver lobe|the head of the pancreas|the tail of the "
+    "pancreas|the left kidney|the right kidney|the spleen",
+    "hollow": "the stomach|the duodenum|the sigmoid colon|the lower esophagus",
 }
 _SHAPE = {
     "lung": "nodule",
@@ -52,18 +30,12 @@ _IN_IMPRESSION = {
     "mild": "with mild uptake",
     "marked": "with marked uptake",
 }
-_NORMAL = [
-    "The brain shows a symmetric distribution of the tracer.",
-    "The thyroid is of normal size.",
-    "The heart muscle is not visualised.",
-    "No pleural effusion is seen.",
-    "The gallbladder is unremarkable.",
-    "The adrenal glands show no abnormal uptake.",
-    "The bladder shows physiological uptake.",
-    "Both ureters are of normal width.",
-    "No ascites is seen.",
-    "The muscles are unremarkable.",
-]
+_NORMAL = (
+    "The brain shows a symmetric distribution of the tracer.|The thyroid is of normal size.|"
+    "The heart muscle is not visualised.|No pleural effusion is seen.|The gallbladder is "
+    "unremarkable.|The adrenal glands show no abnormal uptake.|The bladder shows physiological "
+    "uptake.|Both ureters are of normal width.|No ascites is seen.|The muscles are unremarkable."
+).split("|")
 # The rules that a model has to find: (uptake, kind) → judgement of a finding below 10 mm, and of a
 # larger one.
 _JUDGEMENTS = {
@@ -96,7 +68,7 @@ def report(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
     """Findings and the pieces of their impression, (role, text)."""
     findings, pieces = [], []
     kinds = rng.sample(sorted(_SITES), rng.randint(1, 3))
-    places = [(kind, rng.choice(_SITES[kind])) for kind in kinds]
+    places = [(kind, rng.choice(_SITES[kind].split("|"))) for kind in kinds]
 
     for number, (kind, site) in enumerate(places, 1):
         uptake, size = rng.choice(sorted(_SUV)), rng.randint(4, 29)
