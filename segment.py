@@ -27,7 +27,7 @@ def check(data: DataSettings) -> None:
     found = scan_examples(data.data, data.task, data.columns, True)
     bad = found.problems + found.empty + found.contradicted
     for line in bad:
-        print(line)
+        print(shown(line))
     usable = f"{counted(len(found.examples), 'usable row')} in {data.data}"
     if bad or not found.examples:
         rows = counted(len(bad), "row")

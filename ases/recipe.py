@@ -38,7 +38,7 @@ from ases.segmentation import (
 )
 from ases.settings import complaints
 from ases.tokenizer import Tokenizer
-from ases.training import Randomness, Watcher, fit, usable_device
+from ases.training import Watcher, fit, randomness, usable_device
 
 #: "train", "validation" and "test", and "longer" where there is one
 Splits = dict[str, list[Example]]
@@ -216,7 +216,7 @@ def _random_model(recipe: Recipe, tokenizer: Tokenizer) -> Callable[[], EncoderD
         raise ValueError(f"model: vocab_size is {config.vocab_size}; the tokenizer has {n} ids")
 
     def make() -> EncoderDecoder:
-        with Randomness(recipe.training.seed):
+        with randomness({"seed": recipe.training.seed}):
             return EncoderDecoder(config)
 
     return make

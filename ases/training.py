@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -159,42 +159,28 @@ def usable_device(device: str) -> torch.device:
     return found
 
 
-class Randomness:
-    """Random numbers of one training's own.
+_ALONE = threading.RLock()
 
-    Inside ``with`` they take the place of the process's, which come back afterwards untouched.
-    Trainings in several threads wait for one another there.
+
+@contextmanager
+def randomness(state: dict) -> Iterator[None]:
+    """Random numbers of one training's own: inside, they take the place of the process's, which come
+    back afterwards untouched. Trainings in several threads wait for one another.
+
+    Args:
+        state: where they stand, and where they will; {"seed": n} is a beginning.
     """
-
-    _alone = threading.RLock()
-
-    def __init__(self, seed: int):
-        with self._alone:
-            outer = self._now()
-            torch.manual_seed(seed)
-            self.state = self._now()
-            self._set(outer)
-
-    def __enter__(self) -> None:
-        self._alone.acquire()
-        self._outer = self._now()
-        self._set(self.state)
-
-    def __exit__(self, *_: object) -> None:
-        self.state = self._now()
-        self._set(self._outer)
-        self._alone.release()
-
-    @staticmethod
-    def _now() -> dict:
-        cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
-        return {"rng": torch.get_rng_state(), "cuda_rng": cuda}
-
-    @staticmethod
-    def _set(state: dict) -> None:
-        torch.set_rng_state(state["rng"])
-        if torch.cuda.is_initialized() and state["cuda_rng"]:
-            torch.cuda.set_rng_state(state["cuda_rng"][0])
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with _ALONE, torch.random.fork_rng(devices):
+        if "seed" in state:
+            torch.manual_seed(state.pop("seed"))
+        else:
+            torch.set_rng_state(state["rng"])
+            for device, own in zip(devices, state["cuda_rng"]):
+                torch.cuda.set_rng_state(own, device)
+        yield
+        state["rng"] = torch.get_rng_state()
+        state["cuda_rng"] = [torch.cuda.get_rng_state(device) for device in devices]
 
 
 class Training:
@@ -202,7 +188,7 @@ class Training:
 
     def __init__(self, model: EncoderDecoder, settings: TrainingSettings):
         self.model = model.to(usable_device(settings.device)).train()
-        self.randomness = Randomness(settings.seed)
+        self._begin_randomly(settings.seed)
         self.settings = settings
         self.progress = Progress()
         self.best_weights: dict[str, torch.Tensor] = {}
@@ -212,12 +198,16 @@ class Training:
         self.gradient_norm = self.loss_sum
         self.loss: Callable[[Batch], torch.Tensor] = model.loss_sum
 
+    def _begin_randomly(self, seed: int) -> None:
+        self.random = {"seed": seed}
+        with randomness(self.random):
+            pass
+
     def share_with_others(self) -> None:
         """Make the gradients those of all processes, where there are several."""
         self.loss = parallel.loss_function(self.model)
         if parallel.rank():  # dropout may not drop the same in all
-            seed = self.settings.seed + 1000 * self.progress.step + parallel.rank()
-            self.randomness = Randomness(seed)
+            self._begin_randomly(self.settings.seed + 1000 * self.progress.step + parallel.rank())
 
     def update(self, batches: Sequence[Batch]) -> None:
         """One update from all of ``batches``.
@@ -231,7 +221,8 @@ class Training:
 
         for batch in batches:
             batch = batch.to(settings.device)
-            with self._dropping(), autocast(settings):
+            drops = model.config.dropout_rate  # only dropout needs random numbers
+            with randomness(self.random) if drops else nullcontext(), autocast(settings):
                 loss = self.loss(batch)
             (loss * parallel.count() / target_tokens).backward()  # DDP takes the mean
             self.loss_sum += parallel.total(loss.detach())
@@ -247,10 +238,6 @@ class Training:
         progress.step += 1
         progress.target_tokens += target_tokens
         progress.tokens += parallel.total(sum(batch.tokens for batch in batches))
-
-    def _dropping(self) -> AbstractContextManager:
-        """Only dropout needs random numbers."""
-        return self.randomness if self.model.config.dropout_rate else nullcontext()
 
     def report(self) -> dict:
         """What there is to say of the updates since the last report; here a GPU is waited for.
@@ -302,7 +289,7 @@ class Training:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": asdict(self.progress),
             "loss_sum": self.loss_sum,
-        } | self.randomness.state
+        } | self.random
 
     def load_state_dict(self, state: dict, best_weights: dict[str, torch.Tensor]) -> None:
         """Continue from what ``state_dict`` returned (and the best weights, by name).
@@ -322,8 +309,8 @@ class Training:
             due = self.progress.validations_due(self.settings)
             self.progress.validations = min(self.progress.validations, due)
             self.best_weights = best_weights
-            self.randomness.state = {"rng": state["rng"], "cuda_rng": state["cuda_rng"]}
-            with self.randomness:  # they must be such states
+            self.random = {name: state[name] for name in ("rng", "cuda_rng")}
+            with randomness(self.random):  # they must be such states
                 pass
         except (AttributeError, LookupError, TypeError, RuntimeError) as error:
             raise ValueError(" ".join(str(error).split())[:200]) from None

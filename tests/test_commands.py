@@ -382,19 +382,22 @@ def test_all_bad_flags_at_once():
     [
         (
             ["--mode", "direct", "--segmentation", "entropy"],
-            "--segmentation is 'entropy' with --mode direct",
+            "--segmentation has no effect with --mode direct; remove it",
         ),
-        (["--scorer", "x"], "--scorer is 'x' with --segmentation interleave"),
+        (["--scorer", "x"], "--scorer has no effect without --segmentation entropy"),
         (["--data", "none.csv"], "none.csv: cannot be read"),
         (["--resume", "nowhere"], "config.json: cannot be read"),
-        (["--resume", "nowhere", "--mode", "dsm"], "--mode with --resume"),
+        (["--resume", "nowhere", "--mode", "dsm"], "--mode has no effect with --resume"),
         (["--frobnicate"], "--frobnicate is no flag; see --help"),
         (["--max_steps", "3"], "--max_steps is no flag; did you mean --max-steps?"),
         (["usm"], "'usm' belongs to no flag"),
         (["--max-steps", "-1", "--device", "abacus"], "--device is 'abacus'"),
         (["--seed", "9" * 30], "--seed is"),
-        (["--beta", "1.4"], "--beta is 1.4 with --segmentation interleave"),
-        (["--scorer", "a", "--segmentation", "entropy", "--out-dir", "a"], "and so is --scorer"),
+        (["--beta", "1.4"], "--beta has no effect without --segmentation entropy"),
+        (
+            ["--scorer", "a", "--segmentation", "entropy", "--out-dir", "a"],
+            "--out-dir and --scorer are one folder",
+        ),
         (["--segmentation", "entropy", "--scorer", "nowhere"], "config.json: cannot be read"),
     ],
 )
@@ -425,12 +428,12 @@ def test_mistakes_about_runs(runs, tmp_path):
     assert "expected a direct one as --scorer" in fail(
         "segment.py", "--segmentation", "entropy", "--scorer", runs / "usm"
     )
-    assert "without --scorer" in fail("segment.py", "--segmentation", "entropy")
+    assert "needs --scorer" in fail("segment.py", "--segmentation", "entropy")
     assert "config.json: cannot be read" in fail("evaluate.py", "--run", tmp_path)
     assert "names one folder twice" in fail(
         "evaluate.py", "--run", runs / "usm", "--run", runs / "usm"
     )
-    assert "--data with --question" in fail(
+    assert "--data has no effect with --question" in fail(
         "evaluate.py", "--run", runs / "usm", "--question", "q", "--data", "d"
     )
 

@@ -218,7 +218,9 @@ def test_the_first_loss_is_the_checkpoints(folder, tmp_path):
 
 
 def test_mistakes(folder, tmp_path):
-    assert "--size with --init" in fail("train.py", "--init", folder, "--size", "tiny")
+    assert "--size has no effect with --init" in fail(
+        "train.py", "--init", folder, "--size", "tiny"
+    )
     assert "config.json: cannot be read" in fail("train.py", "--init", tmp_path / "nowhere")
     (folder / "tokenizer.json").rename(tmp_path / "elsewhere.json")
     assert "only spiece.model" in fail(

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ases.answers import Stated, find_answer, parse_answer
+from ases.answers import Stated, find_answer
 from ases.data import Example, InputError
 
 FORMATS = "JSON Lines, a JSON array, or a table with a header"
@@ -161,60 +161,50 @@ def read_questions(path: str, column: str | None = None) -> list[Example]:
 def _scan(
     path: Path, text: str, task: str, columns: Columns, skip_contradicted: bool = False
 ) -> Dataset:
-    data = Dataset(path.name)
-    first_line: dict[str, str] = {}
+    data, seen = Dataset(path.name), {}
     for line, row in _rows(path, text, columns):
         try:
             if isinstance(row, InputError):
                 raise row
-            example, empty = _example(path, line, row, columns)
-            if example.id in first_line:
+            texts = {name: _text(row, name, name == columns.label) for name in columns.needed}
+            id_ = _id(row) or (f"line-{line}" if line.isdigit() else line.replace(" ", "-"))
+            if id_ in seen:
+                first = f"{path}:{seen[id_]}"
                 raise InputError(
-                    f"{path}:{line}: field 'id': {example.id!r} stands already in "
-                    f"{path}:{first_line[example.id]}; expected unique ids"
+                    f"field 'id': {id_!r} stands already in {first}; expected unique ids"
                 )
-            first_line[example.id] = line
-            if empty:
-                data.empty.append(f"{path}:{line}: field {empty!r} is empty; expected a text")
+            seen[id_] = line
+            if empty := [name for name in columns.needed if not texts[name]]:
+                data.empty.append(f"{path}:{line}: field {empty[0]!r} is empty; expected a text")
                 continue
+            answer = texts.get(columns.answer, "")
+            example = Example(id_, texts[columns.question], answer)
             if task == "mwp" and columns.answer is not None:
-                stated = _stated(path, line, columns.answer, example.answer)
-                data.restated += "####" in example.answer
+                stated = _stated(columns.answer, answer)
+                data.restated += "####" in answer
                 data.dropped += stated.dropped
                 example = replace(example, answer=stated.text)
-                if example.label is not None and stated.number != parse_answer(example.label):
-                    reason = f"states another number than {columns.label!r}: {example.label!r}"
-                    data.contradicted.append(f"{path}:{line}: field {columns.answer!r} {reason}")
-                    if skip_contradicted:
-                        continue
+                if columns.label is not None:
+                    label = _stated(columns.label, f"The answer is {texts[columns.label]}")
+                    true = label.text[label.text.rindex("The answer is") :]
+                    example = replace(example, label=true)
+                    if label.number != stated.number:
+                        told = f"{path}:{line}: field {columns.answer!r} states another number"
+                        data.contradicted.append(f"{told} than {columns.label!r}: {true!r}")
+                        if skip_contradicted:
+                            continue
             data.examples.append(example)
         except InputError as error:
-            data.problems.append(str(error))
+            data.problems.append(f"{path}:{line}: {error}")
     return data
 
 
-def _example(path: Path, line: str, row: dict, columns: Columns) -> tuple[Example, str | None]:
-    """An example, and the needed field in which nothing stands."""
-    if isinstance(row.get(columns.label), (int, float)):  # JSON has true answers as numbers, too
-        row = row | {columns.label: str(row[columns.label])}
-    texts = {name: _text_field(path, line, row, name).strip() for name in columns.needed}
-    answer = "" if columns.answer is None else texts[columns.answer]
-    example = Example(_id_field(path, line, row), texts[columns.question], answer)
-    empty = next((name for name in columns.needed if not texts[name]), None)
-    if columns.label is not None and not empty:
-        stated = _stated(path, line, columns.label, f"The answer is {texts[columns.label]}")
-        example = replace(example, label=stated.text[stated.text.rindex("The answer is") :])
-    return example, empty
-
-
-def _stated(path: Path, line: str, column: str, text: str) -> Stated:
+def _stated(column: str, text: str) -> Stated:
     """The answer that a text states, in the one form."""
     stated = find_answer(text)
     if stated is None:
-        raise InputError(
-            f"{path}:{line}: field {column!r}: no final number that can be read; "
-            "expected it to end with 'The answer is N.' or '#### N'"
-        )
+        wanted = "expected it to end with 'The answer is N.' or '#### N'"
+        raise InputError(f"field {column!r}: no final number that can be read; {wanted}")
     return stated
 
 
@@ -353,7 +343,7 @@ def _decoded(path: Path, raw: bytes, columns: Columns) -> str:
 def _rows(path: Path, text: str, columns: Columns) -> Rows:
     delimiter = _delimiter(text, columns)
     if delimiter is None and _is_json(text):
-        return _array_rows(path, text) if text.lstrip().startswith("[") else _json_rows(path, text)
+        return _array_rows(path, text) if text.lstrip().startswith("[") else _json_rows(text)
     if delimiter is None:  # the complaint about the header shall show its names
         delimiter = max(",", "\t", ";", key=text.lstrip().split("\n", 1)[0].count)
     return _table_rows(path, text, columns, delimiter)
@@ -396,44 +386,39 @@ def _has_header(path: str, text: str) -> bool:
     return path.endswith((".csv", ".tsv", ".json", ".jsonl")) or (len(names) > 1 and all(words))
 
 
-def _json_rows(path: Path, text: str) -> Rows:
+def _json_rows(text: str) -> Rows:
     for number, content in enumerate(text.split("\n"), 1):
-        line = str(number)
-        if not content.strip():
-            continue
-        try:
-            row = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            yield line, _not_json(f"{path}:{line}", error, "one JSON object a line")
-        else:
-            yield line, _object(f"{path}:{line}", row)
+        if content.strip():
+            try:
+                yield str(number), _object(json.loads(content))
+            except (ValueError, RecursionError) as error:
+                yield str(number), _not_json(error, "one JSON object a line")
 
 
 def _array_rows(path: Path, text: str) -> Rows:
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
-        place = f"{path}:{getattr(error, 'lineno', 1)}"
-        raise _not_json(place, error, "a JSON array of objects") from None
+        told = _not_json(error, "a JSON array of objects")
+        raise InputError(f"{path}:{getattr(error, 'lineno', 1)}: {told}") from None
     for number, row in enumerate(rows, 1):
-        yield f"item {number}", _object(f"{path}:item {number}", row)
+        yield f"item {number}", _object(row)
 
 
-def _not_json(place: str, error: Exception, wanted: str) -> InputError:
+def _not_json(error: Exception, wanted: str) -> InputError:
     # A number of thousands of digits is a ValueError without a message of JSON's.
     reason = getattr(error, "msg", "a value is too large")
-    return InputError(f"{place}: not JSON ({reason}); expected {wanted}")
+    return InputError(f"not JSON ({reason}); expected {wanted}")
 
 
-def _object(place: str, row: object) -> dict | InputError:
+def _object(row: object) -> dict | InputError:
     if isinstance(row, dict):
         return row
-    return InputError(f"{place}: a JSON {type(row).__name__}; expected a JSON object")
+    return InputError(f"a JSON {type(row).__name__}; expected a JSON object")
 
 
 def _table_rows(path: Path, text: str, columns: Columns, delimiter: str) -> Rows:
-    lines = io.StringIO(text, newline="")
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     start, header = 1, None
     while True:
         try:
@@ -448,66 +433,53 @@ def _table_rows(path: Path, text: str, columns: Columns, delimiter: str) -> Rows
         if not values:
             continue
         if header is None:
-            header = _header(path, line, values, columns)
+            header = _header(f"{path}:{line}", values, columns)
         elif len(values) != len(header):
-            reason = f"{len(values)} fields; expected {len(header)}, as in the header"
-            yield line, InputError(f"{path}:{line}: {reason}")
+            told = f"{len(values)} fields; expected {len(header)}, as in the header"
+            yield line, InputError(told)
         elif delimiter == "\t" and any("\t" in value and "\n" in value for value in values):
-            reason = "a quoted field holds tabs and lines; expected no stray quote before it"
-            yield line, InputError(f"{path}:{line}: {reason}")
+            told = "a quoted field holds tabs and lines; expected no stray quote before it"
+            yield line, InputError(told)
         else:
             yield line, dict(zip(header, values))
 
 
-def _header(path: Path, line: str, values: list[str], columns: Columns) -> list[str]:
+def _header(place: str, values: list[str], columns: Columns) -> list[str]:
     header = [name.strip() for name in values]
     if not set(columns.needed) <= set(header):
         found = ", ".join(header)[:120]
-        raise InputError(
-            f"{path}:{line}: columns {found!r}; expected {columns.words}, "
-            "or their names as --question-field and --answer-field"
-        )
+        wanted = f"{columns.words}, or their names as --question-field and --answer-field"
+        raise InputError(f"{place}: columns {found!r}; expected {wanted}")
     for name in (*columns.needed, "id", "qid"):
         if header.count(name) > 1:
-            raise InputError(f"{path}:{line}: column {name!r} stands twice; expected it once")
+            raise InputError(f"{place}: column {name!r} stands twice; expected it once")
     return header
 
 
-def _text_field(path: Path, line: str, row: dict, name: str) -> str:
+def _text(row: dict, name: str, or_number: bool = False) -> str:
+    """A field's text without the blanks around it; a label may be a number in JSON."""
     if name not in row:
         found = ", ".join(map(str, row))[:120]
-        raise InputError(
-            f"{path}:{line}: field {name!r} is missing; expected a text "
-            f"(the fields are {found!r}; --question-field and --answer-field name others)"
-        )
+        others = f"the fields are {found!r}; --question-field and --answer-field name others"
+        raise InputError(f"field {name!r} is missing; expected a text ({others})")
     value = row[name]
+    if or_number and isinstance(value, (int, float)):
+        value = str(value)
     if not isinstance(value, str):
-        raise InputError(
-            f"{path}:{line}: field {name!r} is {type(value).__name__}; expected a text"
-        )
-    return _valid_unicode(path, line, name, value)
-
-
-def _valid_unicode(path: Path, line: str, name: str, value: str) -> str:
+        raise InputError(f"field {name!r} is {type(value).__name__}; expected a text")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise InputError(
-            f"{path}:{line}: field {name!r} holds half a surrogate pair; expected valid Unicode"
-        )
-    return value
+        raise InputError(f"field {name!r} holds half a surrogate pair; expected valid Unicode")
+    return value.strip()
 
 
-def _id_field(path: Path, line: str, row: dict) -> str:
-    for name in ("id", "qid"):
-        if name in row:
-            value = row[name]
-            if isinstance(value, bool) or not isinstance(value, (str, int)):
-                kind = type(value).__name__
-                raise InputError(
-                    f"{path}:{line}: field {name!r} is {kind}; expected a text or a whole number"
-                )
-            if not str(value).strip():
-                raise InputError(
-                    f"{path}:{line}: field {name!r} is empty; expected a text or a whole number"
-                )
-            return _valid_unicode(path, line, name, str(value).strip())
-    return f"line-{line}" if line.isdigit() else line.replace(" ", "-")
+def _id(row: dict) -> str | None:
+    """What a row calls itself; None if it does not."""
+    name = next((name for name in ("id", "qid") if name in row), None)
+    if name is None:
+        return None
+    wanted = "expected a text or a whole number"
+    if isinstance(row[name], bool) or not isinstance(row[name], (str, int)):
+        raise InputError(f"field {name!r} is {type(row[name]).__name__}; {wanted}")
+    if not str(row[name]).strip():
+        raise InputError(f"field {name!r} is empty; {wanted}")
+    return _text({name: str(row[name])}, name)

@@ -1,5 +1,6 @@
 """The flags of the three commands, and which of them do not go together."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,44 +44,35 @@ TRAIN_FLAGS: Groups = {
 }
 
 
+def _useless(given: dict[str, Any], where: str, names: Iterable[str]) -> list[str]:
+    flags = [f"--{name.replace('_', '-')}" for name in names if name in given]
+    return [f"{flag} has no effect {where}; remove it" for flag in flags]
+
+
 def segmentation_complaints(given: dict[str, Any]) -> list[str]:
     """Settings of the entropy rule say nothing about labels by position."""
     if given.get("segmentation") == "entropy":
         return []
-    return [
-        f"--{name.replace('_', '-')} is {given[name]!r} with --segmentation interleave; "
-        "expected it only with entropy"
-        for name in ("scorer", "beta", "gamma", "entropy_context")
-        if name in given
-    ]
+    names = ("scorer", "beta", "gamma", "entropy_context")
+    return _useless(given, "without --segmentation entropy", names)
 
 
 def train_complaints(given: dict[str, Any]) -> list[str]:
     """Flags of train.py that do not go together."""
+    complaints = device_complaints(given)
     if "resume" in given:
-        free = ("resume", "device", "data", "max_steps", "max_minutes")
-        others = [name for name in given if name not in free]
-        return device_complaints(given) + [
-            f"--{name.replace('_', '-')} with --resume; "
-            "expected no other setting, for config.json has them"
-            for name in others
-        ]
-    complaints = device_complaints(given) + segmentation_complaints(given)
+        free = {"resume", "device", "data", "max_steps", "max_minutes"}
+        where = "with --resume, for config.json has all settings"
+        return complaints + _useless(given, where, [name for name in given if name not in free])
+    complaints += segmentation_complaints(given)
     if given.get("mode") == "direct" and given.get("segmentation") == "entropy":
-        complaints.append(
-            "--segmentation is 'entropy' with --mode direct; expected it only with dsm or usm"
-        )
-    if "init" in given and "size" in given:
-        complaints.append("--size with --init; expected no shape, for the checkpoint has one")
+        complaints += _useless(given, "with --mode direct", ["segmentation"])
+    if "init" in given:
+        complaints += _useless(given, "with --init, for the checkpoint has a shape", ["size"])
+    out_dir = Path(given.get("out_dir", "")).resolve()
     for name in ("scorer", "init"):
-        if (
-            name in given
-            and "out_dir" in given
-            and Path(given[name]).resolve() == Path(given["out_dir"]).resolve()
-        ):
-            complaints.append(
-                f"--out-dir is {given['out_dir']!r}, and so is --{name}; expected another folder"
-            )
+        if "out_dir" in given and name in given and Path(given[name]).resolve() == out_dir:
+            complaints.append(f"--out-dir and --{name} are one folder; choose another --out-dir")
     return complaints
 
 
@@ -118,14 +110,6 @@ SEGMENT_FLAGS: Groups = {
 }
 
 
-def _useless(given: dict[str, Any], what: str, names: tuple[str, ...]) -> list[str]:
-    return [
-        f"--{name.replace('_', '-')} with {what}; expected it without, for it would do nothing"
-        for name in names
-        if name in given
-    ]
-
-
 def _output_complaints(given: dict[str, Any], names: tuple[str, ...]) -> list[str]:
     complaints = []
     for name in names:
@@ -133,9 +117,8 @@ def _output_complaints(given: dict[str, Any], names: tuple[str, ...]) -> list[st
         if path and path.is_dir():
             complaints.append(f"--{name} is {str(path)!r}, a folder; expected a file")
         elif path and path.exists() and "overwrite" not in given:
-            complaints.append(
-                f"--{name} is {str(path)!r}, which exists; expected a new file, or --overwrite"
-            )
+            told = f"--{name} is {str(path)!r}, which exists"
+            complaints.append(f"{told}; choose another file, or pass --overwrite")
     return complaints
 
 
@@ -143,18 +126,15 @@ def segment_complaints(given: dict[str, Any]) -> list[str]:
     """Flags of segment.py that do not go together."""
     complaints = device_complaints(given) + segmentation_complaints(given)
     if given.get("segmentation") == "entropy" and "scorer" not in given:
-        complaints.append(
-            "--segmentation is 'entropy' without --scorer; "
-            "expected the run folder of a direct model"
-        )
-    if "check" in given and "data" not in given:
-        complaints.append("--check without --data; expected a file to check")
+        complaints.append("--segmentation entropy needs --scorer, the folder of a direct run")
     if "check" in given:
-        complaints += _useless(given, "--check", ("split", "show", "report", "out"))
+        if "data" not in given:
+            complaints.append("--check needs --data, the file to check")
+        complaints += _useless(given, "with --check", ("split", "show", "report", "out"))
     complaints += _output_complaints(given, ("out", "report"))
     places = [Path(given[name]).resolve() for name in ("data", "out", "report") if name in given]
     if len(set(places)) < len(places):
-        complaints.append("two of --data, --out and --report are one file; expected different ones")
+        complaints.append("two of --data, --out and --report are one file; choose another")
     return complaints
 
 
@@ -208,20 +188,18 @@ def evaluate_complaints(given: dict[str, Any]) -> list[str]:
         complaints.append("--run is missing; expected the folder of a run")
     if len(set(runs)) < len(runs):
         complaints.append("--run names one folder twice; expected different ones")
-    if "question" in given:
-        if not given["question"].strip() or any(
-            "\ud800" <= c <= "\udfff" for c in given["question"]
-        ):
-            complaints.append("--question is empty or no valid Unicode; expected a text")
     fields = ("question_field", "answer_field", "label_field", "skip_bad_rows")
     of_scores = ("data", "split", *fields[1:], "show_wrong", "report")
     if "question" in given:
+        question = given["question"]
+        if not question.strip() or any("\ud800" <= c <= "\udfff" for c in question):
+            complaints.append("--question is empty or no valid Unicode; expected a text")
         of_files = ("questions", "question_field", "out_dir", "overwrite")
-        complaints += _useless(given, "--question", (*of_scores, *of_files))
+        complaints += _useless(given, "with --question", (*of_scores, *of_files))
     elif "questions" in given:
-        complaints += _useless(given, "--questions", of_scores)
+        complaints += _useless(given, "with --questions", of_scores)
     elif "data" not in given:
-        complaints += _useless(given, "the run's own data", fields)
+        complaints += _useless(given, "on the run's own data", fields)
     complaints += _output_complaints(given, ("report",))
     if "report" in given and Path(given["report"]).suffix != ".html":
         complaints.append(f"--report is {given['report']!r}; expected a name that ends in .html")

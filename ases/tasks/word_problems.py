@@ -222,8 +222,8 @@ def _ends_with_fewer(s: Story, value: int) -> Step | None:
 
 
 OPENINGS = (_groups_of, _has_and_buys, _works, _buys_with_change)
-EVENTS = (_gives_away, _loses, _finds, _birthday, _doubles, _shares)
-EVENTS += (_ends_with_more, _ends_with_fewer)
+EVENTS = [_gives_away, _loses, _finds, _birthday, _doubles, _shares]
+EVENTS += [_ends_with_more, _ends_with_fewer]
 
 
 # --- a problem -----------------------------------------------------------------------------------
