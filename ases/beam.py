@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from ases.decoding import Decoded, finished_segment
-from ases.model import DecoderCache, EncoderDecoder
+from ases.model import Cache, EncoderDecoder
 from ases.tokenizer import Tokenizer
 
 
@@ -67,7 +67,7 @@ class Beams:
 @torch.inference_mode()
 def beam_search(
     model: EncoderDecoder,
-    cache: DecoderCache,
+    cache: Cache,
     tokenizer: Tokenizer,
     max_tokens: int,
     forbidden: Sequence[list[int] | None] | None = None,

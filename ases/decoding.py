@@ -13,7 +13,7 @@ import torch
 
 from ases.attention import padding
 from ases.config import CHAIN
-from ases.model import DecoderCache, EncoderCache, EncoderDecoder
+from ases.model import Cache, EncoderDecoder
 from ases.pairs import join_context, pad_rows
 from ases.tokenizer import Tokenizer
 
@@ -31,10 +31,10 @@ Context = list[list[int]]  # the blocks of ``join_context``
 #: (role, numbers of the chains, their contexts) → segments
 Write = Callable[[str, list[int], list[Context]], list[Decoded]]
 #: (model, what it has read, tokenizer, max_tokens) → segments: ``greedy``, or beam search
-Search = Callable[[EncoderDecoder, DecoderCache, Tokenizer, int], list[Decoded]]
+Search = Callable[[EncoderDecoder, Cache, Tokenizer, int], list[Decoded]]
 #: The same with what each segment may not be, which is the one before it: ``beam_search``
 SecondTry = Callable[
-    [EncoderDecoder, DecoderCache, Tokenizer, int, Sequence[list[int] | None]], list[Decoded]
+    [EncoderDecoder, Cache, Tokenizer, int, Sequence[list[int] | None]], list[Decoded]
 ]
 
 
@@ -173,20 +173,19 @@ class Reader:
 
     def __init__(self, model: EncoderDecoder):
         self.model = model
-        self.cache: EncoderCache | None = None
+        self.cache: Cache | None = None
         self.chains: list[int] = []  # the chain of each row
         self.n_blocks = 0  # all chains have the same number of them
 
     @torch.inference_mode()
-    def read(self, chains: list[int], contexts: list[Context]) -> DecoderCache:
+    def read(self, chains: list[int], contexts: list[Context]) -> Cache:
         """Encode the blocks that are new, and forget the chains that are not asked for any more."""
         model = self.model
         device = model.embedding.weight.device
         if len(contexts[0]) <= self.n_blocks:  # other chains begin
             self.cache, self.n_blocks = None, 0
         if self.cache is None:
-            nothing = torch.zeros(len(chains), dtype=torch.long, device=device)
-            self.cache = EncoderCache(len(model.encoder), len(model.decoder), nothing)
+            self.cache = model.nothing_read(len(chains))
         elif chains != self.chains:
             row = {chain: r for r, chain in enumerate(self.chains)}
             self.cache.select(torch.tensor([row[chain] for chain in chains], device=device))
@@ -205,7 +204,7 @@ class Reader:
                 ends[-1] += [len(ids[-1])] * len(block)
         new_ids, new_ends = torch.tensor(ids, device=device), torch.tensor(ends, device=device)
         model.append(new_ids, new_ends, torch.tensor(lengths, device=device), self.cache)
-        return model.read(self.cache)
+        return self.cache.fresh()
 
 
 # --- one segment ---------------------------------------------------------------------------------
@@ -213,7 +212,7 @@ class Reader:
 
 @torch.inference_mode()
 def greedy(
-    model: EncoderDecoder, cache: DecoderCache, tokenizer: Tokenizer, max_tokens: int
+    model: EncoderDecoder, cache: Cache, tokenizer: Tokenizer, max_tokens: int
 ) -> list[Decoded]:
     """The likeliest next token each time, for a whole batch, with a key-value cache.
 
@@ -250,7 +249,7 @@ def greedy(
 
 
 @torch.inference_mode()
-def encode_sources(model: EncoderDecoder, sources: Sequence[Sequence[int]]) -> DecoderCache:
+def encode_sources(model: EncoderDecoder, sources: Sequence[Sequence[int]]) -> Cache:
     """Encode a batch of whole contexts, each source token seeing all of its own, for decoding."""
     device = model.embedding.weight.device
     ids = pad_rows(sources, model.config.pad_token_id).to(device)

@@ -188,8 +188,8 @@ class Block(nn.Module):
         """
         normed = self.norm_self(x)
         k, v = append_right(past, self.self_attention.keys_and_values(normed), lengths)
-        n_past = 0 if past is None else past[0].shape[2]
-        x = x + self.dropout(self.self_attention(normed, k, v, runs, rel_bias, n_past))
+        attended = self.self_attention(normed, k, v, runs, rel_bias, _width(past))
+        x = x + self.dropout(attended)
         if cross is not None:
             x = x + self.dropout(self.cross_attention(self.norm_cross(x), *cross, cross_runs))
         return x + self.dropout(self.feed_forward(self.norm_ff(x))), (k, v)
@@ -198,56 +198,39 @@ class Block(nn.Module):
 # --- the whole -----------------------------------------------------------------------------------
 
 
-class EncoderCache:
-    """What generation keeps of contexts that grow: keys and values of each layer.
+class Cache:
+    """What generation keeps of a batch: keys and values of each layer, of a source that grows
+    (``append``) or of a target that is written over it (``decode``).
 
-    Rows are aligned on the right, so that the newest tokens of all stand in the same columns: then
-    one vector of biases serves them, and what a row sees is one run.
+    Sources that grow are aligned on the right, so that the newest tokens of all stand in the same
+    columns: then one vector of biases serves them, and what a row sees is one run.
     """
 
-    def __init__(self, n_layers: int, n_decoder_layers: int, lengths: Tensor):
-        self.layers: list[KeysAndValues | None] = [None] * n_layers
-        self.cross: list[KeysAndValues | None] = [None] * n_decoder_layers
-        self.lengths = lengths  # (B,) tokens so far
-
-    @property
-    def width(self) -> int:
-        """Columns so far: the length of the longest row."""
-        return 0 if self.cross[0] is None else self.cross[0][0].shape[2]
-
-    def select(self, rows: Tensor) -> None:
-        """Keep the batch rows ``rows`` (indices, in the order wanted)."""
-        self.layers = [_rows_of(pair, rows) for pair in self.layers]
-        self.cross = [_rows_of(pair, rows) for pair in self.cross]
-        self.lengths = self.lengths[rows]
-
-
-class DecoderCache:
-    """What decoding keeps of a batch, per layer: the encoder's keys and values, and its own."""
-
-    def __init__(self, cross: list[KeysAndValues], first: Tensor, last: Tensor):
-        self.cross = cross  # of the S source positions
-        self.first, self.last = first, last  # (B,) the run of source positions that a row reads
-        self.past: list[KeysAndValues | None] = [None] * len(cross)  # of the target so far
-
-    @property
-    def steps(self) -> int:
-        """Tokens of the target so far."""
-        return 0 if self.past[0] is None else self.past[0][0].shape[2]
+    def __init__(
+        self, n_layers: int, cross: list[KeysAndValues | None], first: Tensor, last: Tensor
+    ):
+        self.past: list[KeysAndValues | None] = [None] * n_layers  # what has been read or written
+        self.cross = cross  # the source's, for each layer of the decoder
+        self.first, self.last = first, last  # (B,) the columns in which a row's source stands
 
     def select(self, rows: Tensor) -> None:
         """Keep the batch rows ``rows`` (indices, in the order wanted, repeats allowed)."""
         self.cross = [_rows_of(pair, rows) for pair in self.cross]
-        self.past = [_rows_of(pair, rows) for pair in self.past]
+        self.select_past(rows)
         self.first, self.last = self.first[rows], self.last[rows]
-
-    def fresh(self) -> "DecoderCache":
-        """A cache over the same source, as before anything was written."""
-        return DecoderCache(list(self.cross), self.first, self.last)
 
     def select_past(self, rows: Tensor) -> None:
         """Reorder rows that read the same source, as ``select`` (only what they wrote differs)."""
         self.past = [_rows_of(pair, rows) for pair in self.past]
+
+    def fresh(self) -> "Cache":
+        """For a target over the same source, of which nothing is written."""
+        return Cache(len(self.cross), list(self.cross), self.first, self.last)
+
+
+def _width(pair: KeysAndValues | None) -> int:
+    """Columns so far."""
+    return 0 if pair is None else pair[0].shape[2]
 
 
 def _rows_of(pair: KeysAndValues | None, rows: Tensor) -> KeysAndValues | None:
@@ -286,7 +269,7 @@ def append_right(
 
 class EncoderDecoder(nn.Module):
     """The model: ``logits`` and ``loss_sum`` of a batch of rows for training; for generation
-    ``append`` and ``read`` (block-causal) or ``encode`` and ``start``, then ``decode``."""
+    ``append`` (block-causal) or ``encode`` and ``start``, then ``decode``."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -350,11 +333,17 @@ class EncoderDecoder(nn.Module):
             x, _ = block(x, runs, rel_bias)
         return self.dropout(self.encoder_norm(x))
 
-    def start(self, states: Tensor, input_lengths: Tensor) -> DecoderCache:
+    def start(self, states: Tensor, input_lengths: Tensor) -> Cache:
         """A fresh cache over the encoder's states (B, S, D), of sources aligned on the left."""
-        return DecoderCache(self._cross(states), torch.zeros_like(input_lengths), input_lengths)
+        cross, first = self._cross(states), torch.zeros_like(input_lengths)
+        return Cache(len(self.decoder), cross, first, input_lengths)
 
-    def append(self, input_ids: Tensor, ends: Tensor, lengths: Tensor, cache: EncoderCache) -> None:
+    def nothing_read(self, n: int) -> Cache:
+        """A cache for ``n`` sources of which nothing has been read."""
+        zero = torch.zeros(n, dtype=torch.long, device=self.embedding.weight.device)
+        return Cache(len(self.encoder), [None] * len(self.decoder), zero, zero)
+
+    def append(self, input_ids: Tensor, ends: Tensor, lengths: Tensor, cache: Cache) -> None:
         """Encode new blocks of a block-causal source behind what ``cache`` holds.
 
         Args:
@@ -362,30 +351,26 @@ class EncoderDecoder(nn.Module):
             ends: (B, W) the end of each token's block, counted in these columns.
             lengths: (B,) how many of the columns are real.
         """
-        n_old, n_new = cache.width, input_ids.shape[1]
-        n_all = n_old + n_new
+        n_old, n_new = _width(cache.cross[0]), input_ids.shape[1]
+        n_all, all_lengths = n_old + n_new, cache.last - cache.first + lengths
         padded = torch.arange(n_new, device=lengths.device) < n_new - lengths[:, None]
-        start = (n_all - cache.lengths - lengths)[:, None]
+        start = (n_all - all_lengths)[:, None]
         runs = torch.where(padded, 0, start), torch.where(padded, 0, n_old + ends)
 
         x, rel_bias = self.embedding(input_ids), self.encoder_bias()
-        kept = min(n_all, int((cache.lengths + lengths).max()))
+        kept = min(n_all, int(all_lengths.max()))
         for i, block in enumerate(self.encoder):
-            x, joined = block(x, runs, rel_bias, cache.layers[i], lengths)
-            cache.layers[i] = _last_columns(joined, kept)
+            x, joined = block(x, runs, rel_bias, cache.past[i], lengths)
+            cache.past[i] = _last_columns(joined, kept)
         states = self.encoder_norm(x)
         for i, new in enumerate(self._cross(states)):
             cache.cross[i] = _last_columns(append_right(cache.cross[i], new, lengths), kept)
-        cache.lengths = cache.lengths + lengths
+        cache.last = torch.full_like(lengths, kept)
+        cache.first = cache.last - all_lengths
 
-    def read(self, cache: EncoderCache) -> DecoderCache:
-        """A fresh decoder cache over all that ``cache`` holds, which stays as it is."""
-        last = torch.full_like(cache.lengths, cache.width)
-        return DecoderCache(list(cache.cross), last - cache.lengths, last)
-
-    def decode(self, decoder_input_ids: Tensor, cache: DecoderCache) -> Tensor:
+    def decode(self, decoder_input_ids: Tensor, cache: Cache) -> Tensor:
         """Logits (B, T, V) for the next T decoder inputs (B, T), whose keys and values are kept."""
-        n_past, n_new = cache.steps, decoder_input_ids.shape[1]
+        n_past, n_new = _width(cache.past[0]), decoder_input_ids.shape[1]
         runs = causal(n_new, n_past, decoder_input_ids.device)
         first, last = (end[:, None].expand(-1, n_new) for end in (cache.first, cache.last))
         logits, cache.past = self._decode(
@@ -393,7 +378,7 @@ class EncoderDecoder(nn.Module):
         )
         return logits
 
-    def _cross(self, states: Tensor) -> list[KeysAndValues]:
+    def _cross(self, states: Tensor) -> list[KeysAndValues | None]:
         """Each decoder layer's keys and values of the encoder's states (B, S, D)."""
         blocks = [cast(Block, block) for block in self.decoder]
         return [block.cross_attention.keys_and_values(states) for block in blocks]
@@ -403,7 +388,7 @@ class EncoderDecoder(nn.Module):
         ids: Tensor,
         runs: Runs,
         past: list[KeysAndValues | None],
-        cross: list[KeysAndValues],
+        cross: list[KeysAndValues | None],
         cross_runs: Runs,
     ) -> tuple[Tensor, list[KeysAndValues]]:
         """Logits of the decoder inputs, and each layer's keys and values so far."""

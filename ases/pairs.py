@@ -19,8 +19,9 @@ one context is a prefix of that of the next, and one row serves a whole chain [o
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -228,19 +229,12 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
 
-        def move(runs: Runs) -> Runs:
-            return runs[0].to(device), runs[1].to(device)
+        def moved(part: Any) -> Any:
+            if isinstance(part, tuple):
+                return tuple(map(moved, part))
+            return part.to(device) if isinstance(part, Tensor) else part
 
-        return Batch(
-            self.source.to(device),
-            self.decoder_input.to(device),
-            self.target.to(device),
-            move(self.source_runs),
-            move(self.target_runs),
-            move(self.cross_runs),
-            self.source_tokens,
-            self.target_tokens,
-        )
+        return Batch(*(moved(getattr(self, f.name)) for f in fields(self)))
 
 
 def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:

@@ -164,8 +164,8 @@ _ALONE = threading.RLock()
 
 @contextmanager
 def randomness(state: dict) -> Iterator[None]:
-    """Random numbers of one training's own: inside, they take the place of the process's, which come
-    back afterwards untouched. Trainings in several threads wait for one another.
+    """Random numbers of one training's own: inside, they take the place of the process's, which
+    come back afterwards. Trainings in several threads wait for one another.
 
     Args:
         state: where they stand, and where they will; {"seed": n} is a beginning.

@@ -3,6 +3,8 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial, reduce
+from operator import getitem
 
 import numpy as np
 
@@ -26,24 +28,15 @@ def table(experiment: Experiment, results: dict[str, dict]) -> str:
     rows = finished(experiment, results)
     if not rows:
         return "Nothing was run yet.\n"
-    if experiment.kind == "axis":
-        lines = _axis_table(experiment, rows)
-    else:
-        kinds = {
-            "rows": _row_table,
-            "sweep": _sweep_table,
-            "losses": _loss_table,
-            "scorers": _scorer_table,
-        }
-        lines = kinds[experiment.kind](rows)
+    kinds = {"rows": _row_table, "sweep": _sweep_table, "losses": _loss_table}
+    kinds |= {"scorers": _scorer_table, "axis": partial(_axis_table, experiment)}
+    lines = kinds[experiment.kind](rows)
     if experiment.axis == "steps":
         lines += ["", *_mistake_table(rows)]
     n = sum(len(found) for found in rows.values())
     if n < len(experiment.trials):
-        lines += [
-            "",
-            f"{len(experiment.trials) - n} of {len(experiment.trials)} trials are missing.",
-        ]
+        missing = len(experiment.trials) - n
+        lines += ["", f"{missing} of {len(experiment.trials)} trials are missing."]
     return "\n".join(lines) + "\n"
 
 
@@ -65,6 +58,11 @@ def _difference(found: Difference | None) -> str:
     return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]{mark}"
 
 
+def _mean(found: Found, *keys: str, digits: int = 2) -> str:
+    """Of the value that lies under these keys of each result."""
+    return f"{np.mean([reduce(getitem, keys, result) for _, result in found]):.{digits}f}"
+
+
 def _row_table(rows: Rows) -> list[str]:
     """A line for each row and test."""
     header = ["", "seeds", "score", "against direct", "ROUGE-1, 2", "BLEU", "end"]
@@ -81,27 +79,15 @@ def _row_table(rows: Rows) -> list[str]:
             difference, time = None, f"{np.median([r['seconds'] for _, r in found]):.0f} s"
             if baseline is not found and (d := difference_interval(found, baseline, test)):
                 difference, time = d, _times_as_long(found, baseline)
-            ended = [r["tests"][test]["stop_reasons"]["end"] for _, r in found]
-            segments = f"{np.mean([r['segments'] for _, r in found]):.1f}"
             label = name if test == "test" else f"{name}, {test.removeprefix('test, ')}"
-            rouge = ""
-            if trial.task == "pet":
-                one_and_two = (np.mean(scores(found, test, f"rouge{n}")) for n in (1, 2))
-                rouge = ", ".join(f"{value:.3f}" for value in one_and_two)
-            cells.append(
-                [
-                    label,
-                    str(len(found)),
-                    _with_interval(scores(found, test, score)),
-                    _difference(difference),
-                    rouge,
-                    f"{np.mean(scores(found, test, 'bleu')):.1f}",
-                    f"{np.mean(ended):.2f}",
-                    "" if trial.recipe.mode == "direct" else segments,
-                    f"{np.mean([r['steps'] for _, r in found]):.0f}",
-                    time,
-                ]
-            )
+            means = [np.mean(scores(found, test, f"rouge{n}")) for n in "12" if trial.task == "pet"]
+            line = [label, str(len(found)), _with_interval(scores(found, test, score))]
+            line += [_difference(difference), ", ".join(f"{mean:.3f}" for mean in means)]
+            line.append(_mean(found, "tests", test, "bleu", digits=1))
+            line.append(_mean(found, "tests", test, "stop_reasons", "end"))
+            direct = trial.recipe.mode == "direct"
+            line.append("" if direct else _mean(found, "segments", digits=1))
+            cells.append([*line, _mean(found, "steps", digits=0), time])
     return _markdown(header, cells)
 
 
@@ -117,9 +103,8 @@ def _axis_table(experiment: Experiment, rows: Rows) -> list[str]:
     places = sorted({x for own in places_of.values() for x in own})
     names = experiment.axis.split(", ") if "," in experiment.axis else None
     header = ["" if names else experiment.axis, *places_of]
-    compared = (
-        {} if experiment.axis == "steps" else {"test": "usm ahead", "longer": "usm ahead, longer"}
-    )
+    compared = {"test": "usm ahead", "longer": "usm ahead, longer"}
+    compared = {} if experiment.axis == "steps" else compared
     cells = []
     for x in places:
         label = names[int(x)] if names else f"{x:g}"
@@ -136,18 +121,12 @@ def _sweep_table(rows: Rows) -> list[str]:
     for name, found in rows.items():
         for beta in sorted({t.x for t, _ in found}):
             own = [(t, r) for t, r in found if t.x == beta]
-            f1 = (f"{np.mean([r['roles'][role]['f1'] for _, r in own]):.2f}" for role in (ES, AS))
-            cells.append(
-                [
-                    f"{name}, β = {beta:g}",
-                    str(len(own)),
-                    _with_interval(scores(own, "test", "accuracy")),
-                    f"{np.mean(scores(own, 'test', 'bleu')):.1f}",
-                    f"{np.mean([r['as_share'] for _, r in own]):.2f}",
-                    f"{np.mean([r['segments'] for _, r in own]):.1f}",
-                    " / ".join(f1),
-                ]
-            )
+            f1 = [_mean(own, "roles", role, "f1") for role in (ES, AS)]
+            line = [f"{name}, β = {beta:g}", str(len(own))]
+            line.append(_with_interval(scores(own, "test", "accuracy")))
+            line.append(_mean(own, "tests", "test", "bleu", digits=1))
+            line += [_mean(own, "as_share"), _mean(own, "segments", digits=1)]
+            cells.append([*line, " / ".join(f1)])
     header = ["", "seeds", "accuracy", "BLEU", "share of AS", "segments", "F1 of ES / AS"]
     return _markdown(header, cells)
 
@@ -198,23 +177,12 @@ def _scorer_table(rows: Rows) -> list[str]:
     cells = []
     rules = ("mean", "sum", "first token", "highest", "position")
     for name, found in rows.items():
-        roles = [r["by_role"] for _, r in found]
-        finds = [r["by_entropy"] for _, r in found]
-        cells.append(
-            [
-                name,
-                f"{np.mean(scores(found, 'test', 'accuracy')):.3f}",
-                *(
-                    f"{np.mean([r[k]['entropy'] for r in roles]):.2f}"
-                    for k in ("ES", "AS", "computed")
-                ),
-                *(
-                    " / ".join(
-                        f"{np.mean([f[rule][role] for f in finds]):.2f}" for role in ("ES", "AS")
-                    )
-                    for rule in rules
-                ),
-            ]
-        )
+        line = [name, _mean(found, "tests", "test", "accuracy", digits=3)]
+        for kind in (ES, AS, "computed"):
+            line.append(_mean(found, "by_role", kind, "entropy"))
+        for rule in rules:
+            f1 = [_mean(found, "by_entropy", rule, role) for role in (ES, AS)]
+            line.append(" / ".join(f1))
+        cells.append(line)
     header = ["scorer", "accuracy", "entropy: ES", "AS", "computed", *(f"F1 by {r}" for r in rules)]
     return _markdown(header, cells)

@@ -5,6 +5,7 @@ A schema makes one step of a story: the sentence for the question, the facts tha
 """
 
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
 _PEOPLE = [
@@ -119,55 +120,67 @@ def _buys_with_change(s: Story, _: int) -> Step:
 # --- schemas that carry it on --------------------------------------------------------------------
 
 
-def _less(
-    s: Story, sentence: str, fact: str, value: int, b: int, left: str = "", back: bool = False
-) -> Step:
-    return Step(
-        sentence, [fact], f"{s.he} has {value} - {b} = {s.count(value - b)}{left}", value - b, back
-    )
+Tell = Callable[[Story, int], tuple[list[str], str]]  # of b: wordings of the sentence, and the fact
+Event = Callable[[Story, int], Step | None]
 
 
-def _more(s: Story, sentence: str, fact: str, value: int, b: int, back: bool = False) -> Step:
-    return Step(
-        sentence, [fact], f"{s.he} has {value} + {b} = {s.count(value + b)}", value + b, back
-    )
+def _change(sign: str, left: str = "", back: bool = False) -> Callable[[Tell], Event]:
+    """A schema that adds something to the quantity or takes something from it."""
+
+    def schema(tell: Tell) -> Event:
+        def event(s: Story, value: int) -> Step | None:
+            b = s.addend(value) if sign == "+" else s.part(value)
+            if b is None:
+                return None
+            wordings, fact = tell(s, b)
+            result = value + b if sign == "+" else value - b
+            derivation = f"{s.he} has {value} {sign} {b} = {s.count(result)}{left}"
+            return Step(s.say(*wordings), [fact], derivation, result, back)
+
+        return event
+
+    return schema
 
 
-def _gives_away(s: Story, value: int) -> Step | None:
-    if (b := s.part(value)) is None:
-        return None
-    sentence = s.say(
-        f"{s.He} gives {s.count(b)} to {s.friend}.", f"{s.friend} gets {b} of the {s.items}."
-    )
-    return _less(s, sentence, f"{s.friend} gets {s.count(b)}", value, b, " left")
+@_change("-", " left")
+def _gives_away(s: Story, b: int):
+    wordings = [
+        f"{s.He} gives {s.count(b)} to {s.friend}.",
+        f"{s.friend} gets {b} of the {s.items}.",
+    ]
+    return wordings, f"{s.friend} gets {s.count(b)}"
 
 
-def _loses(s: Story, value: int) -> Step | None:
-    if (b := s.part(value)) is None:
-        return None
-    sentence = s.say(
-        f"{s.He} loses {s.count(b)}.", f"Then {s.count(b)} {'goes' if b == 1 else 'go'} missing."
-    )
-    return _less(s, sentence, f"{s.he} loses {s.count(b)}", value, b, " left")
+@_change("-", " left")
+def _loses(s: Story, b: int):
+    missing = f"Then {s.count(b)} {'goes' if b == 1 else 'go'} missing."
+    return [f"{s.He} loses {s.count(b)}.", missing], f"{s.he} loses {s.count(b)}"
 
 
-def _finds(s: Story, value: int) -> Step | None:
-    if (b := s.addend(value)) is None:
-        return None
-    sentence = s.say(
-        f"{s.He} finds {b} more {s.count(b).split()[1]}.", f"Then {s.he} finds {s.count(b)}."
-    )
-    return _more(s, sentence, f"{s.he} finds {s.count(b)}", value, b)
+@_change("+")
+def _finds(s: Story, b: int):
+    more = f"{s.He} finds {b} more {s.count(b).split()[1]}."
+    return [more, f"Then {s.he} finds {s.count(b)}."], f"{s.he} finds {s.count(b)}"
 
 
-def _birthday(s: Story, value: int) -> Step | None:
-    if (b := s.addend(value)) is None:
-        return None
-    sentence = s.say(
-        f"For {s.his} birthday {s.he} gets {s.count(b)}.",
-        f"{s.friend} brings {s.name} {s.count(b)}.",
-    )
-    return _more(s, sentence, f"{s.he} is given {s.count(b)}", value, b)
+@_change("+")
+def _birthday(s: Story, b: int):
+    gift = f"For {s.his} birthday {s.he} gets {s.count(b)}."
+    return [gift, f"{s.friend} brings {s.name} {s.count(b)}."], f"{s.he} is given {s.count(b)}"
+
+
+@_change("+", back=True)
+def _ends_with_more(s: Story, b: int):
+    more = f"In the end {s.he} has {s.count(b)} more than that."
+    evening = f"By evening {s.he} has {s.count(b)} more than before."
+    return [more, evening], f"{s.he} has {b} more than before"
+
+
+@_change("-", back=True)
+def _ends_with_fewer(s: Story, b: int):
+    night = f"By night {s.he} has {s.count(b)} fewer."
+    fewer = f"The next day {s.he} has {s.count(b)} fewer than that."
+    return [night, fewer], f"{s.he} has {b} fewer than before"
 
 
 def _doubles(s: Story, value: int) -> Step | None:
@@ -199,26 +212,6 @@ def _shares(s: Story, value: int) -> Step | None:
         )
         fact = f"the {s.items} are shared by {k} people"
     return Step(sentence, [fact], f"{s.he} has {value} / {k} = {s.count(value // k)}", value // k)
-
-
-def _ends_with_more(s: Story, value: int) -> Step | None:
-    if (b := s.addend(value)) is None:
-        return None
-    sentence = s.say(
-        f"In the end {s.he} has {s.count(b)} more than that.",
-        f"By evening {s.he} has {s.count(b)} more than before.",
-    )
-    return _more(s, sentence, f"{s.he} has {b} more than before", value, b, back=True)
-
-
-def _ends_with_fewer(s: Story, value: int) -> Step | None:
-    if (b := s.part(value)) is None:
-        return None
-    sentence = s.say(
-        f"By night {s.he} has {s.count(b)} fewer.",
-        f"The next day {s.he} has {s.count(b)} fewer than that.",
-    )
-    return _less(s, sentence, f"{s.he} has {b} fewer than before", value, b, back=True)
 
 
 OPENINGS = (_groups_of, _has_and_buys, _works, _buys_with_change)
