@@ -66,7 +66,7 @@ def ask(writers: dict, options: EvaluateOptions, given: dict) -> None:
 
 
 def places(writers: dict, names: dict, options: EvaluateOptions) -> dict:
-    """The folder that each run's evaluation is written to."""
+    """The folder that each run's evaluation is written to; without names, its answers."""
     from ases.run.folder import evaluation_folder
 
     outputs = {}
@@ -74,8 +74,8 @@ def places(writers: dict, names: dict, options: EvaluateOptions) -> dict:
         out_dir = Path(options.out_dir) if options.out_dir else None
         if out_dir and len(writers) > 1:
             out_dir /= run.resolve().name
-        run_id = writer.recipe.run_id
-        place = evaluation_folder(run, run_id, names.get(run), out_dir, options.overwrite)
+        owner = writer.recipe.run_id if names else None
+        place = evaluation_folder(run, owner, names.get(run), out_dir, options.overwrite)
         if place in outputs.values():
             reason = "expected no --out-dir, or one run at a time"
             raise InputError(f"--run names two folders of one name; {reason}")
@@ -89,13 +89,7 @@ def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
     from ases.run.page import evaluation_page
     from ases.run.plot import read_curves
     from ases.run.progress import tell
-    from ases.run.results import (
-        evaluate,
-        question_notes,
-        training_note,
-        training_seconds,
-        write_evaluation,
-    )
+    from ases.run.results import evaluate, question_notes, training_seconds, write_evaluation
     from ases.run.show import is_wrong, show_wrong
 
     curves = {}
@@ -109,11 +103,10 @@ def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
     for folder, writer in writers.items():
         asked[folder] = examples_for(folder, writer.recipe, changes, options.split)
         tell(f"{folder}: {asked[folder].description}")
-        parts = ["eval", asked[folder].split]
-        parts += [Path(options.data).stem] if options.data else []
-        parts += [f"beam{options.beams}"] if options.beams > 1 else []
-        parts += ["second-try"] if options.second_try else []
-        names[folder] = "-".join(parts)
+        stem = Path(options.data).stem if options.data else ""
+        beams = f"beam{options.beams}" if options.beams > 1 else ""
+        parts = ["eval", asked[folder].split, stem, beams, "second-try" * options.second_try]
+        names[folder] = "-".join(filter(None, parts))
     outputs = places(writers, names, options)
 
     rows, predictions = {}, {}
@@ -125,10 +118,8 @@ def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
         results["train_seconds"] = training_seconds(folder)
         write_evaluation(outputs[folder], results, written)
         rows[str(folder)], predictions[str(folder)] = results, written
-        notes = [training_note(questions, asked[folder].trained_on)]
-        for note in notes + question_notes(writer, questions):
-            if note:
-                tell(note)
+        for note in question_notes(writer, questions, asked[folder].trained_on):
+            tell(note)
         for line in [line for line in written if is_wrong(line)][: options.show_wrong]:
             print(f"\n{show_wrong(line)}")
     tell(table(rows))

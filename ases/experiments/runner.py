@@ -55,7 +55,7 @@ def run_missing(trials: Sequence[Trial], folder: str, processes: int) -> dict[st
     with ProcessPoolExecutor(processes, context, _prepare) as pool:
         futures = [pool.submit(run_trial, trial, folder) for trial in missing.values()]
         for done in tqdm(as_completed(futures), total=len(futures), unit="trial", disable=None):
-            result = done.result() | {"processor": processor()}
+            result = done.result()
             results = read_results() | {result["key"]: result}
             _write(results)
             minutes = (time.monotonic() - started) / 60
@@ -81,13 +81,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def processor() -> str:
-    """What this was measured on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown"

@@ -21,8 +21,7 @@ from ases.training import Training, Watcher, usable_device
 
 def save_checkpoint(path: Path, content: dict) -> None:
     """Write tensors and plain values, with a digest of them all, so that no moment sees half a
-    file.
-    """
+    file."""
     try:
         with whole_file(path) as file:
             content = content | {"format": FORMAT}
@@ -104,18 +103,17 @@ class Loader(Watcher):
 
     saved = "this process saves nothing"
 
-    def __init__(self, folder: Path, resume: bool = False, run_id: str = ""):
-        self.folder, self.resume, self.run_id = Path(folder), resume, run_id
+    def __init__(self, folder: Path, resume: bool = False):
+        self.folder, self.resume = Path(folder), resume
 
     def start(self, name: str, training: Training) -> None:
         path = self.folder / f"{name}.last.pt"
         if not self.resume or not path.exists():
             return
-        state, best = load_checkpoint(path, self.run_id), {}
+        state, best = load_checkpoint(path), {}
         try:
             if state["progress"]["best"]:  # stopped before its first validation, it has none
-                best_path = self.folder / f"{name}.best.pt"
-                best = load_checkpoint(best_path, self.run_id)["model"]
+                best = load_checkpoint(self.folder / f"{name}.best.pt")["model"]
                 training.model.load_state_dict(best)  # they must fit, too
             training.load_state_dict(state, best)
         except InputError:
@@ -135,8 +133,8 @@ class Recorder(Loader):
     """
 
     def __init__(self, folder: Path, resume: bool = False, run_id: str = ""):
-        super().__init__(folder, resume, run_id)
-        self.signals = Signals()
+        super().__init__(folder, resume)
+        self.run_id, self.signals = run_id, Signals()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = self.folder / "metrics.jsonl"
         self.name = ""
@@ -182,16 +180,9 @@ class Recorder(Loader):
             raise cannot_write(self.log, error) from None
 
     def checkpoint(self, name: str, training: Training, improved: bool) -> None:
-        progress = training.progress
         if improved:
-            best = {
-                "name": name,
-                "run": self.run_id,
-                "config": asdict(training.model.config),
-                "model": training.best_weights,
-            }
-            best |= progress.best
-            save_checkpoint(self.folder / f"{name}.best.pt", best)
+            best = {"config": asdict(training.model.config), "model": training.best_weights}
+            self._write(name, "best", best | training.progress.best)
         self._save(name, training)
         self.meter.line(self._share(training), self._note(training))
 
@@ -201,9 +192,12 @@ class Recorder(Loader):
         self.signals.check()
 
     def _save(self, name: str, training: Training) -> None:
-        last = {"name": name, "run": self.run_id} | training.state_dict()
-        save_checkpoint(self.folder / f"{name}.last.pt", last)
+        self._write(name, "last", training.state_dict())
         self._remember(name, training)
+
+    def _write(self, name: str, kind: str, content: dict) -> None:
+        content = {"name": name, "run": self.run_id} | content
+        save_checkpoint(self.folder / f"{name}.{kind}.pt", content)
 
     def _share(self, training: Training) -> float:
         return min(1.0, training.progress.share(training.settings))
@@ -226,7 +220,7 @@ class Recorder(Loader):
 def make_watcher(folder: Path, resume: bool, run_id: str) -> Loader:
     """The watcher of a command: one of several processes records, and the others go along."""
     if parallel.rank() > 0:
-        return Loader(folder, resume, run_id)
+        return Loader(folder, resume)
     recorder = Recorder(folder, resume, run_id)
     recorder.signals.install()
     return recorder

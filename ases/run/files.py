@@ -292,8 +292,7 @@ def read_json(path: Path, wanted: str) -> Any:
 
 def read_log(path: Path) -> list[dict]:
     """The rows of a run's ``metrics.jsonl``; a last line that was torn where the machine stopped is
-    left out.
-    """
+    left out."""
     try:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:

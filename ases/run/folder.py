@@ -31,8 +31,7 @@ from ases.tokenizer import SentinelTokenizer, Tokenizer
 
 def load_splits(settings: DataSettings, whole: bool = False) -> tuple[Splits, str]:
     """The splits of a run, read or generated, and a line that says what they are; a ``whole`` file
-    is one split.
-    """
+    is one split."""
     n_train, n_test = settings.train_problems, settings.test_problems
     if settings.data is None:
         try:
@@ -186,8 +185,7 @@ def check_vocabulary(
     model_path: Path, embeddings: int, tokenizer_path: Path, tokenizer: Tokenizer
 ) -> None:
     """T5's embeddings are rounded up beyond the tokenizer's ids, and mT5's tokenizer may have more
-    ids than they have rows; ours are exactly as many.
-    """
+    ids than they have rows; ours are exactly as many."""
     fits = tokenizer.vocab_size == embeddings
     if isinstance(tokenizer, SentinelTokenizer):
         fits = max(tokenizer.special_ids) < embeddings
@@ -244,7 +242,7 @@ class Asked:
     examples: list[Example]
     split: str
     description: str
-    trained_on: set[str] | None  # the questions of its own training; None if they are gone
+    trained_on: list[Example] | None  # its own training split; None if that is gone
 
 
 def examples_for(
@@ -273,16 +271,15 @@ def examples_for(
         splits, description = load_splits(whole, split == "all")
         with suppress(InputError):
             trained_on = own_splits(folder, config)[0]["train"]
-    questions = None if trained_on is None else {e.question for e in trained_on}
-    return Asked(pick_split(splits, split), split, description, questions)
+    return Asked(pick_split(splits, split), split, description, trained_on)
 
 
 def evaluation_folder(
-    run: Path, run_id: str, name: Path, out_dir: Path | None, overwrite: bool
+    run: Path, owner: str | None, name: str, out_dir: Path | None, overwrite: bool
 ) -> Path:
     """Where an evaluation of a run goes, ``name`` in its folder by default; nothing is made yet.
 
-    Results that this run wrote there before may be replaced.
+    Results there that the run ``owner`` wrote before may be replaced.
     """
     place = out_dir or run / name
     if out_dir is None and place.is_symlink():
@@ -291,19 +288,18 @@ def evaluation_folder(
         reason = "the run's own results lie there; expected another --out-dir"
         raise InputError(f"{place}: {reason}")
     written = [place / "results.json", place / "predictions.jsonl"]
-    if any(path.exists() for path in written) and not overwrite:
-        if not _wrote(run_id, *written):
-            reason = "holds results already; expected another --out-dir, or --overwrite"
-            raise InputError(f"{place}: {reason}")
+    if any(path.exists() for path in written) and not (overwrite or _wrote(owner, *written)):
+        reason = "holds results already; expected another --out-dir, or --overwrite"
+        raise InputError(f"{place}: {reason}")
     check_place(place / "results.json")
     return place
 
 
-def _wrote(run_id: str, results: Path, predictions: Path) -> bool:
+def _wrote(owner: str | None, results: Path, predictions: Path) -> bool:
     """Whether these are a run's own, and nobody has changed the predictions since."""
     try:
         found = read_json(results, "results")
         digest = hashlib.sha256(read_bytes(predictions)).hexdigest()
-        return (found["run"], found["predictions_digest"]) == (run_id, digest)
+        return (found["run"], found["predictions_digest"]) == (owner, digest)
     except (InputError, OSError, LookupError, TypeError):
         return False

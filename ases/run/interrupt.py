@@ -43,8 +43,7 @@ class Signals:
 
 class Lock:
     """Keeps other commands out of a run's folder as long as it lives, or the process, however that
-    ends. (Windows has no such locks; there it keeps nobody out.)
-    """
+    ends. (Windows has no such locks; there it keeps nobody out.)"""
 
     def __init__(self, folder: Path):
         self.opened: int | None = None

@@ -93,35 +93,31 @@ def prediction(task: str, example: Example, chain: WrittenChain) -> dict:
     return line
 
 
-def training_note(questions: Sequence[str], trained_on: set[str] | None) -> str:
-    """How many of the questions a run was trained on; "" if none."""
+def question_notes(
+    writer: ChainWriter, questions: Sequence[str], trained_on: Sequence[Example] | None = ()
+) -> list[str]:
+    """What a user should know of questions that a model can hardly answer, or knows already.
+
+    Args:
+        trained_on: the run's training split; None if it is gone.
+    """
+    notes, asked = [], set(questions)
     if trained_on is None:
-        return "note: this run's data is gone; whether it was trained on these questions is unknown"
-    asked = set(questions)
-    seen = len(asked & trained_on)
-    if not seen:
-        return ""
-    return f"note: {seen:,} of {len(asked):,} questions were in this run's training data"
-
-
-def question_notes(writer: ChainWriter, questions: Sequence[str]) -> list[str]:
-    """What a user should know of questions that a model can hardly answer."""
-    notes = []
+        notes.append("note: this run's data is gone; which questions it was trained on is unknown")
+    elif seen := len(asked & {e.question for e in trained_on}):
+        shares = f"{seen:,} of {len(asked):,} questions"
+        notes.append(f"note: {shares} were in this run's training data")
     if cut := writer.cut_questions(questions):
         limit = writer.recipe.max_question
-        notes.append(
-            f"note: {counted(cut, 'question')} longer than {limit} tokens; the middle is left out"
-        )
-    text = "".join(questions)
-    letters = [c for c in text if not c.isspace()]
+        long = counted(cut, "question")
+        notes.append(f"note: {long} longer than {limit} tokens; the middle is left out")
+    letters = [c for c in "".join(questions) if not c.isspace()]
     known = set(getattr(writer.recipe, "characters", ""))
     unknown = [c for c in letters if c not in known]
     if unknown and known:
         some = " ".join(dict.fromkeys(unknown[:1000]))[:39]
-        notes.append(
-            f"note: {len(unknown) / len(letters):.1%} of the characters never occurred in "
-            f"training: {some}"
-        )
+        share = f"{len(unknown) / len(letters):.1%}"
+        notes.append(f"note: {share} of the characters never occurred in training: {some}")
     return notes
 
 
