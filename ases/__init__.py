@@ -13,9 +13,9 @@
 11. decoding      the iterative loop; then how a segment is written
 12. metrics       accuracy, BLEU, ROUGE, agreement of roles
 
-Beside the method: muon (the optimizer of matrices), kernels (attention in Triton), tasks (generated
-examples), pretrained (T5 checkpoints), beam (beam search), answers (numbers in text), conventions
-(other projects' rules), settings (how a setting is declared). Files, flags and folders are in
+Beside the method: muon (the optimizer of matrices), parallel (several processes), kernels
+(attention in Triton), tasks (generated examples), pretrained (T5 checkpoints), beam (beam search),
+answers (numbers in text), settings (how a setting is declared). Files, flags and folders are in
 ases/run, which nothing of the method imports.
 
 Words: a *chain* (of thought) is an answer with its reasoning; a *piece* is a clause of it; a

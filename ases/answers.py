@@ -46,12 +46,12 @@ _MEANS_MORE = re.compile(
     r"half|halves|(third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s?|zero|one|two|three"
     r"|four|five|six|seven|eight|nine|ten|eleven|twelve|.+teen|(twen|thir|for|fif|six|seven|eigh|nine"
     r")ty|(hundred|thousand|dozen|lakh|crore)(th)?s?|.*illi(on|ard).*|mil|mio|mln|mn|mrd|bn|tn|тыс.*"
-    r"|млн|млрд|милли.*|.*[Ͱ-Ͽ半十百千万亿兆億萬만억].*|squared?|cubed?|root|sqrt|log|ln|sin|cos|tan|pi"
-    r"|mod|plus|minus|negative|over|divided|twice|double|triple|infinity|not|.*n[’']t",
+    r"|млн|млрд|милли.*|.*[Ͱ-Ͽ半十百千万亿兆億萬만억].*|squared|cubed|root|sqrt|log|ln|sin|cos|tan|pi"
+    r"|mod|plus|minus|negative|divided|twice|double|triple|infinity|not|.*n[’']t",
     re.IGNORECASE,
 )
 _UNITS = "g h l s L m kg mg ml mL cl cm mm km ft in yd mi lb lbs oz hr hrs sec min mph am pm st nd"
-_SHORT = {*_UNITS.split(), "rd", "th", "day"}
+_UNITS += " rd th day"
 
 # A value, each of its words replaced by "w".
 _MONEY = "$€£¥₹₩₽¢"
@@ -89,14 +89,13 @@ def find_answer(text: str) -> Stated | None:
     stop, end = next(
         (e.span() for e in ends if not is_abbreviation(plain, e.end())), [len(text)] * 2
     )
-    number = stated_number(plain[start:stop]) if stop - start <= _LONGEST else None
-    if number is None:
+    if stop - start > _LONGEST or (number := stated_number(plain[start:stop])) is None:
         return None
     chain = text[: mark.start()].rstrip("*_`")
     if mark[1] == "####" and chain.strip():
         chain = chain.rstrip() + "\n"
-    dropped = any(c.isalnum() for c in text[end:])
-    return Stated(to_number(number), f"{chain}The answer is {number}.", dropped)
+    text, rest = f"{chain}The answer is {number}.", text[end:]
+    return Stated(to_number(number), text, any(c.isalnum() for c in rest))
 
 
 def stated_number(statement: str) -> str | None:
@@ -126,11 +125,12 @@ def _plain_or_not(word: re.Match) -> str:
     """A word beside a number as "w", with its full stop; as "?" if it may mean more."""
     text, before = word[0].rstrip("."), word.string[: word.start()]
     letters = re.sub("['’²³]", "", text)
-    most = 3 if before[-1:].isdigit() else 1
-    variable = len(letters) <= most and letters.lower() != letters.upper()
+    variable = len(letters) <= (3 if before[-1:].isdigit() else 1) and before[-1:] != "°"
     if letters == "a":  # the article
         variable = not re.match(r"\s+[^\W\d_]{2}", word.string[word.end() :])
-    elif letters in _SHORT and re.search(r"\d", before):
+    elif letters.lower() == letters.upper():  # a script without capitals has no variables
+        variable = False
+    elif letters in _UNITS.split() and re.search(r"\d", before):
         variable = letters == "m" and any(sign in before for sign in _MONEY)  # a million
     if variable or not letters.isalpha() or _MEANS_MORE.fullmatch(text):
         return "?"
@@ -156,8 +156,7 @@ def parse_answer(text: str) -> Fraction | None:
     >>> parse_answer("so he pays $1,005.00 in all. The answer is $1,005.00."), parse_answer("so 5.")
     (Fraction(1005, 1), None)
     """
-    found = find_answer(text)
-    return found and found.number
+    return (found := find_answer(text)) and found.number
 
 
 def normalise_answer(answer: str) -> str | None:
@@ -166,8 +165,7 @@ def normalise_answer(answer: str) -> str | None:
     >>> normalise_answer("He has 3*4 = <<3*4=12>>12 apples.\\n#### 12")
     'He has 3*4 = 12 apples.\\nThe answer is 12.'
     """
-    found = find_answer(answer)
-    return found and found.text
+    return (found := find_answer(answer)) and found.text
 
 
 def gsm8k_strict(text: str) -> str | None:

@@ -35,11 +35,9 @@ def is_strictly_correct(prediction: str, reference: str) -> bool:
 # --- tokens --------------------------------------------------------------------------------------
 
 
-# Scripts without blanks between words: Thai and Lao, Tibetan, Burmese, Khmer, kana, and Chinese.
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_UNSPACED = re.compile(
-    rf"[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff{_HAN}]"
-)
+# Scripts without blanks between words: Chinese; and Thai, Lao, Tibetan, Burmese, Khmer, kana.
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_OTHERS = re.compile("[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff]")
 # "3 cm" and "SUVmax 5.2", whatever the language of the report
 _MEASURE = re.compile(r"[a-zA-Z]+(?=[^\w\n]{0,3}\d)|(?<=\d)\s{0,3}[a-zA-Z]+")
 
@@ -54,7 +52,7 @@ def text_kind(texts: Sequence[str]) -> str:
     letters = [c for c in _MEASURE.sub("", text) if unicodedata.category(c)[0] in "LM"]
     if all(c.isascii() for c in letters):
         return "words"
-    unspaced = sum(_UNSPACED.match(c) is not None for c in letters)
+    unspaced = len(_HAN.findall(text)) + len(_OTHERS.findall(text))
     return "characters" if unspaced * 5 >= len(letters) else "unicode-words"
 
 
@@ -75,7 +73,7 @@ def _western(text: str) -> str:
     return re.sub(r"([0-9])(-)", r"\1 \2 ", text)  # a dash after a digit
 
 
-# sacrebleu's ranges, as they work: it writes "\\u20000" for a code point and gets U+2000 and "0",
+# sacrebleu's ranges, as they work: it writes "\u20000" for a code point and gets U+2000 and "0",
 # so that all of U+2001 to U+2A6D counts as Chinese, and nothing beyond U+FFFF does.
 _ZH = re.compile(
     "([\u2001-\u2a6d\u2e80-\u2fdf\u2ff0-\u303f\u3100-\u312f\u31a0-\u31ef\u3200-\u4db5\u4e00-\u9fbb"
@@ -248,9 +246,9 @@ def score(
         ValueError: nothing to score.
     """
     pairs = list(zip(predictions, references, strict=True))
-    n = len(pairs)
-    if not n:
+    if not pairs:
         raise ValueError("no chains to score; expected at least one")
+    n = len(pairs)
     # Which question each row asks, numbered.
     number = {question: i for i, question in enumerate(dict.fromkeys(questions or range(n)))}
     asked = [number[question] for question in questions or range(n)]
@@ -275,17 +273,7 @@ def score(
             # Rows of one question count as one: as if they were all right or all wrong.
             intervals[name] = wilson_interval(count * len(number) / n, len(number))
 
-    kind = text_kind(references)
-    bleu_name, bleu_tokens, rouge_tokens = {
-        "words": ("13a", tokenize_13a, tokenize_rouge),
-        "unicode-words": ("13a", tokenize_13a, tokenize_words),
-        "characters": ("char", tokenize_characters, tokenize_characters),
-    }[kind]
-    unspaced = _UNSPACED.findall("".join(references))
-    if kind == "characters" and len(re.findall(f"[{_HAN}]", "".join(unspaced))) > 0.9 * len(
-        unspaced
-    ):
-        bleu_name, bleu_tokens = "zh", tokenize_zh
+    kind, bleu_name, bleu_tokens, rouge_tokens = _tokens_of(references)
     counts = [bleu_counts(p, r, bleu_tokens) for p, r in pairs]
     scores["bleu"] = bleu_of_counts(np.sum(counts, axis=0))
     intervals["bleu"] = bootstrap_interval(by_question(counts), bleu_of_counts)
@@ -297,9 +285,19 @@ def score(
         intervals[name] = bootstrap_interval(sums, lambda sums: sums[0] / sums[1])
 
     scores["bleu_signature"] = f"nrefs:1|case:mixed|eff:no|tok:{bleu_name}|smooth:exp"
-    scores["rouge_tokens"] = kind
-    scores["intervals"] = intervals
-    return scores
+    return scores | {"rouge_tokens": kind, "intervals": intervals}
+
+
+def _tokens_of(references: Sequence[str]) -> tuple[str, str, Callable, Callable]:
+    """The kind of a set's words, BLEU's name for its tokens, BLEU's tokens, ROUGE's."""
+    kind, text = text_kind(references), "".join(references)
+    if kind == "words":
+        return kind, "13a", tokenize_13a, tokenize_rouge
+    if kind == "unicode-words":
+        return kind, "13a", tokenize_13a, tokenize_words
+    if len(_HAN.findall(text)) > len(_OTHERS.findall(text)):
+        return kind, "zh", tokenize_zh, tokenize_characters
+    return kind, "char", tokenize_characters, tokenize_characters
 
 
 def role_agreement(

@@ -35,19 +35,15 @@ def load_checkpoint(path: Path, run_id: str | None = None) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); expected a checkpoint"
-        ) from None
+        told = f"cannot be read ({error.strerror}); expected a checkpoint"
+        raise InputError(f"{path}: {told}") from None
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
-        reason = type(error).__name__
-        raise InputError(
-            f"{path}: not a readable checkpoint ({reason}); expected one that train.py wrote"
-        ) from None
+        told = f"not a readable checkpoint ({type(error).__name__}); expected one of train.py's"
+        raise InputError(f"{path}: {told}") from None
     check_format(path, content)
     if not {"config", "model", "name", "digest"} <= content.keys():
-        raise InputError(
-            f"{path}: no model, config and digest in it; expected a checkpoint that train.py wrote"
-        )
+        told = "no model, config and digest in it; expected a checkpoint of train.py's"
+        raise InputError(f"{path}: {told}")
     if content.pop("digest") != weights_digest(content):
         raise InputError(f"{path}: damaged (its digest is another); expected it as it was written")
     if content["name"] != path.name.split(".")[0]:

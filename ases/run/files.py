@@ -296,11 +296,9 @@ def read_log(path: Path) -> list[dict]:
     try:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); expected the log of a run"
-        ) from None
-    lines = [line for line in text.split("\n") if line]
-    rows = []
+        told = f"cannot be read ({error.strerror}); expected the log of a run"
+        raise InputError(f"{path}: {told}") from None
+    lines, rows = [line for line in text.split("\n") if line], []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
@@ -308,10 +306,8 @@ def read_log(path: Path) -> list[dict]:
             rows.append(row)
         except (ValueError, KeyError, TypeError, RecursionError):
             if number < len(lines):
-                raise InputError(
-                    f"{path}:{number}: not a line of the log; "
-                    "expected a JSON object with model and step"
-                ) from None
+                told = "not a line of the log; expected a JSON object with model and step"
+                raise InputError(f"{path}:{number}: {told}") from None
     return rows
 
 

@@ -95,14 +95,12 @@ def prepare_folder(folder: Path, overwrite: bool) -> Lock:
         try:
             RunConfig.load(folder)
         except InputError:
-            raise InputError(
-                f"{folder}: exists and is no run folder of this version; expected a new --out-dir"
-            ) from None
+            told = "exists and is no run folder of this version; choose another --out-dir"
+            raise InputError(f"{folder}: {told}") from None
         if not overwrite:
-            raise InputError(
-                f"{folder}: holds a run already; "
-                f"expected another --out-dir, --overwrite, or --resume {shlex.quote(str(folder))}"
-            )
+            resume = f"--resume {shlex.quote(str(folder))}"
+            told = f"holds a run already; choose another --out-dir, --overwrite, or {resume}"
+            raise InputError(f"{folder}: {told}")
     check_place(folder / "config.json")
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder)
@@ -151,12 +149,7 @@ def _files_of_a_run(folder: Path) -> list[Path]:
     names = ["config.json", "metrics.jsonl", "tokenizer.json"]
     for model in ["scorer", *(name for sub_models in MODES.values() for name in sub_models)]:
         names += [f"{model}.best.pt", f"{model}.last.pt"]
-    outputs = [
-        "predictions.jsonl",
-        "results.json",
-        "predictions-longer.jsonl",
-        "results-longer.json",
-    ]
+    outputs = "predictions.jsonl results.json predictions-longer.jsonl results-longer.json".split()
     evaluated = [place / name for place in _evaluations(folder) for name in outputs]
     return [folder / name for name in names + outputs] + evaluated
 
@@ -167,10 +160,8 @@ def load_run(folder: str | Path, device: str = "cpu") -> ChainWriter:
     config = RunConfig.load(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     if config.max_tokens is None or config.max_rounds is None:
-        raise InputError(
-            f"{folder / 'config.json'}: no max_tokens or max_rounds; "
-            "expected a run whose training has begun"
-        )
+        told = "no max_tokens or max_rounds; expected a run whose training has begun"
+        raise InputError(f"{folder / 'config.json'}: {told}")
     writer = ChainWriter(config, tokenizer, {})
     for name in MODES[config.mode]:
         path = folder / f"{name}.best.pt"
@@ -191,10 +182,8 @@ def check_vocabulary(
         fits = max(tokenizer.special_ids) < embeddings
         tokenizer.rows = embeddings
     if not fits:
-        raise InputError(
-            f"{model_path}: a vocabulary of {embeddings}; "
-            f"expected {tokenizer.vocab_size}, as in {tokenizer_path}"
-        )
+        told = f"a vocabulary of {embeddings}; expected {tokenizer.vocab_size}"
+        raise InputError(f"{model_path}: {told}, as in {tokenizer_path}")
 
 
 def load_scorer(folder: str | Path, device: str = "cpu") -> tuple[Scorer, RunConfig]:
@@ -202,9 +191,8 @@ def load_scorer(folder: str | Path, device: str = "cpu") -> tuple[Scorer, RunCon
     writer = load_run(folder, device)
     config = cast(RunConfig, writer.recipe)
     if config.mode != "direct":
-        raise InputError(
-            f"{folder}: a run of mode {config.mode}; expected a direct one as --scorer"
-        )
+        told = f"a run of mode {config.mode}; expected a direct one as --scorer"
+        raise InputError(f"{folder}: {told}")
     return Scorer(writer.models["direct"], writer.tokenizer, config.max_question), config
 
 
@@ -212,10 +200,8 @@ def scorer_note(folder: str | Path, config: RunConfig, task: str) -> str:
     """What to say of a scorer that was trained for another task; "" if it was not."""
     if config.data.task == task:
         return ""
-    return (
-        f"note: {folder} was trained for --task {config.data.task}; "
-        f"its entropies say little of {task} chains"
-    )
+    trained = f"{folder} was trained for --task {config.data.task}"
+    return f"note: {trained}; its entropies say little of {task} chains"
 
 
 # --- evaluations ---------------------------------------------------------------------------------
@@ -229,9 +215,8 @@ def own_splits(folder: Path, config: RunConfig) -> tuple[Splits, str]:
         raise InputError(f"{error}; if the file has moved, say where with --data") from None
     if data_digest(splits) != config.data_digest:
         origin = config.data.data or "the generated data of this version"
-        raise InputError(
-            f"{origin}: not the data that {folder} was trained on; expected the same examples"
-        )
+        told = f"not the data that {folder} was trained on; expected the same examples"
+        raise InputError(f"{origin}: {told}")
     return splits, description
 
 

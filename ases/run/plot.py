@@ -12,6 +12,7 @@ from typing import Any
 from ases.data import InputError
 from ases.run.command import Parser, run_command
 from ases.run.files import check_place, read_log
+from ases.run.progress import tell
 
 #: (step, nats per target token)
 Points = list[tuple[int, float]]
@@ -133,7 +134,7 @@ def main() -> None:
     if options.out.is_dir():
         raise InputError(f"--out is {str(options.out)!r}, a folder; expected a file")
     plot(options.run, options.out)
-    print(f"written: {options.out}")
+    tell(f"written: {options.out}")
 
 
 if __name__ == "__main__":

@@ -139,11 +139,8 @@ def _new_run(flags: Flags, options: TrainOptions, device: str) -> tuple[RunConfi
     data = flags.of(DataSettings)
     data = replace(data, data=_absolute(data.data))
     # bfloat16 is quick on GPUs alone; float16 would overflow in T5's feed-forward layers.
-    dtype = (
-        "bfloat16"
-        if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        else "float32"
-    )
+    quick = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    dtype = "bfloat16" if quick else "float32"
     training = flags.of(TrainingSettings, seed=data.seed, device=device, dtype=dtype)
     if "max_minutes" in flags.given and "max_steps" not in flags.given:
         training = replace(training, max_steps=None)

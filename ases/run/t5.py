@@ -14,6 +14,7 @@ from pathlib import Path
 from ases.data import InputError
 from ases.run.command import Parser, run_command
 from ases.run.config import RunConfig
+from ases.run.progress import tell
 
 
 def export(run: Path, folder: Path) -> list[Path]:
@@ -75,10 +76,10 @@ def main() -> None:
         from ases import pretrained
 
         pretrained.download(options.name, options.folder)
-        print(f"written: {options.folder}")
+        tell(f"written: {options.folder}")
         return
     for place in export(options.run, options.folder):
-        print(f"written: {place}")
+        tell(f"written: {place}")
     if RunConfig.load(options.run).encoder != "bidirectional":
         print("note: trained with --encoder block-causal; T5's bidirectional one says other things")
 
