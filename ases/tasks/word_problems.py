@@ -214,7 +214,7 @@ def _shares(s: Story, value: int) -> Step | None:
     return Step(sentence, [fact], f"{s.he} has {value} / {k} = {s.count(value // k)}", value // k)
 
 
-OPENINGS = (_groups_of, _has_and_buys, _works, _buys_with_change)
+OPENINGS = [_groups_of, _has_and_buys, _works, _buys_with_change]
 EVENTS = [_gives_away, _loses, _finds, _birthday, _doubles, _shares]
 EVENTS += [_ends_with_more, _ends_with_fewer]
 
