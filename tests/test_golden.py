@@ -44,7 +44,7 @@ def as_texts(segments):
 
 
 def test_segmentation():
-    assert len(PROBLEMS) == 14
+    assert len(PROBLEMS) == 15
     for p in PROBLEMS.values():
         assert split_pieces(p["answer"]) == p["pieces"] and "".join(p["pieces"]) == p["answer"]
         assert interleaved_labels(len(p["pieces"])) == p["interleaved"]

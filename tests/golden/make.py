@@ -87,6 +87,11 @@ PROBLEMS = [
         "Which rules meet?",
         'Is it 4?) No!! It is 3!!= 4; a?.5 is (half,) b;, c. Point A. Then J. Smith saw http://a.b. Then No.  5 and No.    6 have {1{,}000} or 5...10,\t5 …. The end.." \n\n  x² 3. is I.E. q.\n3. is it',
     ),
+    (
+        "factorials",
+        "How many ways are there to pick 2 of 10, and what do 14,\\!400 cost?",
+        "There are 10! / (2! * 8!) = 45 ways! Each of 14,\\!400 costs Rs. 2. The answer is 45.",
+    ),
 ]
 GAMMAS, BETAS, VOCABULARY = (0.0, 0.5, 1.0, 2.0), (0.8, 1.0, 1.2, 1.4), 6
 
@@ -226,6 +231,31 @@ PREDICTIONS = [
             "1,000/2",
             "5 boxes - 5 left",
             "2 + 3 = 5 + 1",
+            "5 million",
+            "5k",
+            "5x",
+            "5 m/s",
+            "5 square feet.",
+            "12-foot",
+            "-(1/2)",
+            "minus 5",
+            "in all - 5",
+            "about -5",
+            "(5)",
+            "(1, 2)",
+            "5, 6",
+            "3 hours and 20 minutes",
+            "twenty 5",
+            "not 5",
+            "5!",
+            r"\boxed{5}",
+            r"10,\!080",
+            "**5** apples. Then 6",
+            "Rs. 5",
+            "x = 2, y = 3",
+            "x >= 5",
+            "5 a day",
+            "５．５",
         )
     ),
 ]
@@ -234,6 +264,12 @@ REPORTS = [
     ("肝囊肿 SUVmax 3.6", "肝囊肿，SUVmax：3.6。"),
     ("", "未见异常。"),
     ("SUVMAX 3.6，Running", "SUVmax 3.6，runs"),
+]
+LANGUAGES = [
+    [("Есть признаки роста, 3 см.", "Нет признаков роста, 3 см."), ("ёлка", "Ёлка")],
+    [("Größere Läsion im linken Lappen", "Große Läsion im rechten Lappen")],
+    [("ผู้ป่วยมีเนื้องอก 3 cm", "ผู้ป่วยไม่มีเนื้องอก 3 cm")],
+    [("SUVmax 12.3, 4.5 cm x 3.2 cm, 恶性", "SUVmax 12.3, 4.5 cm x 3.2 cm, 良性")],
 ]
 
 
@@ -422,7 +458,7 @@ def main() -> None:
             "references": [r for _, r in rows],
             "scores": {k: v for k, v in score(task, *zip(*rows)).items() if k != "intervals"},
         }
-        for task, rows in (("mwp", PREDICTIONS), ("pet", REPORTS))
+        for task, rows in (("mwp", PREDICTIONS), ("pet", REPORTS), *(("pet", r) for r in LANGUAGES))
     ]
     write("scores.json", {"answers": answers, "sets": sets})
 
