@@ -34,8 +34,8 @@ class Example:
 
     ``gold`` holds the chain's pieces with their true roles, ``(role, text)`` with role "ES" or
     "AS", for data that was generated together with them; their texts joined give ``answer``.
-    ``label`` is "The answer is N." with the true N, for data that has it in a column of its own:
-    a language model's chain may state another.
+    ``label`` is the true number, as text, for data that has it in a column of its own: a language
+    model's chain may state another.
     """
 
     id: str
@@ -43,6 +43,11 @@ class Example:
     answer: str
     gold: tuple[tuple[str, str], ...] | None = None
     label: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """What states the true answer."""
+        return self.answer if self.label is None else f"The answer is {self.label}."
 
 
 #: The toy problem of the docs and tests.

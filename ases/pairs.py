@@ -99,7 +99,7 @@ def make_pairs(
         ValueError: no segments.
     """
     if not segments:
-        raise ValueError("no segments; expected those of a chain, of which an empty one has one")
+        raise ValueError("no segments; expected at least one")
     question_ids, _ = encode_question(question, tokenizer, max_question)
     of_pieces = iter(tokenizer.encode_pieces([piece for s in segments for piece in s.pieces]))
     ids = [[i for _ in s.pieces for i in next(of_pieces)] for s in segments]

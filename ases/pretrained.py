@@ -67,9 +67,9 @@ def load_t5(folder: str | Path) -> EncoderDecoder:
     for name in _COPIES:
         if name in state and _same(state[name], state.get("shared.weight")):
             state["shared.weight"] = state.pop(name)
-    head = state.get("lm_head.weight")
-    untied = settings.pop("untied")
-    tied = _same(head, state.get("shared.weight")) and not (untied and head is None)
+    tied = _same(state.get("lm_head.weight"), state.get("shared.weight"))
+    if settings.pop("untied") and "lm_head.weight" not in state:
+        tied = False  # and the head will be missed
     if tied:
         state.pop("lm_head.weight", None)
 
@@ -182,9 +182,8 @@ def _read_config(path: Path) -> dict:
     if missing:
         raise InputError(f"{path}: {', '.join(missing)} missing; expected a number for each")
 
-    untied = config.get("tie_word_embeddings") is False
-    scaled = config.get("scale_decoder_outputs", not untied)
-    settings["untied"] = untied
+    settings["untied"] = config.get("tie_word_embeddings", family == "t5") is False
+    scaled = config.get("scale_decoder_outputs", not settings["untied"])
     settings["feed_forward"] = config.get("feed_forward_proj", "relu")
     gelu = settings["feed_forward"] == "gated-gelu"
     known = ("gelu_new", "gelu_pytorch_tanh") if gelu else ("relu",)

@@ -397,8 +397,7 @@ def score_chains(task: str, examples: Sequence[Example], chains: Sequence[Writte
     texts = [chain.text for chain in chains]
     stops = Counter(chain.stop for chain in chains)
     questions, answers = [e.question for e in examples], [e.answer for e in examples]
-    labels = [e.label or e.answer for e in examples]
-    return score(task, texts, answers, questions, labels) | {
+    return score(task, texts, answers, questions, [e.reference for e in examples]) | {
         "rounds_mean": sum(len(chain.segments) for chain in chains) / len(chains),
         "stop_reasons": {reason: stops[reason] / len(chains) for reason in STOPS},
     }

@@ -173,7 +173,10 @@ def randomness(state: dict) -> Iterator[None]:
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with _ALONE, torch.random.fork_rng(devices):
         if "seed" in state:
-            torch.manual_seed(state.pop("seed"))
+            torch.default_generator.manual_seed(state["seed"])
+            if devices:
+                torch.cuda.manual_seed(state["seed"])
+            del state["seed"]
         else:
             torch.set_rng_state(state["rng"])
             for device, own in zip(devices, state["cuda_rng"]):

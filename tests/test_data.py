@@ -7,6 +7,7 @@ import pytest
 
 from ases.data import Example, InputError, split_examples
 from ases.run.files import Columns, read_examples, read_questions, scan_examples
+from ases.run.folder import data_digest
 
 QA = {"question": "1 + 1?", "answer": "The answer is 2."}
 
@@ -182,9 +183,9 @@ def test_true_answers_in_a_column_of_their_own(tmp_path):
     path, columns = write(tmp_path, lines(*LABELLED)), Columns(label="gold")
     data = read_examples(path, "mwp", columns)
     assert [(e.answer, e.label) for e in data.examples] == [
-        ("so 2. The answer is 2.", "The answer is 2."),
-        ("so 4. The answer is 4.", "The answer is 3.00."),
-        ("The answer is 4.", "The answer is 4."),
+        ("so 2. The answer is 2.", "2"),
+        ("so 4. The answer is 4.", "3.00"),
+        ("The answer is 4.", "4"),
     ]
     assert "1 row whose chain states another number than its label kept" in data.described()
     assert "text after the answer dropped in 1 row" in data.described()
@@ -258,3 +259,11 @@ def test_reading_leaves_the_csv_module_alone(tmp_path):
         assert data.examples[0].question == long and csv.field_size_limit() == 1000
     finally:
         csv.field_size_limit(before)
+
+
+def test_a_digest_sees_every_text_of_the_data():
+    def digest(id_="a", question="q", answer="r", split="train"):
+        return data_digest({split: [Example(id_, question, answer)], "test": []})
+
+    others = [digest(id_="b"), digest(question="p"), digest(answer="s"), digest(split="validation")]
+    assert len({digest(), *others}) == 5 and digest() == digest()

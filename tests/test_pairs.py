@@ -179,3 +179,11 @@ def test_batches_hold_every_row_once_within_the_bound():
     assert make_batches(rows, 300, seed=1, epoch=0) == batches
     assert make_batches(rows, 300, seed=1, epoch=1) != batches
     assert make_batches(rows, 300, seed=2, epoch=0) != batches
+
+
+def test_batches_come_in_random_order():
+    rows = [Row([5] * n, [n] * n, [[6, 1]], [n]) for n in range(1, 41)]
+    batches = make_batches(rows, 60, seed=0, epoch=0)
+    longest = [max(len(rows[i].source) for i in batch) for batch in batches]
+    assert len(batches) > 10 and longest != sorted(longest)
+    assert make_batches(rows, 60, seed=0, epoch=1) != batches != make_batches(rows, 60, 1, 0)

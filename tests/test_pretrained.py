@@ -335,8 +335,13 @@ def test_an_untied_head_must_be_there(good):
     head = state.pop("lm_head.weight")
     save_file(state, good / "model.safetensors")
     refused(good, "lm_head.weight is missing")
-    edit(good, tie_word_embeddings=None)  # T5's default
-    assert load_t5(good).head is None
+    edit(good, tie_word_embeddings=None)  # T5 ties by default, and scales
+    assert load_t5(good).head is None and load_t5(good).config.scale_decoder_outputs
+    edit(good, model_type="mt5")  # mT5 does neither
+    refused(good, "lm_head.weight is missing")
+    edit(good, tie_word_embeddings=True)
+    assert not load_t5(good).config.scale_decoder_outputs
+    edit(good, model_type="t5")
     edit(good, tie_word_embeddings=False)
     save_file(state | {"lm_head.weight": head}, good / "model.safetensors")
     assert load_t5(good).head is not None

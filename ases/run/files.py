@@ -186,7 +186,7 @@ def _scan(
                 example = replace(example, answer=stated.text)
                 if columns.label is not None:
                     label = _stated(columns.label, f"The answer is {texts[columns.label]}")
-                    true = label.text[label.text.rindex("The answer is") :]
+                    true = label.text.rpartition("The answer is ")[2].removesuffix(".")
                     example = replace(example, label=true)
                     if label.number != stated.number:
                         told = f"{path}:{line}: field {columns.answer!r} states another number"

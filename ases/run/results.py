@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from ases import parallel
-from ases.answers import parse_answer
 from ases.beam import beam_search
 from ases.data import Example, InputError
 from ases.metrics import is_correct
@@ -86,10 +85,10 @@ def prediction(task: str, example: Example, chain: WrittenChain) -> dict:
     }
     if task == "mwp":
         line["answer"] = None if chain.number is None else str(chain.number)
-        if example.label:
-            line["label"] = str(parse_answer(example.label))
+        if example.label is not None:
+            line["label"] = example.label
         if example.answer:
-            line["correct"] = is_correct(chain.text, example.label or example.answer)
+            line["correct"] = is_correct(chain.text, example.reference)
     return line
 
 

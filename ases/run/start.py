@@ -96,7 +96,10 @@ def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str
     config = replace(config, training=replace(config.training, device=device, **longer))
 
     if (folder / "tokenizer.json").exists():
-        tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        path = folder / "tokenizer.json"
+        tokenizer = Tokenizer.load(path)
+        embeddings = config.model.get("vocab_size", tokenizer.vocab_size)
+        check_vocabulary(folder, embeddings, path, tokenizer)
     else:  # stopped at its very beginning
         tokenizer = _new_tokenizer(config, splits, say)
         if lock:
