@@ -67,9 +67,8 @@ def load_t5(folder: str | Path) -> EncoderDecoder:
     for name in _COPIES:
         if name in state and _same(state[name], state.get("shared.weight")):
             state["shared.weight"] = state.pop(name)
-    tied = _same(state.get("lm_head.weight"), state.get("shared.weight"))
-    if settings.pop("untied") and "lm_head.weight" not in state:
-        tied = False  # and the head will be missed
+    missed = settings.pop("untied") and "lm_head.weight" not in state
+    tied = _same(state.get("lm_head.weight"), state.get("shared.weight")) and not missed
     if tied:
         state.pop("lm_head.weight", None)
 

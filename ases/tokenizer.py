@@ -76,18 +76,14 @@ class Tokenizer:
             if not Path(path).exists():
                 message += "; if there is only spiece.model, as for mT5, convert it first"
             raise InputError(message) from None
-        kind: type[Tokenizer] = cls
-        if backend.token_to_id(END) is None:
-            kind = SentinelTokenizer
-            if backend.token_to_id(MT5Tokenizer.SPECIALS[2]) is not None:
-                kind = MT5Tokenizer
-        missing = [token for token in kind.SPECIALS if backend.token_to_id(token) is None]
+        tokenizer = (SentinelTokenizer if backend.token_to_id(END) is None else cls)(backend)
+        missing = [token for token in tokenizer.SPECIALS if backend.token_to_id(token) is None]
         if missing:
             raise InputError(
                 f"{path}: no token {missing[0]!r}; "
                 "expected a tokenizer of this project or of the T5 family"
             )
-        return kind(backend)
+        return tokenizer
 
     def text(self) -> str:
         """The content of a ``tokenizer.json``."""
@@ -137,8 +133,12 @@ class SentinelTokenizer(Tokenizer):
     ``rows`` is how many ids the checkpoint's embedding has: mT5's converted tokenizer has more.
     """
 
-    SPECIALS = (PAD, EOS, "<extra_id_0>")
     rows: int | None = None
+
+    def __init__(self, backend: tokenizers.Tokenizer):
+        of_mt5 = backend.token_to_id("▁<extra_id_0>") is not None  # its names have blanks
+        self.SPECIALS = (PAD, EOS, "▁<extra_id_0>" if of_mt5 else "<extra_id_0>")
+        super().__init__(backend)
 
     def _encode(self, text: str) -> tokenizers.Encoding:
         encoding = self.backend.encode(text, add_special_tokens=False)
@@ -167,12 +167,6 @@ class SentinelTokenizer(Tokenizer):
                 piece += 1
             ids[piece].append(token)
         return ids
-
-
-class MT5Tokenizer(SentinelTokenizer):
-    """mT5's, whose sentinels have a blank in their names."""
-
-    SPECIALS = (PAD, EOS, "▁<extra_id_0>")
 
 
 def lost_characters(tokenizer: Tokenizer, texts: list[str]) -> tuple[float, str]:
