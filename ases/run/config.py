@@ -94,6 +94,7 @@ class RunConfig(Recipe):
         path = Path(folder) / "config.json"
         content = read_json(path, "the folder of a run")
         check_format(path, content)
+        content["format"] = FORMAT  # what it will be once it is written again
         parts = {
             "data": DataSettings,
             "segmentation": SegmentationSettings,
