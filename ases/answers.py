@@ -9,61 +9,81 @@ predictions are read alike, and nothing a model wrote is ever evaluated.
 """
 
 import re
+import unicodedata
 from fractions import Fraction
 from typing import NamedTuple
 
 from ases.segmentation import is_abbreviation
 
 _CALCULATOR_NOTE = re.compile(r"<<[^<>\n]*>>")
-_MARK = re.compile(r"(the answer is|####)[\s:*_`]*", re.IGNORECASE)
+_MARK = re.compile(r"(the answer is|####)((?:[\s:*_`]|\$\$|\\[\[(])*)", re.IGNORECASE)
 _LONGEST = 1000  # characters of a statement, or of a number
+_GONE = "\ue000"  # in the place of markup: digits on both its sides are two numbers
 # Full-width signs and the many dashes and blanks as ASCII, one for one.
 _PLAIN = str.maketrans(
-    "０１２３４５６７８９．，％＝＋－（）／⁄−–—‐‑‒―﹣\u00a0\u2009\u202f",
-    "0123456789.,%=+-()//--------   ",
+    "０１２３４５６７８９．，％＝＋－（）／⁄￥＄−–‐‑‒﹣\u00a0\u2009\u202f",
+    "0123456789.,%=+-()//¥$------   ",
 )
-# The end of a sentence or line. "!" behind a digit may be a factorial.
-_END = re.compile(r"[\n\r\v\f\x85\u2028\u2029。！？]|(?:[.?]|(?<!\d)!)(?=[\"'”’)\]$*_`]*(?:\s|$))")
+# The end of a sentence or line. "!" behind a digit may be a factorial. No end is the full stop of a
+# short word before a number ("5 ft. 6 in.").
+_END = re.compile(
+    r"[\n\r\v\f\x85\u2028\u2029。！？]|(?:[.?]|(?<!\d)(?<!\d )!)(?=[\"'”’)\]$*_`]*(?:\s|$))"
+)
+_UNIT_BEFORE = re.compile(r"(?<![^\W\d_])[^\W\d_]{1,4}\.$")
+_NUMBER_BEHIND = re.compile(r"\s{1,3}\d")
 
 # What is TeX or emphasis, in this order. A fraction's brackets keep "2\frac12" two numbers.
+_TEXT = (r"\\(?:boxed|text|textbf|mbox|mathrm|mathbf)\s*\{([^{}]*)\}", rf"{_GONE}\1{_GONE}")
 _MARKUP = [
+    (r"(?<=\d)(?:\{,\}|,\\!)(?=\d)", ","),
+    (r"(?<=\d)\\,(?=\d{3}(?!\d))", " "),
     (r"\\[dt]?frac\s*(?:\{(\d+)\}|(\d))\s*(?:\{(\d+)\}|(\d))", r"(\1\2/\3\4)"),
-    (r"\\(?:boxed|text|textbf|mbox|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1"),
+    *(_TEXT, _TEXT),  # one in the other, too
     (r"\\([$%])", r"\1"),
-    (r"\\!|\\[()\[\]]", ""),
-    (r"\{,\}", ","),
-    (r"\\[,;: ]", " "),
-    (r"(?<!\S)[*_`]++(?=\S)|(?<=\S)[*_`]++(?![^\s,)])", ""),
-    (r"^\s*(?:[Mm]inus|[Nn]egative)\s", "-"),
+    (r"\\[!,;: ]|\\[()\[\]]", _GONE),
+    (r"(?<!\S)[*_`]++(?=\S)|(?<=\S)[*_`]++(?![^\s,)])", _GONE),
+    (rf"^[\s{_GONE}]*(?:[Mm]inus|[Nn]egative)\s", "-"),
 ]
-# The left side of an equation that says "<=" or "x = 2, y =".
-_NO_EQUATION = re.compile(r"[<>!~:≤≥≠]$|=.*(?:[,;&]|\band|\bor)\s*[^\W\d_]\s*$")
+# Left sides of a last "=" behind which no answer stands: "x <=", "not =", "8 when x =", "2, y =".
+_NO_ANSWER = re.compile(
+    r"[<>≤≥≠⩽⩾]|(?:[~:/±;]|\\[a-z]+)\s*$|!$|\b[^\W\d_]\W*,\W*[^\W\d_]\W*$|n[’']t\b"
+    r"|\b(?:not|when|where|for|because|given|since|if|with|as|or|and)\b"
+    r"|=(?:.*[,;&、\\$]|.*\d\s*[^\W\d_]\W*$|.*\d\s+[A-Z])"
+)
 
-# Words that are part of a number, a second one, an operation or a denial, and units of few letters:
-# other letters are variables.
+# Words that are part of a number, a second one, an operation, a label or a denial. Other languages
+# have more of them. Letters that are no word are variables, unless they are a unit.
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*\.?")
 _MEANS_MORE = re.compile(
-    r"half|halves|(third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s?|zero|one|two|three"
-    r"|four|five|six|seven|eight|nine|ten|eleven|twelve|.+teen|(twen|thir|for|fif|six|seven|eigh|nine"
-    r")ty|(hundred|thousand|dozen|lakh|crore)(th)?s?|.*illi(on|ard).*|mil|mio|mln|mn|mrd|bn|tn|тыс.*"
-    r"|млн|млрд|милли.*|.*[Ͱ-Ͽ半十百千万亿兆億萬만억].*|squared|cubed|root|sqrt|log|ln|sin|cos|tan|pi"
-    r"|mod|plus|minus|negative|divided|twice|double|triple|infinity|not|.*n[’']t",
+    r"half|halves|(third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|.+teenth"
+    r"|.+tieth)s?|zero|ones?|two|three|four|five|six|seven|eight|nine|tens?|eleven|twelve|.+teen|(twen|thir"
+    r"|for|fif|six|seven|eigh|nine)ty|(hundred|thousand|dozen|lakh|crore)(th)?s?|.*illi(on|ard|ón).*"
+    r"|mil|mio|mln|mn|mrd|mld|bn|bil|tn|grand|thou|doz|score|gross|mille|milh.*|mil[ai].*|tausend|tsd"
+    r"|hundert|dutzend|docenas?|douzaines?|тыс.*|млн|млрд|милли.*|минус"
+    r"|.*[Ͱ-Ͽ半十百千万亿兆億萬仟佰拾又分根方阶折打負负零만억천백조].*"
+    r"|(quadruple|square|cube)d|root|sqrt|logarithm|log|ln|exp|(arc)?(sin|cos|tan)h?|(co)?sine|tangent"
+    r"|csc|cot|pi|mod|plus|minus|negative|menos|moins|meno|divided|twice|double|triple|infinity"
+    r"|factorial|reciprocal|inverse|absolute|repeating|recurring|binary|octal|hexadecimal"
+    r"|step|part|case|example|method|option|section|equation|problem|question|phase|stage|solution"
+    r"|not|never|neither|isnt|nicht|.*n[’']t",
     re.IGNORECASE,
 )
 _UNITS = "g h l s L m kg mg ml mL cl cm mm km ft in yd mi lb lbs oz hr hrs sec min mph am pm st nd"
 _UNITS += " rd th day"
+_SHORT_WORDS = "a of in to an at on by as is it he we us or so if no my rs sq eu uk".split()
 
 # A value, each of its words replaced by "w".
-_MONEY = "$€£¥₹₩₽¢"
+_MONEY = "$€£¥₹₩₽¢₱₦₫฿₺₴₪"
 _BESIDE = (
-    rf"(?:w|[\s,\"'“”‘’«»「」°%{_MONEY}]|(?<=w)\.|(?<=[w\d])[-/](?=w)|\([w ,]*\)|\[[w ,]*\])*+"
+    rf"(?:w|[\s,\"'“”‘’«»「」°%{_MONEY}{_GONE}]|(?<=w)\.|(?<=[w\d])[-/](?=w)"
+    r"|\([w ,]*\)|\[[w ,]*\])*+"
 )
 _NUMBER = (
-    r"((?:[0-9]{1,3}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?![0-9])|[0-9]+)(?:\.[0-9]+)?"
+    r"((?:[0-9]{1,3}(?:(?:,[0-9]{3})+(?![0-9])|(?: [0-9]{3})+(?![0-9/]))|[0-9]+)(?:\.[0-9]+)?"
     r"|(?<![\w.])\.[0-9]+)(?:/([0-9]+))?"
 )
 _VALUE = re.compile(
-    rf"(?P<before>{_BESIDE})(?<!w)(?P<sign>[-+]?)(?P<gap>[\s{_MONEY}]*)"
+    rf"(?P<before>{_BESIDE})(?<!w)(?P<sign>[-+—―]?)(?P<gap>[\s{_MONEY}{_GONE}]*)"
     rf"(?:(?P<number>{_NUMBER})|\([{_MONEY}]?(?P<inside>{_NUMBER})\)){_BESIDE}"
 )
 
@@ -79,23 +99,30 @@ class Stated(NamedTuple):
 def find_answer(text: str) -> Stated | None:
     """The last statement of a text, without GSM8K's ``<<3*4=12>>`` notes; None if it states no
     number."""
-    text = _CALCULATOR_NOTE.sub("", text).strip()
+    text = _CALCULATOR_NOTE.sub(_GONE, text).strip()
     marks = list(_MARK.finditer(text))
     if not marks:
         return None
-    mark = marks[-1]
-    plain, start = text.translate(_PLAIN), mark.end()
-    ends = _END.finditer(plain, start, start + _LONGEST)
-    stop, end = next(
-        (e.span() for e in ends if not is_abbreviation(plain, e.end())), [len(text)] * 2
-    )
-    if stop - start > _LONGEST or (number := stated_number(plain[start:stop])) is None:
+    mark, plain, start = marks[-1], text.translate(_PLAIN), marks[-1].end()
+    ends = _END.finditer(plain, start)
+    stop, end = next((e.span() for e in ends if not _goes_on(plain, e.end())), [len(text)] * 2)
+    number = stated_number(plain[start:stop]) if stop - start <= _LONGEST else None
+    # "1. Add" is an item or a heading, "- 5" perhaps an item.
+    listed = mark[1] == "####" or "\n" in mark[2]
+    item = plain[stop:end] == "." and plain[end:].split("\n")[0].strip(_GONE + " *_`$])")
+    if number is None or (listed and item) or ("\n" in mark[2] and plain[start:].startswith("- ")):
         return None
-    chain = text[: mark.start()].rstrip("*_`")
+    chain = text[: mark.start()].rstrip("*_`" + _GONE)
     if mark[1] == "####" and chain.strip():
         chain = chain.rstrip() + "\n"
-    text, rest = f"{chain}The answer is {number}.", text[end:]
+    text, rest = f"{chain}The answer is {number}.".replace(_GONE, ""), text[end:]
     return Stated(to_number(number), text, any(c.isalnum() for c in rest))
+
+
+def _goes_on(text: str, end: int) -> bool:
+    """Whether the full stop before ``end`` ends no sentence."""
+    unit = _UNIT_BEFORE.search(text, max(0, end - 6), end) and _NUMBER_BEHIND.match(text, end)
+    return bool(unit) or is_abbreviation(text, end)
 
 
 def stated_number(statement: str) -> str | None:
@@ -104,37 +131,48 @@ def stated_number(statement: str) -> str | None:
     >>> stated_number("2 pens + 3 pens = 5 pens"), stated_number("-$1,005.50 a day")
     ('5', '-1,005.50')
     """
-    left, _, value = statement.rpartition("=")
-    if _NO_EQUATION.search(left):
-        return None
     for pattern, plain in _MARKUP:
-        value = re.sub(pattern, plain, value)
+        statement = re.sub(pattern, plain, statement)
+    left, equals, value = statement.rpartition("=")
+    if equals and _NO_ANSWER.search(left.replace(_GONE, " ")):
+        return None
     found = _VALUE.fullmatch(_WORD.sub(_plain_or_not, value))
     if found is None:
         return None
     before, sign, number = found["before"], found["sign"], found["number"] or found["inside"]
-    if sign and "w" in before and (not before[-1].isspace() or found["gap"].strip(_MONEY)):
+    away = found["gap"].strip(_MONEY + _GONE)  # a blank between sign and number
+    if sign and "w" in before and (before[-1] not in f" {_GONE}" or away):
         return None  # "in all - 3"
-    if found["inside"] and not sign and "/" not in number:
+    if (sign in "—―" and sign and away) or (found["inside"] and not sign and "/" not in number):
         return None
-    number = sign.strip("+") + number
+    number = ("-" if sign in tuple("-—―") else "") + number
     return None if to_number(number) is None else number
 
 
 def _plain_or_not(word: re.Match) -> str:
     """A word beside a number as "w", with its full stop; as "?" if it may mean more."""
-    text, before = word[0].rstrip("."), word.string[: word.start()]
-    letters = re.sub("['’²³]", "", text)
-    variable = len(letters) <= (3 if before[-1:].isdigit() else 1) and before[-1:] != "°"
-    if letters == "a":  # the article
-        variable = not re.match(r"\s+[^\W\d_]{2}", word.string[word.end() :])
-    elif letters.lower() == letters.upper():  # a script without capitals has no variables
-        variable = False
-    elif letters in _UNITS.split() and re.search(r"\d", before):
-        variable = letters == "m" and any(sign in before for sign in _MONEY)  # a million
-    if variable or not letters.isalpha() or _MEANS_MORE.fullmatch(text):
+    text, before, after = (
+        word[0].rstrip("."),
+        word.string[: word.start()],
+        word.string[word.end() :],
+    )
+    letters = unicodedata.normalize("NFKC", re.sub("['’²³]", "", text))
+    glued = before[-1:].isdigit()
+    if not letters.isalpha() or _MEANS_MORE.fullmatch(text) or (glued and letters[0] in "xX"):
         return "?"
-    return "w" + word[0][len(text) :]
+    if word[0] != text and after[:1].isdigit() and not is_abbreviation(word.string, word.end()):
+        return "?"  # "apples.5"
+    if letters.lower() == letters.upper():
+        return "w" + _GONE  # of a script without capitals, which has no blanks either
+    variable = len(letters) <= (3 if glued else 2) and before[-1:] != "°"
+    if letters in _UNITS.split() and re.search(r"\d", before):
+        million = letters == "m" and (
+            set(before) & set(_MONEY) or re.match(rf"\s*[\w{_MONEY}]", after)
+        )
+        variable = bool(million)
+    elif letters.lower() in _SHORT_WORDS and not glued:
+        variable = letters == "A" or (letters == "a" and not re.match(r"\s+[^\W\d_]{2}", after))
+    return "?" if variable else "w" + word[0][len(text) :]
 
 
 def to_number(text: str) -> Fraction | None:

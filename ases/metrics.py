@@ -37,9 +37,11 @@ def is_strictly_correct(prediction: str, reference: str) -> bool:
 
 # Scripts without blanks between words: Chinese; and Thai, Lao, Tibetan, Burmese, Khmer, kana.
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-_OTHERS = re.compile("[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff]")
+_OTHERS = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\ua000-\ua4cf\ua980-\ua9df\uff66-\uff9f]"
+)
 # "3 cm" and "SUVmax 5.2", whatever the language of the report
-_MEASURE = re.compile(r"[a-zA-Z]+(?=[^\w\n]{0,3}\d)|(?<=\d)\s{0,3}[a-zA-Z]+")
+_MEASURE = re.compile(r"(?<![a-zA-Z])[a-zA-Z]++(?=[^\w\n]{0,3}\d)|(?<=\d)\s{0,3}[a-zA-Z]+")
 
 
 def text_kind(texts: Sequence[str]) -> str:
@@ -50,7 +52,7 @@ def text_kind(texts: Sequence[str]) -> str:
     """
     text = unicodedata.normalize("NFC", "\n".join(texts))
     letters = [c for c in _MEASURE.sub("", text) if unicodedata.category(c)[0] in "LM"]
-    if all(c.isascii() for c in letters):
+    if all(c.isascii() for c in letters or text):
         return "words"
     unspaced = len(_HAN.findall(text)) + len(_OTHERS.findall(text))
     return "characters" if unspaced * 5 >= len(letters) else "unicode-words"
@@ -230,7 +232,7 @@ def score(
     task: str,
     predictions: Sequence[str],
     references: Sequence[str],
-    questions: Sequence[str] | None = None,
+    questions: Sequence | None = None,
     labels: Sequence[str] | None = None,
 ) -> dict:
     """All scores of a set of chains, under the names that ``results.json`` uses.
@@ -250,8 +252,9 @@ def score(
         raise ValueError("no chains to score; expected at least one")
     n = len(pairs)
     # Which question each row asks, numbered.
-    number = {question: i for i, question in enumerate(dict.fromkeys(questions or range(n)))}
-    asked = [number[question] for question in questions or range(n)]
+    questions = range(n) if questions is None else questions
+    number = {question: i for i, question in enumerate(dict.fromkeys(questions))}
+    asked = [number[question] for _, question in zip(pairs, questions, strict=True)]
 
     def by_question(rows: Sequence[Sequence[float]]) -> np.ndarray:
         sums = np.zeros((len(number), len(rows[0])))

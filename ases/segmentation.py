@@ -40,14 +40,18 @@ class Segment:
 
 # --- pieces --------------------------------------------------------------------------------------
 
-# What ends a piece: full-width marks, ; ? and newlines always; "!" but not in "!=" and TeX's "\!",
-# nor in an expression, where it is a factorial ("10! / (2! * 8!)"); a comma unless between digits,
-# in TeX's "1{,}000" or before its "\!"; a full stop unless a letter, a digit or a comma follows
-# ("3.5", "U.S.", ".5"); dots in a row unless a digit follows ("5...10").
+# What ends a piece: full-width marks, ; ? and newlines always; "!" but not in "!="; a comma unless
+# between digits or in TeX's "1{,}000"; a full stop unless a letter, a digit, a comma or TeX follows
+# ("3.5", "U.S.", ".5", "0.\overline3"); dots in a row unless a digit follows ("5...10"). Not TeX's
+# spaces ("10\,000", "14,\!400"), nor the "!" of a factorial in an expression ("10! / (2! * n!)").
+_FACTORIAL = (
+    r"(?:(?<=[\d)}\]]!)|(?<=\b[a-zA-Z]!))[)\]$]*"
+    r"(?:[\d({}]|\s*[=^\\]|\s*[-+*/×·÷−–⋅<>≈:]\s*(?:[\d(\\]|[a-zA-Z]\b))"
+)
 _STOP = (
-    r"[。；！？…;?\n]"
-    r"|(?<!\\)!(?!=)(?!(?<=[\d)}]!)\)*(?:[\d({}]|\s*[=^\\]|\s*[-+*/×·÷]\s*[\d(\\]))"
-    r"|(?<![\d{])[,，]|(?<!\{)[,，](?!\d|\\!)|\.(?![\dA-Za-z,.])|\.{2,}(?![\d.])"
+    rf"[。；！？…?\n]|(?<!\\);|(?<!\\)!(?!=)(?!{_FACTORIAL})"
+    r"|(?<![\d{\\])[,，]|(?<![{\\])[,，](?!\d|\\[!,;: ])"
+    r"|\.(?![\dA-Za-z,.]|\\[a-z])|\.{2,}(?![\d.])"
 )
 _CLOSERS = "\"')]}”’）】」』》"
 

@@ -248,7 +248,7 @@ def test_labels_are_what_predictions_are_compared_with():
 def test_chinese_is_told_from_english():
     assert text_kind(["1、胰头部 PET/CT 高代谢灶"]) == "characters"
     assert text_kind(["The 胰 is not seen in this sentence"]) == "unicode-words"
-    assert text_kind([""]) == "words"
+    assert text_kind([""]) == "words" and text_kind(["a" * 300_000]) == "words"
 
 
 def test_all_scores_have_their_names():

@@ -51,6 +51,8 @@ from ases.segmentation import (
         ("It is 14,\\!400, so more", ["It is 14,\\!400,", " so more"]),
         ("10! / (2! * 8!) = 45. So", ["10! / (2! * 8!) = 45.", " So"]),
         ("\\frac{10!}{2!8!} \\times 5! \\cdot 2", ["\\frac{10!}{2!8!} \\times 5! \\cdot 2"]),
+        ("n! / (k!(n-k)!) = 6, so 6", ["n! / (k!(n-k)!) = 6,", " so 6"]),
+        ("a 10\\,000, 0.\\overline{3}", ["a 10\\,000,", " 0.\\overline{3}"]),
         ("He won 5! Then (it was 6!) he", ["He won 5!", " Then (it was 6!)", " he"]),
         ("He pays Rs. 500. Then", ["He pays Rs. 500.", " Then"]),
         ("see https://a.b/c?x=1;y=2. Then", ["see https://a.b/c?x=1;y=2.", " Then"]),
