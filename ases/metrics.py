@@ -317,9 +317,8 @@ def role_agreement(
     pairs = []
     for index, (true, found) in enumerate(zip(gold, labels, strict=True)):
         if len(true) != len(found):
-            raise ValueError(
-                f"example {index}: {len(found)} labels, {len(true)} gold roles; expected as many"
-            )
+            told = f"example {index}: {len(found)} labels, {len(true)} gold roles; expected as many"
+            raise ValueError(told)
         pairs += zip(true, found)
 
     scores = {}

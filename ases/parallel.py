@@ -77,9 +77,8 @@ def check_alike(name: str, rows: Sequence[Row]) -> None:
     distributed.all_gather_object(digests, digest)
     for other, found in enumerate(digests):
         if found != digests[0]:
-            raise ValueError(
-                f"{name}: process {other} has other rows than process 0; expected one data"
-            )
+            told = f"{name}: process {other} has other rows than process 0; expected one data"
+            raise ValueError(told)
 
 
 class _Loss(nn.Module):

@@ -200,9 +200,8 @@ def make_segments(
         ValueError: not one label for each piece.
     """
     if len(pieces) != len(labels):
-        raise ValueError(
-            f"{len(pieces)} pieces but {len(labels)} labels; expected one label for each piece"
-        )
+        told = f"{len(pieces)} pieces but {len(labels)} labels; expected one label for each piece"
+        raise ValueError(told)
     if not merge:
         return [Segment(label, (piece,)) for piece, label in zip(pieces, labels)]
 

@@ -29,9 +29,8 @@ def read_results() -> dict[str, dict]:
             row = json.loads(line)
             results[row["key"]] = row
         except (ValueError, KeyError, TypeError):
-            raise InputError(
-                f"{path}:{number}: not what a trial found; expected its JSON"
-            ) from None
+            told = f"{path}:{number}: not what a trial found; expected its JSON"
+            raise InputError(told) from None
     return results
 
 

@@ -231,9 +231,8 @@ def _differentiate(ctx, do, *_):
 
 
 def _refuse(ctx, *_):
-    raise RuntimeError(
-        "backend='triton' has no second derivative; use backend='reference' or 'sdpa' for it"
-    )
+    told = "backend='triton' has no second derivative; use backend='reference' or 'sdpa' for it"
+    raise RuntimeError(told)
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)

@@ -106,9 +106,8 @@ class RunConfig(Recipe):
             config = cls(**content)
             ModelConfig(**{"vocab_size": 1} | config.model)
         except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"{path}: not a run's settings ({error}); expected what train.py writes"
-            ) from None
+            told = f"{path}: not a run's settings ({error}); expected what train.py writes"
+            raise InputError(told) from None
 
         wrong = complaints(config)
         for name in parts:

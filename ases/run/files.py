@@ -170,9 +170,8 @@ def _scan(
             id_ = _id(row) or (f"line-{line}" if line.isdigit() else line.replace(" ", "-"))
             if id_ in seen:
                 first = f"{path}:{seen[id_]}"
-                raise InputError(
-                    f"field 'id': {id_!r} stands already in {first}; expected unique ids"
-                )
+                told = f"field 'id': {id_!r} stands already in {first}; expected unique ids"
+                raise InputError(told)
             seen[id_] = line
             if empty := [name for name in columns.needed if not texts[name]]:
                 data.empty.append(f"{path}:{line}: field {empty[0]!r} is empty; expected a text")
@@ -327,9 +326,8 @@ def _decoded(path: Path, raw: bytes, columns: Columns) -> str:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{path}:{line}: byte {error.start} is not UTF-8; expected a UTF-8 file"
-        ) from None
+        told = f"{path}:{line}: byte {error.start} is not UTF-8; expected a UTF-8 file"
+        raise InputError(told) from None
     if not text.strip():
         raise InputError(f"{path}: the file is empty; expected {FORMATS} with {columns.words}")
     return text

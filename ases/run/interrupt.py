@@ -55,9 +55,8 @@ class Lock:
         try:
             fcntl.flock(self.opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InputError(
-                f"{folder}: another command is at work there; expected to be alone"
-            ) from None
+            told = f"{folder}: another command is at work there; expected to be alone"
+            raise InputError(told) from None
 
     def __del__(self):
         if self.opened is not None:

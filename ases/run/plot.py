@@ -106,9 +106,8 @@ def need_pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise InputError(
-            "matplotlib is not installed; expected it for figures: pip install matplotlib"
-        ) from None
+        told = "matplotlib is not installed; expected it for figures: pip install matplotlib"
+        raise InputError(told) from None
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "ases"
     from matplotlib import pyplot

@@ -90,9 +90,8 @@ def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str
         had = getattr(config.training, name)
         if had is None or value < had:
             wanted = "none, for the run has no such limit" if had is None else f"at least its {had}"
-            raise InputError(
-                f"--{name.replace('_', '-')} is {value} with --resume; expected {wanted}"
-            )
+            told = f"--{name.replace('_', '-')} is {value} with --resume; expected {wanted}"
+            raise InputError(told)
     config = replace(config, training=replace(config.training, device=device, **longer))
 
     if (folder / "tokenizer.json").exists():
