@@ -415,22 +415,13 @@ class EncoderDecoder(nn.Module):
         """
         c = self.config
         from_model, from_heads = c.d_model**-0.5, (c.num_heads * c.d_kv) ** -0.5
-        spread = {
-            "embedding.weight": 1.0,
-            "table.weight": from_model,
-            "q.weight": from_model if c.scale_scores else (c.d_model * c.d_kv) ** -0.5,
-            "k.weight": from_model,
-            "v.weight": from_model,
-            "o.weight": from_heads,
-            "gate.weight": from_model,
-            "up.weight": from_model,
-            "down.weight": c.d_ff**-0.5,
-            "head.weight": from_model,
-        }
+        spread = dict.fromkeys("table q k v gate up head".split(), from_model)
+        spread |= {"embedding": 1.0, "o": from_heads, "down": c.d_ff**-0.5}
+        if not c.scale_scores:
+            spread["q"] = (c.d_model * c.d_kv) ** -0.5
         for name, parameter in self.named_parameters():
             if "norm" not in name:
-                end = ".".join(name.split(".")[-2:])
-                nn.init.normal_(parameter, std=spread[end])
+                nn.init.normal_(parameter, std=spread[name.split(".")[-2]])
 
 
 def token_losses(logits: Tensor, target: Tensor) -> Tensor:

@@ -26,14 +26,8 @@ from ases.model import EncoderDecoder
 _OURS = ("feed_forward", "tie_word_embeddings", "scale_decoder_outputs", "scale_scores")
 _SHARED_FIELDS = [f.name for f in fields(ModelConfig) if f.name not in _OURS]
 #: What a config.json may leave out.
-_OPTIONAL = {
-    "relative_attention_max_distance": 128,
-    "relative_attention_num_buckets": 32,
-    "layer_norm_epsilon": 1e-6,
-    "dropout_rate": 0.1,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-}
+_OPTIONAL: dict = dict(relative_attention_max_distance=128, relative_attention_num_buckets=32)
+_OPTIONAL |= dict(layer_norm_epsilon=1e-6, dropout_rate=0.1, pad_token_id=0, eos_token_id=1)
 #: Copies of shared.weight, where a file has them.
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
@@ -46,11 +40,8 @@ _FIXED_NAMES = {
     "encoder_bias.table.weight": f"encoder.{_BIAS}",
     "decoder_bias.table.weight": f"decoder.{_BIAS}",
 }
-_PART_NAMES = {
-    "self_attention": "SelfAttention.",
-    "cross_attention": "EncDecAttention.",
-    "feed_forward": "DenseReluDense.",
-}
+_PART_NAMES = {"self_attention": "SelfAttention.", "cross_attention": "EncDecAttention."}
+_PART_NAMES |= {"feed_forward": "DenseReluDense."}
 
 
 def load_t5(folder: str | Path) -> EncoderDecoder:

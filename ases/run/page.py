@@ -94,13 +94,10 @@ def evaluation_page(
     if len(rows) > 1:
         verdicts["split"] = "runs disagree"
     stops = {line["stop"] for lines in predictions.values() for line in lines}
-    filters = _filters(
-        [
-            _select("verdict", "chains", verdicts),
-            _select("stop", "stopped by", {"": "any"} | {s: s for s in STOPS if s in stops}),
-            _select("steps", "pieces in reference", {"": "any"} | {str(n): str(n) for n in steps}),
-        ]
-    )
+    selects = [_select("verdict", "chains", verdicts)]
+    selects.append(_select("stop", "stopped by", {"": "any"} | {s: s for s in STOPS if s in stops}))
+    counts = {"": "any"} | {str(n): str(n) for n in steps}
+    filters = _filters([*selects, _select("steps", "pieces in reference", counts)])
     drawn = "".join(_run_curves(run, own) for run, own in curves.items())
     note = tag("p", text(same_problems(rows)))
     body = [
@@ -231,16 +228,12 @@ def _segmented(s: Segmented, settings: SegmentationSettings, tokenizer: Tokenize
     else:
         threshold = settings.beta * sum(s.entropies) / len(s.entropies)
         top = max(*s.entropies, threshold, 1e-9)
-        bars = [
-            tag(
-                "span",
-                f"H {h:.2f}",
-                class_="bar threshold",
-                style=f"--share: {h / top:.4f}; --threshold: {threshold / top:.4f}",
-                title=f"H(p) = {h:.3f} nats; the threshold is {threshold:.3f}",
-            )
-            for h in s.entropies
-        ]
+        bars = []
+        for h in s.entropies:
+            style = f"--share: {h / top:.4f}; --threshold: {threshold / top:.4f}"
+            told = f"H(p) = {h:.3f} nats; the threshold is {threshold:.3f}"
+            cell = tag("span", f"H {h:.2f}", class_="bar threshold", style=style, title=told)
+            bars.append(cell)
         ids = tokenizer.encode_pieces(s.pieces)
         tokens = [_tokens(*row, tokenizer) for row in zip(s.pieces, ids, s.token_entropies)]
         pieces = [_segment(*row) for row in zip(s.labels, tokens, bars)]

@@ -37,14 +37,9 @@ def evaluate(
     task = config.data.task
     predictions = [prediction(task, *row) for row in zip(examples, chains)]
     questions = [e.question for e in examples]
-    results = {
-        "format": FORMAT,
-        "run": config.run_id,
-        "task": task,
-        "mode": config.mode,
-        "segmentation": None if config.mode == "direct" else config.segmentation.segmentation,
-    }
-    results |= score_chains(task, examples, chains)
+    results: dict = {"format": FORMAT, "run": config.run_id, "task": task, "mode": config.mode}
+    labels = None if config.mode == "direct" else config.segmentation.segmentation
+    results |= {"segmentation": labels} | score_chains(task, examples, chains)
     results["problems"] = hashlib.sha256("\0".join(sorted(questions)).encode()).hexdigest()[:16]
     results["cut_questions"] = writer.cut_questions(questions)
     results |= {"beams": beams, "second_try": second_try, "decode_seconds": round(seconds, 1)}

@@ -40,19 +40,17 @@ def export(run: Path, folder: Path) -> list[Path]:
         write_text(place / "tokenizer.json", tokenizer.text())
         pad, eos, end = tokenizer.SPECIALS
         known = tokenizer.backend.token_to_id("<unk>") is not None
-        tokens = {
+        tokens: dict = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "pad_token": pad,
             "eos_token": eos,
-            "unk_token": "<unk>" if known else pad,  # a byte-level tokenizer never needs it
-            "additional_special_tokens": [end],
         }
-        generation = {
-            "decoder_start_token_id": model.config.decoder_start_token_id,
-            "pad_token_id": tokenizer.pad_id,
-            "eos_token_id": [tokenizer.eos_id, tokenizer.end_id],
-            "max_new_tokens": writer.recipe.max_tokens,
-        }
+        # A byte-level tokenizer never needs an unknown token.
+        tokens |= {"unk_token": "<unk>" if known else pad, "additional_special_tokens": [end]}
+        generation: dict = {"eos_token_id": [tokenizer.eos_id, tokenizer.end_id]}
+        generation |= {"max_new_tokens": writer.recipe.max_tokens}
+        for field in ("decoder_start_token_id", "pad_token_id"):
+            generation[field] = getattr(model.config, field)
         for name, facts in (("tokenizer", tokens), ("generation", generation)):
             write_text(place / f"{name}_config.json", json.dumps(facts, indent=2) + "\n")
         places.append(place)

@@ -10,8 +10,9 @@ SCORES = {
     "accuracy": ("{:.3f}", "share whose stated answer is the reference's number"),
     "accuracy_strict": ("{:.3f}", "GSM8K's own rule: the same, compared as text"),
     "bleu": ("{:.1f}", "n-grams shared with the reference, 0 to 100 (sacrebleu's)"),
-    "rouge1": ("{:.3f}", "F1 of shared words (of characters in Chinese)"),
-    "rouge2": ("{:.3f}", "F1 of shared pairs of words"),
+    "rouge_tokens": ("{}", "what ROUGE counts, where that is not Google's words"),
+    "rouge1": ("{:.3f}", "F1 of shared words or characters"),
+    "rouge2": ("{:.3f}", "F1 of shared pairs of them"),
     "rougeL": ("{:.3f}", "F1 of the longest common subsequence"),
     "exact_match": ("{:.3f}", "share equal to the reference, white space aside"),
     "parseable": ("{:.3f}", "share that states a number as its answer"),
@@ -57,17 +58,14 @@ def table(columns: dict[str, dict]) -> str:
             lines.append([f"stop: {reason}", *map("{:.3f}".format, shares)])
 
     widths = [max(map(len, column)) for column in zip(*lines)]
-    parts, begin = [], 1
+    parts, begin, room = [], 1, WIDTH - widths[0]
     while begin < len(widths):
         end = begin + 1
-        while (
-            end < len(widths) and sum(w + 2 for w in widths[begin : end + 1]) <= WIDTH - widths[0]
-        ):
+        while end < len(widths) and sum(w + 2 for w in widths[begin : end + 1]) <= room:
             end += 1
         shown = [0, *range(begin, end)]
-        parts.append(
-            "\n".join(_line([line[i] for i in shown], [widths[i] for i in shown]) for line in lines)
-        )
+        rows = [_line([line[i] for i in shown], [widths[i] for i in shown]) for line in lines]
+        parts.append("\n".join(rows))
         begin = end
     return "\n\n".join(["\n".join(legend), *parts] if legend else parts)
 
@@ -75,7 +73,7 @@ def table(columns: dict[str, dict]) -> str:
 def score_cell(results: dict, name: str) -> str:
     """A score with its interval, "0.982 [0.966, 0.991]"; "" where there is none."""
     value, shown = results.get(name), SCORES[name][0]
-    if value is None:
+    if value is None or value == "words":  # of ROUGE, as is usual
         return ""
     text = shown.format(value)
     if name in results.get("intervals", {}):
