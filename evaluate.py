@@ -38,7 +38,7 @@ def main() -> None:
 def ask(writers: dict, options: EvaluateOptions, given: dict) -> None:
     """Answer questions that have no reference."""
     from ases.run.progress import tell
-    from ases.run.results import json_lines, prediction, question_notes, write_chains
+    from ases.run.results import json_lines, prediction, question_notes, replace_text, write_chains
     from ases.run.show import show_answer
 
     if options.question is not None:
@@ -59,7 +59,7 @@ def ask(writers: dict, options: EvaluateOptions, given: dict) -> None:
         lines = json_lines([prediction(task, *row) for row in zip(examples, chains)])
         if outputs:
             path = outputs[folder] / "predictions.jsonl"
-            write_text(path, lines)
+            replace_text(path, lines)
             tell(f"written: {path}")
         else:
             sys.stdout.write(lines)

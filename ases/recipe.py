@@ -146,7 +146,7 @@ def train(
         splits = split_examples(examples, recipe.training.seed)
     if tokenizer is None:
         tokenizer = Tokenizer.train(training_texts(splits), recipe.vocab_size)
-    _check_lengths(splits, tokenizer, recipe.max_chain)
+    check_lengths(splits, tokenizer, recipe.max_chain)
     if initial is None:
         initial = _random_model(recipe, tokenizer)
     reports: dict[str, dict] = {}
@@ -186,8 +186,12 @@ def _check_examples(examples: object) -> None:
         raise ValueError("expected a list of Example(id, question, answer), all of them texts")
 
 
-def _check_lengths(splits: Splits, tokenizer: Tokenizer, limit: int) -> None:
-    """Attention's memory grows with the square of a chain's length."""
+def check_lengths(splits: Splits, tokenizer: Tokenizer, limit: int) -> None:
+    """Attention's memory grows with the square of a chain's length.
+
+    Raises:
+        ValueError: one is longer than ``limit``.
+    """
     for name in SPLITS:
         for example in splits[name]:
             if len(example.answer.encode()) < limit:  # it has no more tokens than bytes
@@ -352,7 +356,9 @@ class ChainWriter:
         Raises:
             ValueError: what is given is no list of texts.
         """
-        if isinstance(questions, str) or not all(isinstance(q, str) for q in questions):
+        if not isinstance(questions, (list, tuple)) or not all(
+            isinstance(q, str) for q in questions
+        ):
             raise ValueError("expected a list of questions, all of them texts")
         for model in self.models.values():
             model.eval()

@@ -197,7 +197,14 @@ def test_true_answers_in_a_column_of_their_own(tmp_path):
 
 @pytest.mark.parametrize(
     "gold, message",
-    [("many", "'gold': no final number"), (True, "no final"), ([3], "is list"), (" ", "no usable")],
+    [
+        ("many", "'gold': no final number"),
+        (True, "no final"),
+        ([3], "is list"),
+        (" ", "no usable"),
+        ("7. 8", "'gold': more than a number"),
+        ("7\n8", "'gold': more than a number"),
+    ],
 )
 def test_labels_that_cannot_be_read(tmp_path, gold, message):
     path = write(tmp_path, lines(LABELLED[0] | {"gold": gold}))
@@ -218,6 +225,8 @@ def test_a_bad_row_says_what_to_do(tmp_path):
     [
         ("q.csv", "id,text\n1,How many?\n", None, "id, text"),
         ("q.txt", "id;text\n1;How many?\n", None, "id;text"),
+        ("q.txt", "Question Text,Gold Answer\nHow many?,1\n", None, "Question Text, Gold Answer"),
+        ("q.TAB", "How many?\n", None, "How many?"),
         ("q.txt", "How many, then?\n", "query", "How many, then?"),
         ("q.csv", "How many?\n", None, "How many?"),
     ],
@@ -246,7 +255,7 @@ def test_a_stray_quote_glues_no_rows_together(tmp_path):
     text = 'question\tanswer\na?\t"#### 1\nb?\t#### 2"\nc?\t#### 3\n'
     data = scan_examples(write(tmp_path, text), "mwp")
     assert [e.question for e in data.examples] == ["c?"]
-    assert "data.txt:2: a quoted field holds tabs and lines" in data.problems[0]
+    assert "data.txt:2: a quoted field of several lines" in data.problems[0]
 
 
 def test_reading_leaves_the_csv_module_alone(tmp_path):

@@ -187,6 +187,8 @@ def test_a_refused_command_leaves_no_folder(trained, tmp_path):
         ("evaluate.py", ["--question", "q", "--split", "all"]),
         ("evaluate.py", ["--questions", "-", "--report", "x.html"]),
         ("evaluate.py", ["--answer-field", "solution"]),
+        ("train.py", ["--label-field", "gold"]),
+        ("segment.py", ["--skip-bad-rows"]),
         ("segment.py", ["--check", "--show", "1", "--data", "x"]),
     ],
 )

@@ -114,6 +114,7 @@ PIECES = ases.segment([ases.TOY])[0].segments
         (lambda w: ases.train(examples(), "usm"), "'usm' in place of settings"),
         (lambda w: w.write("text"), "expected a list of questions"),
         (lambda w: w.answer(5), "expected a list of questions"),
+        (lambda w: w.write(q for q in ["Tom?"]), "expected a list of questions"),
         (lambda w: ases.Tokenizer.train("text", 300), "expected a list of texts"),
         (lambda w: ases.make_pairs("q", PIECES, w.tokenizer, -5), "max_question is -5"),
         (lambda w: ases.train(examples(), recipe(max_question=-5)), "max_question is -5"),

@@ -96,6 +96,35 @@ def test_an_older_run_leaves_nothing_and_links_are_not_followed(runs, tmp_path):
     assert {path.read_text() for path in elsewhere.iterdir()} == {"mine"}
 
 
+def test_a_mistake_loses_no_older_run(runs, tmp_path):
+    run = shutil.copytree(runs / "direct", tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    long = {"question": "q", "answer": "word " * 6000 + "The answer is 1."}
+    rows = [long | {"question": f"q{i}"} for i in range(9)]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    here = ["--out-dir", run, "--overwrite", *QUICK]
+    told = fail("train.py", "--data", tmp_path / "long.jsonl", *here)
+    assert "a chain of" in told
+    told = fail(
+        "train.py", "--data", run / "predictions.jsonl", "--answer-field", "reference", *here
+    )
+    assert "predictions.jsonl: lies in" in told
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    shutil.copytree(run, tmp_path / "runs" / "mwp-usm-entropy")
+    by_entropy = ["--segmentation", "entropy", "--scorer", "runs/mwp-usm-entropy", "--overwrite"]
+    assert "mwp-usm-entropy: lies in" in fail("train.py", *by_entropy, *QUICK, cwd=tmp_path)
+
+
+def test_answers_replace_a_link_and_do_not_follow_it(run, tmp_path):
+    (tmp_path / "q.txt").write_text("Tom has 3?\n")
+    (tmp_path / "mine.txt").write_text("mine")
+    (run / "eval-q").mkdir()
+    (run / "eval-q" / "predictions.jsonl").symlink_to(tmp_path / "mine.txt")
+    ask = ["--questions", tmp_path / "q.txt", "--out-dir", run / "eval-q", "--overwrite"]
+    succeed("evaluate.py", "--run", run, *ask)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
 def test_control_characters_are_shown_and_not_sent(run, tmp_path):
     evil = "\x1b[31m \x9b1m \x07 \r \u202e"
     row = {"id": f"a{evil}", "question": f"Tom {evil} has 3?", "answer": f"He {evil} has 3. #### 3"}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import Field, fields
 from typing import Any, TypeVar
 
-from ases.data import InputError
+from ases.data import InputError, shown
 from ases.run.processes import several_processes
 from ases.settings import expected, fits, kind
 
@@ -203,7 +203,7 @@ def run_command(main: Callable[[], None], alone: bool = True) -> None:
 
 
 def _end(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+    print(shown(message), file=sys.stderr)
     sys.exit(code)
 
 

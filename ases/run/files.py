@@ -184,7 +184,11 @@ def _scan(
                 data.dropped += stated.dropped
                 example = replace(example, answer=stated.text)
                 if columns.label is not None:
-                    label = _stated(columns.label, f"The answer is {texts[columns.label]}")
+                    label = _stated(
+                        columns.label, f"The answer is {texts[columns.label]}", "a number"
+                    )
+                    if label.dropped:
+                        raise InputError(f"field {columns.label!r}: more than a number")
                     true = label.text.rpartition("The answer is ")[2].removesuffix(".")
                     example = replace(example, label=true)
                     if label.number != stated.number:
@@ -198,12 +202,13 @@ def _scan(
     return data
 
 
-def _stated(column: str, text: str) -> Stated:
+def _stated(
+    column: str, text: str, wanted: str = "it to end with 'The answer is N.' or '#### N'"
+) -> Stated:
     """The answer that a text states, in the one form."""
     stated = find_answer(text)
     if stated is None:
-        wanted = "expected it to end with 'The answer is N.' or '#### N'"
-        raise InputError(f"field {column!r}: no final number that can be read; {wanted}")
+        raise InputError(f"field {column!r}: no final number that can be read; expected {wanted}")
     return stated
 
 
@@ -375,8 +380,9 @@ def _has_header(path: str, text: str) -> bool:
     """Whether a file is a table by its name, or by a first line of single words with marks between
     them: what its columns are called is then asked, and nothing is answered line by line."""
     names = re.split("[,;\t]", text.lstrip().split("\n", 1)[0])
-    words = [re.fullmatch(r"\s*\"?\w{1,40}\"?\s*", name) for name in names]
-    return path.endswith((".csv", ".tsv", ".json", ".jsonl")) or (len(names) > 1 and all(words))
+    words = [re.fullmatch(r"\s*\"?\w{1,40}(?: \w{1,40}){0,2}\"?\s*", name) for name in names]
+    kinds = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson")
+    return path.lower().endswith(kinds) or (len(names) > 1 and all(words))
 
 
 def _json_rows(text: str) -> Rows:
@@ -430,8 +436,8 @@ def _table_rows(path: Path, text: str, columns: Columns, delimiter: str) -> Rows
         elif len(values) != len(header):
             told = f"{len(values)} fields; expected {len(header)}, as in the header"
             yield line, InputError(told)
-        elif delimiter == "\t" and any("\t" in value and "\n" in value for value in values):
-            told = "a quoted field holds tabs and lines; expected no stray quote before it"
+        elif delimiter == "\t" and any(set(value) & set("\r\n") for value in values):
+            told = "a quoted field of several lines; expected a row a line (a stray quote?)"
             yield line, InputError(told)
         else:
             yield line, dict(zip(header, values))
@@ -441,7 +447,7 @@ def _header(place: str, values: list[str], columns: Columns) -> list[str]:
     header = [name.strip() for name in values]
     if not set(columns.needed) <= set(header):
         found = ", ".join(header)[:120]
-        wanted = f"{columns.words}, or their names as --question-field and --answer-field"
+        wanted = f"{columns.words}, or their names as --question-field and so on"
         raise InputError(f"{place}: columns {found!r}; expected {wanted}")
     for name in (*columns.needed, "id", "qid"):
         if header.count(name) > 1:
@@ -453,7 +459,7 @@ def _text(row: dict, name: str, or_number: bool = False) -> str:
     """A field's text without the blanks around it; a label may be a number in JSON."""
     if name not in row:
         found = ", ".join(map(str, row))[:120]
-        others = f"the fields are {found!r}; --question-field and --answer-field name others"
+        others = f"the fields are {found!r}; --question-field and so on name others"
         raise InputError(f"field {name!r} is missing; expected a text ({others})")
     value = row[name]
     if or_number and isinstance(value, (int, float)):

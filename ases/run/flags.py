@@ -57,6 +57,11 @@ def segmentation_complaints(given: dict[str, Any]) -> list[str]:
     return _useless(given, "without --segmentation entropy", names)
 
 
+def _without_data(given: dict[str, Any]) -> list[str]:
+    fields = ("question_field", "answer_field", "label_field", "skip_bad_rows")
+    return [] if "data" in given else _useless(given, "without --data", fields)
+
+
 def train_complaints(given: dict[str, Any]) -> list[str]:
     """Flags of train.py that do not go together."""
     complaints = device_complaints(given)
@@ -64,7 +69,7 @@ def train_complaints(given: dict[str, Any]) -> list[str]:
         free = {"resume", "device", "data", "max_steps", "max_minutes"}
         where = "with --resume, for config.json has all settings"
         return complaints + _useless(given, where, [name for name in given if name not in free])
-    complaints += segmentation_complaints(given)
+    complaints += segmentation_complaints(given) + _without_data(given)
     if given.get("mode") == "direct" and given.get("segmentation") == "entropy":
         complaints += _useless(given, "with --mode direct", ["segmentation"])
     if "init" in given:
@@ -124,7 +129,7 @@ def _output_complaints(given: dict[str, Any], names: tuple[str, ...]) -> list[st
 
 def segment_complaints(given: dict[str, Any]) -> list[str]:
     """Flags of segment.py that do not go together."""
-    complaints = device_complaints(given) + segmentation_complaints(given)
+    complaints = device_complaints(given) + segmentation_complaints(given) + _without_data(given)
     if given.get("segmentation") == "entropy" and "scorer" not in given:
         complaints.append("--segmentation entropy needs --scorer, the folder of a direct run")
     if "check" in given:
@@ -201,6 +206,11 @@ def evaluate_complaints(given: dict[str, Any]) -> list[str]:
     elif "data" not in given:
         complaints += _useless(given, "on the run's own data", fields)
     complaints += _output_complaints(given, ("report",))
+    if (
+        "report" in given
+        and Path(given["report"]).resolve() == Path(given.get("data", "")).resolve()
+    ):
+        complaints.append("--data and --report are one file; choose another")
     if "report" in given and Path(given["report"]).suffix != ".html":
         complaints.append(f"--report is {given['report']!r}; expected a name that ends in .html")
     return complaints

@@ -11,6 +11,7 @@ runs/mwp-usm-interleave/
 
 import hashlib
 import shlex
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,15 +76,17 @@ def data_digest(splits: Splits) -> str:
     hasher = hashlib.sha256()
     for name in sorted(splits):
         for e in splits[name]:
-            hasher.update("\0".join((name, e.id, e.question, e.answer, "")).encode())
+            label = "" if e.label is None else f"\0{e.label}"
+            hasher.update("\0".join((name, e.id, e.question, e.answer, label)).encode())
     return hasher.hexdigest()[:16]
 
 
 # --- folders -------------------------------------------------------------------------------------
 
 
-def prepare_folder(folder: Path, overwrite: bool) -> Lock:
-    """Make a run's folder, and with ``overwrite`` empty an older run's of its files.
+def prepare_folder(folder: Path, overwrite: bool, inputs: Sequence[str] = ()) -> Lock:
+    """Make a run's folder, and with ``overwrite`` empty an older run's of its files, unless they
+    are among ``inputs``.
 
     Returns:
         the lock that keeps other commands out.
@@ -101,6 +104,9 @@ def prepare_folder(folder: Path, overwrite: bool) -> Lock:
             resume = f"--resume {shlex.quote(str(folder))}"
             told = f"holds a run already; choose another --out-dir, --overwrite, or {resume}"
             raise InputError(f"{folder}: {told}")
+    for path in map(Path, inputs):
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{path}: lies in {folder}; choose another --out-dir")
     check_place(folder / "config.json")
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder)

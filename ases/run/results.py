@@ -118,16 +118,20 @@ def question_notes(
 def write_evaluation(
     folder: Path, results: dict, predictions: list[dict], suffix: str = ""
 ) -> None:
-    """Both files, in a folder that is made if there is none; links there are replaced, not
-    followed."""
+    """Both files, in a folder that is made if there is none."""
     lines = json_lines(predictions)
     results |= {"predictions_digest": hashlib.sha256(lines.encode()).hexdigest()}
     both = {f"predictions{suffix}.jsonl": lines}
     both[f"results{suffix}.json"] = json.dumps(results, indent=2) + "\n"
     for name, content in both.items():
-        if (folder / name).is_symlink():
-            (folder / name).unlink()
-        write_text(folder / name, content)
+        replace_text(folder / name, content)
+
+
+def replace_text(path: Path, content: str) -> None:
+    """Write a file; a link there is replaced, not followed."""
+    if path.is_symlink():
+        path.unlink()
+    write_text(path, content)
 
 
 def json_lines(rows: Iterable[dict]) -> str:

@@ -14,7 +14,7 @@ from ases.config import SIZES, SegmentationSettings, TrainingSettings
 from ases.data import InputError
 from ases.model import EncoderDecoder
 from ases.pretrained import load_t5
-from ases.recipe import Scorer, Splits, training_texts
+from ases.recipe import Scorer, Splits, check_lengths, training_texts
 from ases.run.checkpoints import load_checkpoint, load_model, weights_digest
 from ases.run.command import Flags, choose_device
 from ases.run.config import DataSettings, RunConfig
@@ -66,9 +66,14 @@ def start(flags: Flags, say: Callable[[str], None] = tell) -> Start:
     tokenizer = _new_tokenizer(config, splits, say)
     if config.init is None:
         config = replace(config, characters="".join(sorted(set("".join(training_texts(splits))))))
+    try:  # now, for an older run may be overwritten next
+        check_lengths(splits, tokenizer, config.max_chain)
+    except ValueError as error:
+        raise InputError(str(error)) from None
     lock = None
     if parallel.rank() == 0:
-        lock = prepare_folder(folder, options.overwrite)
+        inputs = [path for path in (config.data.data, config.scorer, config.init) if path]
+        lock = prepare_folder(folder, options.overwrite, inputs)
         config.save(folder)  # first, for what has it can be resumed or overwritten
         write_text(folder / "tokenizer.json", tokenizer.text())
     return Start(config, folder, lock, splits, tokenizer, False, scorer, _initial_model(config))
