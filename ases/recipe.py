@@ -198,10 +198,8 @@ def check_lengths(splits: Splits, tokenizer: Tokenizer, limit: int) -> None:
                 continue
             n = len(tokenizer.encode(example.answer))
             if n > limit:
-                raise ValueError(
-                    f"{example.id}: a chain of {n} tokens; expected at most {limit}: shorten it, "
-                    "leave it out, or raise Recipe.max_chain"
-                )
+                told = f"{example.id}: a chain of {n} tokens; expected at most {limit}"
+                raise ValueError(f"{told}: shorten it, leave it out, or raise Recipe.max_chain")
 
 
 def _rows(

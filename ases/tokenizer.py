@@ -79,10 +79,8 @@ class Tokenizer:
         tokenizer = (SentinelTokenizer if backend.token_to_id(END) is None else cls)(backend)
         missing = [token for token in tokenizer.SPECIALS if backend.token_to_id(token) is None]
         if missing:
-            raise InputError(
-                f"{path}: no token {missing[0]!r}; "
-                "expected a tokenizer of this project or of the T5 family"
-            )
+            told = "expected a tokenizer of this project or of the T5 family"
+            raise InputError(f"{path}: no token {missing[0]!r}; {told}")
         return tokenizer
 
     def text(self) -> str:
@@ -144,10 +142,8 @@ class SentinelTokenizer(Tokenizer):
         encoding = self.backend.encode(text, add_special_tokens=False)
         if self.rows is not None and max(encoding.ids, default=0) >= self.rows:
             token = self.backend.id_to_token(max(encoding.ids))
-            raise InputError(
-                f"token {token!r} in {text[:80]!r} has the id {max(encoding.ids)}; "
-                f"the checkpoint's embedding has {self.rows} rows"
-            )
+            told = f"token {token!r} in {text[:80]!r} has the id {max(encoding.ids)}"
+            raise InputError(f"{told}; the checkpoint's embedding has {self.rows} rows")
         return encoding
 
     def encode(self, text: str) -> list[int]:

@@ -58,11 +58,7 @@ class Curves(Watcher):
 
 
 def run_trial(trial: Trial, folder: str) -> dict:
-    """Train, write and score.
-
-    Args:
-        folder: where the real data lies.
-    """
+    """Train, write and score. ``folder``: where the real data lies."""
     started = time.perf_counter()
     splits = _splits(trial, folder)
     curves, scorer = Curves(), None

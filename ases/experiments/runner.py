@@ -36,10 +36,7 @@ def read_results() -> dict[str, dict]:
 
 def run_missing(trials: Sequence[Trial], folder: str, processes: int) -> dict[str, dict]:
     """Run the trials that have no result yet, and add theirs to the file, one as each ends.
-
-    Args:
-        folder: where the real data lies; trials whose file is not there are left out, and told.
-    """
+    ``folder``: where the real data lies; trials whose file is not there are left out, and told."""
     results = read_results()
     missing = {t.key: t for t in trials if t.key not in results}
     for key, trial in list(missing.items()):

@@ -166,10 +166,8 @@ def choose_device(device: str) -> str:
 def run_command(main: Callable[[], None], alone: bool = True) -> None:
     """Call ``main``; a mistake of the user's becomes one line on standard error and exit code 2.
 
-    A KeyboardInterrupt with a text ends with that text.
-
-    Args:
-        alone: it must be the only process; torchrun may not have started several.
+    A KeyboardInterrupt with a text ends with that text. ``alone``: it must be the only process;
+    torchrun may not have started several.
     """
     streams: list[Any] = [sys.stdout, sys.stderr]
     for stream in streams:

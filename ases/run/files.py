@@ -88,25 +88,17 @@ class Dataset:
 def read_examples(
     path: str | Path, task: str, columns: Columns = Columns(), skip_bad_rows: bool = False
 ) -> Dataset:
-    """Read a file of questions and answers.
-
-    Args:
-        skip_bad_rows: leave out bad rows, and those whose chain states another number than the
-            label.
-    """
+    """Read a file of questions and answers. ``skip_bad_rows``: leave out bad rows, and those whose
+    chain states another number than the label."""
     data = scan_examples(path, task, columns, skip_bad_rows)
     if data.problems and not skip_bad_rows:
         more = f" ({len(data.problems) - 1} more)" if len(data.problems) > 1 else ""
-        raise InputError(
-            f"{data.problems[0]}{more}; leave such rows out with --skip-bad-rows, or see them all "
-            "with segment.py --check"
-        )
+        told = "leave such rows out with --skip-bad-rows, or see them all with segment.py --check"
+        raise InputError(f"{data.problems[0]}{more}; {told}")
     if not data.examples:
         bad = f", {len(data.problems)} bad" if data.problems else ""
-        raise InputError(
-            f"{path}: no usable row ({len(data.empty)} without question or answer{bad}); "
-            "expected at least one"
-        )
+        told = f"no usable row ({len(data.empty)} without question or answer{bad})"
+        raise InputError(f"{path}: {told}; expected at least one")
     return data
 
 

@@ -243,9 +243,7 @@ def examples_for(
     default all of it, if ``changes`` name one.
 
     A file that holds the run's own data, which has moved, is split as the run has split it.
-
-    Args:
-        changes: of the run's ``DataSettings``.
+    ``changes``: of the run's ``DataSettings``.
     """
     moved, own = replace(config.data, **changes), None
     if "data" not in changes:

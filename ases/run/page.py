@@ -202,10 +202,7 @@ def segmentation_page(
     tokenizer: Tokenizer | None = None,
 ) -> str:
     """Pieces and labels of each example; with a scorer's entropies, each token's and each piece's.
-
-    Args:
-        tokenizer: the scorer's, for the texts of the tokens.
-    """
+    ``tokenizer``: the scorer's, for the texts of the tokens."""
     if settings.segmentation == "interleave":
         rule = "Labels are positions: ES, AS, ES, … in turn, whatever a piece says."
     else:

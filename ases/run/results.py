@@ -91,10 +91,7 @@ def question_notes(
     writer: ChainWriter, questions: Sequence[str], trained_on: Sequence[Example] | None = ()
 ) -> list[str]:
     """What a user should know of questions that a model can hardly answer, or knows already.
-
-    Args:
-        trained_on: the run's training split; None if it is gone.
-    """
+    ``trained_on``: the run's training split; None if it is gone."""
     notes, asked = [], set(questions)
     if trained_on is None:
         notes.append("note: this run's data is gone; which questions it was trained on is unknown")

@@ -78,10 +78,7 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 def is_wrong(line: dict) -> bool:
     """Whether a prediction has another number than its reference; of a report, another text.
-
-    Args:
-        line: of ``predictions.jsonl``, and so everywhere below.
-    """
+    ``line``: of ``predictions.jsonl``, and so everywhere below."""
     if "correct" in line:
         return not line["correct"]
     return line["prediction"].split() != line["reference"].split()

@@ -110,10 +110,8 @@ def _resume(folder: Path, given: dict[str, Any], device: str, say: Callable[[str
             write_text(folder / "tokenizer.json", tokenizer.text())
     scorer = _scorer(config, device, say)
     if scorer and weights_digest(scorer.model.state_dict()) != config.scorer_digest:
-        raise InputError(
-            f"{config.scorer}: not the scorer that {folder} was labelled with, for it was trained "
-            "anew; expected the same weights"
-        )
+        told = f"not the scorer that {folder} was labelled with, for it was trained anew"
+        raise InputError(f"{config.scorer}: {told}; expected the same weights")
     if longer and (folder / "scorer.best.pt").exists() and config.max_rounds is not None:
         # Trained longer, the run's own scorer would change the labels under the models' feet.
         model = load_model(folder / "scorer.best.pt", device, config.run_id)
@@ -130,10 +128,8 @@ def _scorer(config: RunConfig, device: str, say: Callable[[str], None]) -> Score
     if note := scorer_note(config.scorer, its_config, config.data.task):
         say(note)
     if its_config.data_digest != config.data_digest:
-        say(
-            f"note: {config.scorer} was trained on other data; "
-            "this run's test examples may have been seen"
-        )
+        told = "this run's test examples may have been seen"
+        say(f"note: {config.scorer} was trained on other data; {told}")
     return scorer
 
 
