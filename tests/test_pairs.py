@@ -182,8 +182,8 @@ def test_batches_hold_every_row_once_within_the_bound():
 
 
 def test_batches_come_in_random_order():
-    rows = [Row([5] * n, [n] * n, [[6, 1]], [n]) for n in range(1, 41)]
-    batches = make_batches(rows, 60, seed=0, epoch=0)
+    rows = [Row([5] * n, [n] * n, [[6, 1]], [n]) for n in range(4, 164, 4)]
+    batches = make_batches(rows, 200, seed=0, epoch=0)
     longest = [max(len(rows[i].source) for i in batch) for batch in batches]
     assert len(batches) > 10 and longest != sorted(longest)
-    assert make_batches(rows, 60, seed=0, epoch=1) != batches != make_batches(rows, 60, 1, 0)
+    assert make_batches(rows, 200, seed=0, epoch=1) != batches != make_batches(rows, 200, 1, 0)
