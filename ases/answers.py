@@ -55,17 +55,17 @@ _NO_ANSWER = re.compile(
 # have more of them. Letters that are no word are variables, unless they are a unit.
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*\.?")
 _MEANS_MORE = re.compile(
-    r"half|halves|(third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|.+teenth"
-    r"|.+tieth)s?|zero|ones?|two|three|four|five|six|seven|eight|nine|tens?|eleven|twelve|.+teen|(twen|thir"
-    r"|for|fif|six|seven|eigh|nine)ty|(hundred|thousand|dozen|lakh|crore)(th)?s?|.*illi(on|ard|ón).*"
-    r"|mil|mio|mln|mn|mrd|mld|bn|bil|tn|grand|thou|doz|score|gross|mille|milh.*|mil[ai].*|tausend|tsd"
-    r"|hundert|dutzend|docenas?|douzaines?|тыс.*|млн|млрд|милли.*|минус"
-    r"|.*[Ͱ-Ͽ半十百千万亿兆億萬仟佰拾又分根方阶折打負负零만억천백조].*"
-    r"|(quadruple|square|cube)d|root|sqrt|logarithm|log|ln|exp|(arc)?(sin|cos|tan)h?|(co)?sine|tangent"
-    r"|csc|cot|pi|mod|plus|minus|negative|menos|moins|meno|divided|twice|double|triple|infinity"
-    r"|factorial|reciprocal|inverse|absolute|repeating|recurring|binary|octal|hexadecimal"
-    r"|step|part|case|example|method|option|section|equation|problem|question|phase|stage|solution"
-    r"|not|never|neither|isnt|nicht|.*n[’']t",
+    r"half|halves"
+    r"|(third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|.+teenth|.+tieth)s?"
+    r"|zero|ones?|two|three|four|five|six|seven|eight|nine|tens?|eleven|twelve|.+teen"
+    r"|(twen|thir|for|fif|six|seven|eigh|nine)ty|(hundred|thousand|dozen|lakh|crore)(th)?s?"
+    r"|.*illi(on|ard|ón).*|mil|mio|mln|mn|mrd|mld|bn|bil|tn|grand|thou|doz|score|gross|mille"
+    r"|milh.*|mil[ai].*|tausend|tsd|hundert|dutzend|docenas?|douzaines?|тыс.*|млн|млрд|милли.*"
+    r"|минус|.*[Ͱ-Ͽ半十百千万亿兆億萬仟佰拾又分根方阶折打負负零만억천백조].*|(quadruple|square|cube)d|root|sqrt|logarithm|log"
+    r"|ln|exp|(arc)?(sin|cos|tan)h?|(co)?sine|tangent|csc|cot|pi|mod|plus|minus|negative|menos"
+    r"|moins|meno|divided|twice|double|triple|infinity|factorial|reciprocal|inverse|absolute"
+    r"|repeating|recurring|binary|octal|hexadecimal|step|part|case|example|method|option|section"
+    r"|equation|problem|question|phase|stage|solution|not|never|neither|isnt|nicht|.*n[’']t",
     re.IGNORECASE,
 )
 _UNITS = "g h l s L m kg mg ml mL cl cm mm km ft in yd mi lb lbs oz hr hrs sec min mph am pm st nd"

@@ -237,9 +237,8 @@ def score(
 ) -> dict:
     """All scores of a set of chains, under the names that ``results.json`` uses.
 
-    Accuracy, strict accuracy and share parseable are None for ``pet``. BLEU is 0 to 100, everything
-    else 0 to 1; ``intervals`` has the 95 % interval of each; ``bleu_signature`` and
-    ``rouge_tokens`` say how the text was cut.
+    Accuracy, strict accuracy and share parseable are None for ``pet``. BLEU is 0 to 100, all else 0
+    to 1; ``intervals`` are of 95 %; ``bleu_signature`` and ``rouge_tokens`` tell the tokens.
 
     Args:
         questions: rows that share one are one draw of the sample; None: each is its own.
