@@ -196,7 +196,7 @@ def test_the_line_of_a_full_disk(tmp_path, monkeypatch):
 
 def test_the_second_command_on_a_folder_is_refused(tmp_path):
     folder = tmp_path / "run"
-    child = forked("--max-steps", 100_000, *SMALL, "--out-dir", folder)
+    child = forked("--max-steps", 10_000, *SMALL, "--out-dir", folder)
     try:
         while not (folder / "metrics.jsonl").exists():
             time.sleep(0.01)
