@@ -12,7 +12,7 @@ from pathlib import Path
 from ases.data import Example, InputError, shown
 from ases.run.command import choose_device, colours_wanted, parse, run_command
 from ases.run.files import check_place, read_questions, write_text
-from ases.run.flags import EVALUATE_FLAGS, EvaluateOptions, evaluate_complaints
+from ases.run.flags import EVALUATE_FLAGS, OF_FILES, EvaluateOptions, evaluate_complaints
 from ases.run.table import explained, same_problems, table
 
 
@@ -97,8 +97,7 @@ def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
         check_place(Path(options.report))
         logs = [folder for folder in writers if (folder / "metrics.jsonl").exists()]
         curves = {str(folder): read_curves(folder) for folder in logs}
-    of_data = ("data", "question_field", "answer_field", "label_field", "skip_bad_rows")
-    changes = {name: given[name] for name in of_data if name in given}
+    changes = {name: given[name] for name in ("data", *OF_FILES) if name in given}
     asked, names = {}, {}
     for folder, writer in writers.items():
         asked[folder] = examples_for(folder, writer.recipe, changes, options.split)

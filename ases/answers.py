@@ -68,8 +68,8 @@ _MEANS_MORE = re.compile(
     r"|equation|problem|question|phase|stage|solution|not|never|neither|isnt|nicht|.*n[’']t",
     re.IGNORECASE,
 )
-_UNITS = "g h l s L m kg mg ml mL cl cm mm km ft in yd mi lb lbs oz hr hrs sec min mph am pm st nd"
-_UNITS += " rd th day"
+_UNITS = "g h l s L m kg mg ml mL cl cm mm km ft in yd mi lb lbs oz hr hrs sec min mph".split()
+_UNITS += "am pm st nd rd th day".split()
 _SHORT_WORDS = "a of in to an at on by as is it he we us or so if no my rs sq eu uk".split()
 
 # A value, each of its words replaced by "w".
@@ -151,11 +151,8 @@ def stated_number(statement: str) -> str | None:
 
 def _plain_or_not(word: re.Match) -> str:
     """A word beside a number as "w", with its full stop; as "?" if it may mean more."""
-    text, before, after = (
-        word[0].rstrip("."),
-        word.string[: word.start()],
-        word.string[word.end() :],
-    )
+    text, before = word[0].rstrip("."), word.string[: word.start()]
+    after = word.string[word.end() :]
     letters = unicodedata.normalize("NFKC", re.sub("['’²³]", "", text))
     glued = before[-1:].isdigit()
     if not letters.isalpha() or _MEANS_MORE.fullmatch(text) or (glued and letters[0] in "xX"):
@@ -165,11 +162,9 @@ def _plain_or_not(word: re.Match) -> str:
     if letters.lower() == letters.upper():
         return "w" + _GONE  # of a script without capitals, which has no blanks either
     variable = len(letters) <= (3 if glued else 2) and before[-1:] != "°"
-    if letters in _UNITS.split() and re.search(r"\d", before):
-        million = letters == "m" and (
-            set(before) & set(_MONEY) or re.match(rf"\s*[\w{_MONEY}]", after)
-        )
-        variable = bool(million)
+    if letters in _UNITS and re.search(r"\d", before):
+        money = set(before) & set(_MONEY) or re.match(rf"\s*[\w{_MONEY}]", after)
+        variable = letters == "m" and bool(money)  # a million
     elif letters.lower() in _SHORT_WORDS and not glued:
         variable = letters == "A" or (letters == "a" and not re.match(r"\s+[^\W\d_]{2}", after))
     return "?" if variable else "w" + word[0][len(text) :]

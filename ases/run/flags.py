@@ -57,9 +57,12 @@ def segmentation_complaints(given: dict[str, Any]) -> list[str]:
     return _useless(given, "without --segmentation entropy", names)
 
 
+#: How a file is to be read.
+OF_FILES = ("question_field", "answer_field", "label_field", "skip_bad_rows")
+
+
 def _without_data(given: dict[str, Any]) -> list[str]:
-    fields = ("question_field", "answer_field", "label_field", "skip_bad_rows")
-    return [] if "data" in given else _useless(given, "without --data", fields)
+    return [] if "data" in given else _useless(given, "without --data", OF_FILES)
 
 
 def train_complaints(given: dict[str, Any]) -> list[str]:
@@ -124,6 +127,10 @@ def _output_complaints(given: dict[str, Any], names: tuple[str, ...]) -> list[st
         elif path and path.exists() and "overwrite" not in given:
             told = f"--{name} is {str(path)!r}, which exists"
             complaints.append(f"{told}; choose another file, or pass --overwrite")
+    places = [Path(given[name]).resolve() for name in ("data", *names) if name in given]
+    if len(set(places)) < len(places):
+        flags = ", ".join(f"--{name}" for name in names)
+        complaints.append(f"two of --data, {flags} are one file; choose another")
     return complaints
 
 
@@ -136,11 +143,7 @@ def segment_complaints(given: dict[str, Any]) -> list[str]:
         if "data" not in given:
             complaints.append("--check needs --data, the file to check")
         complaints += _useless(given, "with --check", ("split", "show", "report", "out"))
-    complaints += _output_complaints(given, ("out", "report"))
-    places = [Path(given[name]).resolve() for name in ("data", "out", "report") if name in given]
-    if len(set(places)) < len(places):
-        complaints.append("two of --data, --out and --report are one file; choose another")
-    return complaints
+    return complaints + _output_complaints(given, ("out", "report"))
 
 
 # --- evaluate.py ---------------------------------------------------------------------------------
@@ -193,8 +196,7 @@ def evaluate_complaints(given: dict[str, Any]) -> list[str]:
         complaints.append("--run is missing; expected the folder of a run")
     if len(set(runs)) < len(runs):
         complaints.append("--run names one folder twice; expected different ones")
-    fields = ("question_field", "answer_field", "label_field", "skip_bad_rows")
-    of_scores = ("data", "split", *fields[1:], "show_wrong", "report")
+    of_scores = ("data", "split", *OF_FILES[1:], "show_wrong", "report")
     if "question" in given:
         question = given["question"]
         if not question.strip() or any("\ud800" <= c <= "\udfff" for c in question):
@@ -204,13 +206,8 @@ def evaluate_complaints(given: dict[str, Any]) -> list[str]:
     elif "questions" in given:
         complaints += _useless(given, "with --questions", of_scores)
     elif "data" not in given:
-        complaints += _useless(given, "on the run's own data", fields)
+        complaints += _useless(given, "on the run's own data", OF_FILES)
     complaints += _output_complaints(given, ("report",))
-    if (
-        "report" in given
-        and Path(given["report"]).resolve() == Path(given.get("data", "")).resolve()
-    ):
-        complaints.append("--data and --report are one file; choose another")
     if "report" in given and Path(given["report"]).suffix != ".html":
         complaints.append(f"--report is {given['report']!r}; expected a name that ends in .html")
     return complaints

@@ -85,8 +85,8 @@ def data_digest(splits: Splits) -> str:
 
 
 def prepare_folder(folder: Path, overwrite: bool, inputs: Sequence[str] = ()) -> Lock:
-    """Make a run's folder, and with ``overwrite`` empty an older run's of its files, unless they
-    are among ``inputs``.
+    """Make a run's folder, and with ``overwrite`` empty an older run's of its files. Nothing that
+    the new run reads, ``inputs``, may lie there.
 
     Returns:
         the lock that keeps other commands out.
