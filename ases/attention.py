@@ -96,6 +96,47 @@ def _first_of_padded(last: Tensor, query_lengths: Tensor | None) -> Tensor | Non
 # --- attention -----------------------------------------------------------------------------------
 
 
+class Mask:
+    """Which keys queries see, and what is added to their scores: arguments as for ``attention``.
+
+    All layers that see alike share one, for it keeps the matrix that PyTorch's attention adds to
+    the scores once that has been made. Nothing is checked here.
+    """
+
+    def __init__(
+        self,
+        first: Tensor | None = None,
+        last: Tensor | None = None,
+        rel_bias: Tensor | None = None,
+        query_offset: int = 0,
+    ):
+        self.first, self.last = first, last
+        self.rel_bias, self.query_offset = rel_bias, query_offset
+        self._parts: tuple[Tensor | None, Tensor | None] | None = None
+
+    def matrix(self, q: Tensor, n_keys: int) -> tuple[Tensor | None, Tensor | None]:
+        """For queries like q, (B, H, Q, K): what is added, (B, H, Q, T) or of size 1 where all
+        agree; and which queries see nothing, booleans (B, Q). None: nothing is, and none do."""
+        if self._parts is None:
+            added: Tensor | None = None
+            empty: Tensor | None = None
+            if self.rel_bias is not None:
+                bias = self.rel_bias.to(q.dtype)
+                added = bias_matrix(bias, q.shape[2], n_keys, self.query_offset)[None]
+            seen = seen_keys(self.first, self.last, n_keys)
+            if seen is not None:
+                lowest = torch.finfo(q.dtype).min  # finite: no row can become NaN
+                hidden = torch.where(seen, q.new_zeros(()), q.new_full((), lowest))
+                added = hidden if added is None else hidden + added
+                first = 0 if self.first is None else self.first
+                last = n_keys if self.last is None else self.last
+                empty = torch.as_tensor(first >= last)
+                looking_costs = empty.is_cuda or torch.compiler.is_compiling()
+                empty = empty if looking_costs or empty.any() else None
+            self._parts = added, empty
+        return self._parts
+
+
 def attention(
     q: Tensor,
     k: Tensor,
@@ -132,13 +173,16 @@ def attention(
     """
     _check_tensors(q, k, v, rel_bias, query_offset, backend)
     n_queries, n_keys = q.shape[2], k.shape[2]
-    first, _, highest_first = _checked("first", first, q, n_keys, default=0)
-    last, lowest_last, _ = _checked("last", last, q, n_keys, default=n_keys)
-    # Ends that hide nothing are dropped, where that is known.
-    first = None if highest_first == 0 else first
-    last = None if lowest_last == n_keys else last
+    first, last = _checked("first", first, q, n_keys), _checked("last", last, q, n_keys)
     if rel_bias is not None:
         rel_bias, query_offset = _shorten(rel_bias, n_queries, n_keys, query_offset)
+    return attend(q, k, v, Mask(first, last, rel_bias, query_offset), scale, backend)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, backend: str = "auto"
+) -> Tensor:
+    """``attention`` without its checks."""
     if backend == "auto":
         backend = "triton" if _triton_applies(q) else "sdpa"
     if backend == "triton":
@@ -147,14 +191,18 @@ def attention(
         except ImportError:
             message = "backend='triton' needs the package triton: pip install triton"
             raise RuntimeError(message) from None
-        return triton_attention(q, k, v, rel_bias, first, last, query_offset, scale)
-
-    bias = None if rel_bias is None else bias_matrix(rel_bias, n_queries, n_keys, query_offset)
-    seen = seen_keys(first, last, n_keys)
+        return triton_attention(
+            q, k, v, mask.rel_bias, mask.first, mask.last, mask.query_offset, scale
+        )
     if backend == "reference":
-        return _reference(q, k, v, bias, seen, scale)
-    empty = _empty(first, last, n_keys) if lowest_last <= highest_first else None
-    return _sdpa(q, k, v, bias, seen, scale, empty)
+        return _reference(q, k, v, mask, scale)
+    added, empty = mask.matrix(q, k.shape[2])
+    if added is not None and added.requires_grad and not q.is_cuda:
+        # Here PyTorch has no fused kernel, and takes a longer way than this.
+        out = _dense(q, k, v, added, scale)
+    else:
+        out = scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale)
+    return out if empty is None else out.masked_fill(empty[:, None, :, None], 0)
 
 
 def bias_matrix(rel_bias: Tensor, n_queries: int, n_keys: int, query_offset: int = 0) -> Tensor:
@@ -190,58 +238,24 @@ def seen_keys(first: Tensor | None, last: Tensor | None, n_keys: int) -> Tensor 
     return None if seen is None else seen[:, None]
 
 
-def _empty(first: Tensor | None, last: Tensor | None, n_keys: int) -> Tensor:
-    """Which queries see nothing, booleans (B, Q) or (1, Q); one of the ends is given."""
-    if first is None:
-        return last <= 0
-    return first >= (n_keys if last is None else last)
-
-
-def _reference(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, seen: Tensor | None, scale: float
-) -> Tensor:
+def _reference(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
     """The definition, step by step."""
+    n_queries, n_keys = q.shape[2], k.shape[2]
+    seen = seen_keys(mask.first, mask.last, n_keys)
     if seen is not None:
         # Queries without keys and keys without queries must not count, whatever they hold.
-        seen = seen.expand(-1, -1, q.shape[2], -1)
+        seen = seen.expand(-1, -1, n_queries, -1)
         q = q.masked_fill(~seen.any(-1)[..., None], 0)
         unseen = ~seen.any(-2)[..., None]
         k, v = k.masked_fill(unseen, 0), v.masked_fill(unseen, 0)
     scores = scale * (q @ k.transpose(-1, -2))  # (B, H, Q, T)
-    if bias is not None:
-        scores = scores + bias
+    if mask.rel_bias is not None:
+        scores = scores + bias_matrix(mask.rel_bias, n_queries, n_keys, mask.query_offset)
     if seen is None:
         return torch.softmax(scores, -1).to(v.dtype) @ v
     lowest = torch.finfo(scores.dtype).min  # finite: no row can become NaN
     weights = torch.softmax(scores.masked_fill(~seen, lowest), -1)
     return weights.masked_fill(~seen, 0).to(v.dtype) @ v
-
-
-def _sdpa(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    seen: Tensor | None,
-    scale: float,
-    empty: Tensor | None,
-) -> Tensor:
-    """PyTorch's attention; runs and bias become one matrix that is added to the scores.
-
-    Args:
-        empty: (B, Q) booleans, which queries see nothing; None if that is known of none.
-    """
-    mask = None if bias is None else bias.to(q.dtype)[None]
-    if seen is not None:
-        if mask is None:
-            mask = torch.zeros_like(seen, dtype=q.dtype)
-        mask = mask.masked_fill(~seen, torch.finfo(q.dtype).min)
-    if mask is not None and mask.requires_grad and not q.is_cuda:
-        # Here PyTorch has no fused kernel, and takes a longer way than this.
-        out = _dense(q, k, v, mask, scale)
-    else:
-        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    return out if empty is None else out.masked_fill(empty[:, None, :, None], 0)
 
 
 def _dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -293,12 +307,10 @@ def _check_tensors(
             raise ValueError(f"{name} is {tensor.dtype}; expected q's dtype {q.dtype}")
 
 
-def _checked(
-    name: str, end: Tensor | None, q: Tensor, n_keys: int, default: int
-) -> tuple[Tensor | None, int, int]:
-    """One end of the runs, and bounds of its numbers: true ones where looking is free."""
+def _checked(name: str, end: Tensor | None, q: Tensor, n_keys: int) -> Tensor | None:
+    """One end of the runs; its numbers are looked at where that is free."""
     if end is None:
-        return None, default, default
+        return None
     B, _, n_queries, _ = q.shape
     integers = not end.is_floating_point() and not end.is_complex() and end.dtype != torch.bool
     if not integers or end.dim() != 2 or end.shape[0] not in (1, B) or end.shape[1] != n_queries:
@@ -307,7 +319,7 @@ def _checked(
     if end.device != q.device:
         raise ValueError(f"{name} is on {end.device}; expected q's device {q.device}")
     if end.device.type != "cpu" or torch.compiler.is_compiling():
-        return end, 0, n_keys
+        return end
 
     if end.dtype not in (torch.int32, torch.int64):
         end = end.to(torch.int32)
@@ -324,7 +336,7 @@ def _checked(
         found = f"{name}[{row}, {query + 1}] is {int(end[row, query + 1])}"
         before = int(end[row, query])
         raise ValueError(f"{found} after {before}; expected no decrease along the queries")
-    return end, low, high
+    return end
 
 
 def _kind(tensor: Tensor) -> str:

@@ -53,6 +53,10 @@ class ModelConfig:
     model can say the same either way, but Adam moves all weights by steps of one size: queries that
     have to be √K times smaller than all other weights make it unstable at the rates the rest could
     take [ours; off for T5's checkpoints].
+
+    ``start_from_state`` adds the encoder's state of the context's newest token to the decoder's
+    first input. A decoder then knows which segment was the last one, which nothing else marks in a
+    block-causal encoder [ours; off for T5's checkpoints].
     """
 
     vocab_size: int = setting(4096, "ids of the embedding", low=1, high=10**7)
@@ -72,6 +76,7 @@ class ModelConfig:
     tie_word_embeddings: bool = setting(False, "the embedding is the output head")
     scale_decoder_outputs: bool = setting(False, "multiply the decoder's output by D ** -0.5")
     scale_scores: bool = setting(True, "multiply the scores by K ** -0.5")
+    start_from_state: bool = setting(True, "add the newest token's state to the start token")
     pad_token_id: int = setting(0, "fills batches", low=0)
     decoder_start_token_id: int = setting(0, "what the decoder reads first", low=0)
     eos_token_id: int = setting(1, "ends every source and target", low=0)

@@ -10,17 +10,16 @@ width, V vocabulary.
 """
 
 import math
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ases.attention import Runs, attention, causal, padding
+from ases.attention import Mask, Runs, attend, causal, padding
 from ases.config import ModelConfig
 from ases.pairs import IGNORE, Batch
-
-KeysAndValues = tuple[Tensor, Tensor]  # (B, H, T, K) each
 
 # --- layers --------------------------------------------------------------------------------------
 
@@ -40,10 +39,31 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, D) → (…, D)."""
+        if not torch.is_grad_enabled():
+            return F.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+        return _Normalise.apply(x, self.weight, self.epsilon)
+
+
+class _Normalise(torch.autograd.Function):
+    """RMSNorm with its gradient written out: a third of the steps that PyTorch would take."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         # A sum of squares in bfloat16 would lose most of its digits.
         wide = x if x.dtype == torch.float64 else x.float()
-        mean_square = wide.pow(2).mean(-1, keepdim=True)
-        return self.weight * (wide * torch.rsqrt(mean_square + self.epsilon)).to(x.dtype)
+        inverse = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+        normed = wide * inverse
+        ctx.save_for_backward(normed, inverse, weight)
+        ctx.dtype = x.dtype
+        return weight * normed.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
+        normed, inverse, weight = ctx.saved_tensors
+        along = gradient * normed
+        radial = (along @ weight)[..., None] / weight.numel()
+        of_x = torch.addcmul(gradient * weight, normed, radial, value=-1) * inverse
+        return of_x.to(ctx.dtype), along.flatten(0, -2).sum(0), None
 
 
 def relative_position_bucket(
@@ -83,18 +103,20 @@ class RelativeBias(nn.Module):
         self.table = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
         self.bidirectional = bidirectional
         self.max_distance = config.relative_attention_max_distance
+        self.buckets: Tensor | None = None  # made when they are first needed
 
     def forward(self) -> Tensor:
         """(H, 2·span + 1): entry d + span is the bias of the difference d = j − i of key and query.
 
         The span is the largest distance: from there on, all differences share a bucket.
         """
-        span = self.max_distance
-        difference = torch.arange(-span, span + 1, device=self.table.weight.device)
-        bucket = relative_position_bucket(
-            difference, self.bidirectional, self.table.num_embeddings, self.max_distance
-        )
-        return self.table(bucket).T.contiguous()
+        weight, span = self.table.weight, self.max_distance
+        if self.buckets is None or self.buckets.device != weight.device:
+            difference = torch.arange(-span, span + 1, device=weight.device)
+            self.buckets = relative_position_bucket(
+                difference, self.bidirectional, len(weight), self.max_distance
+            )
+        return self.table(self.buckets).T.contiguous()
 
 
 class Attention(nn.Module):
@@ -110,30 +132,18 @@ class Attention(nn.Module):
         self.v = linear(config.d_model, inner)
         self.o = linear(inner, config.d_model)
 
-    def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, T, D) → keys and values, (B, H, T, K) each."""
-        return self._split(self.k(x)), self._split(self.v(x))
+    def keys_and_values(self, x: Tensor) -> Tensor:
+        """x (B, T, D) → (B, T, 2, H, K), in one product."""
+        both = F.linear(x, torch.cat([self.k.weight, self.v.weight]))
+        return both.unflatten(-1, (2, self.heads, self.width))
 
-    def forward(
-        self,
-        x: Tensor,
-        k: Tensor,
-        v: Tensor,
-        runs: Runs,
-        rel_bias: Tensor | None = None,
-        query_offset: int = 0,
-    ) -> Tensor:
-        """x (B, Q, D) and k, v (B, H, T, K) → (B, Q, D); ``runs``: the keys that queries see."""
-        q = self._split(self.q(x))
-        first, last = runs
-        out = attention(
-            q, k, v, rel_bias, first=first, last=last, query_offset=query_offset, scale=self.scale
-        )
-        return self.o(out.transpose(1, 2).flatten(2))  # (B, H, Q, K) → (B, Q, H, K) → (B, Q, H·K)
-
-    def _split(self, x: Tensor) -> Tensor:
-        heads = x.unflatten(-1, (self.heads, self.width))  # (B, Q, H·K) → (B, Q, H, K)
-        return heads.transpose(1, 2)  # → (B, H, Q, K)
+    def forward(self, x: Tensor, keys_and_values: Tensor, mask: Mask) -> Tensor:
+        """x (B, Q, D) and what ``keys_and_values`` gave (B, T, 2, H, K) → (B, Q, D)."""
+        q = self.q(x).unflatten(-1, (self.heads, self.width))  # (B, Q, H·K) → (B, Q, H, K)
+        k, v = keys_and_values.unbind(2)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # → (B, H, Q or T, K)
+        out = attend(q, k, v, mask, self.scale)
+        return self.o(out.transpose(1, 2).flatten(2))  # → (B, Q, H, K) → (B, Q, H·K)
 
 
 class FeedForward(nn.Module):
@@ -157,6 +167,11 @@ class FeedForward(nn.Module):
         return self.down(self.dropout(hidden))
 
 
+def join_columns(past: Tensor | None, new: Tensor) -> Tensor:
+    """(B, C, …) and (B, W, …) → (B, C + W, …)."""
+    return new if past is None else torch.cat([past, new], 1)
+
+
 class Block(nn.Module):
     """Self-attention, in decoders attention to the encoder's states, and feed-forward: each after a
     norm, and added to the states as they were."""
@@ -175,96 +190,80 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        runs: Runs,
-        rel_bias: Tensor,
-        past: KeysAndValues | None = None,
-        lengths: Tensor | None = None,
-        cross: KeysAndValues | None = None,
-        cross_runs: Runs = (None, None),
-    ) -> tuple[Tensor, KeysAndValues]:
+        mask: Mask,
+        past: Tensor | None = None,
+        join: Callable[[Tensor | None, Tensor], Tensor] = join_columns,
+        cross: Tensor | None = None,
+        cross_mask: Mask | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """x (B, Q, D) → the next states (B, Q, D), and the keys and values so far.
 
-        ``lengths`` is ``append_right``'s; ``cross`` and ``cross_runs`` are a decoder's.
+        ``join`` puts the new keys and values behind ``past``; ``cross`` and ``cross_mask`` are a
+        decoder's.
         """
         normed = self.norm_self(x)
-        k, v = append_right(past, self.self_attention.keys_and_values(normed), lengths)
-        attended = self.self_attention(normed, k, v, runs, rel_bias, _width(past))
-        x = x + self.dropout(attended)
-        if cross is not None:
-            x = x + self.dropout(self.cross_attention(self.norm_cross(x), *cross, cross_runs))
-        return x + self.dropout(self.feed_forward(self.norm_ff(x))), (k, v)
+        so_far = join(past, self.self_attention.keys_and_values(normed))
+        x = x + self.dropout(self.self_attention(normed, so_far, mask))
+        if cross is not None and cross_mask is not None:
+            x = x + self.dropout(self.cross_attention(self.norm_cross(x), cross, cross_mask))
+        return x + self.dropout(self.feed_forward(self.norm_ff(x))), so_far
 
 
 # --- the whole -----------------------------------------------------------------------------------
 
 
 class Cache:
-    """What generation keeps of a batch: keys and values of each layer, of a source that grows
-    (``append``) or of a target that is written over it (``decode``).
+    """What generation keeps of a batch: keys and values of each layer, (B, T, 2, H, K), of a source
+    that grows (``append``) or of a target that is written over it (``decode``).
 
     Sources that grow are aligned on the right, so that the newest tokens of all stand in the same
     columns: then one vector of biases serves them, and what a row sees is one run.
     """
 
     def __init__(
-        self, n_layers: int, cross: list[KeysAndValues | None], first: Tensor, last: Tensor
+        self, n_layers: int, cross: list[Tensor], newest: Tensor, first: Tensor, last: Tensor
     ):
-        self.past: list[KeysAndValues | None] = [None] * n_layers  # what has been read or written
+        self.past: list[Tensor | None] = [None] * n_layers  # what has been read or written
         self.cross = cross  # the source's, for each layer of the decoder
+        self.newest = newest  # (B, D) the encoder's state of each source's newest token
         self.first, self.last = first, last  # (B,) the columns in which a row's source stands
+        self._mask = Mask()
+
+    def mask(self, n_queries: int) -> Mask:
+        """What a decoder's queries see of the source: the same in every step."""
+        if self._mask.last is None or self._mask.last.shape[1] != n_queries:
+            first, last = self.first[:, None], self.last[:, None]
+            self._mask = Mask(first.expand(-1, n_queries), last.expand(-1, n_queries))
+        return self._mask
 
     def select(self, rows: Tensor) -> None:
         """Keep the batch rows ``rows`` (indices, in the order wanted, repeats allowed)."""
-        self.cross = [_rows_of(pair, rows) for pair in self.cross]
         self.select_past(rows)
-        self.first, self.last = self.first[rows], self.last[rows]
+        self.cross = [x.index_select(0, rows) for x in self.cross]
+        self.newest, self.first, self.last = self.newest[rows], self.first[rows], self.last[rows]
+        self._mask = Mask()
 
     def select_past(self, rows: Tensor) -> None:
         """Reorder rows that read the same source, as ``select`` (only what they wrote differs)."""
-        self.past = [_rows_of(pair, rows) for pair in self.past]
+        self.past = [x if x is None else x.index_select(0, rows) for x in self.past]
 
     def fresh(self) -> "Cache":
         """For a target over the same source, of which nothing is written."""
-        return Cache(len(self.cross), list(self.cross), self.first, self.last)
+        return Cache(len(self.cross), list(self.cross), self.newest, self.first, self.last)
 
 
-def _width(pair: KeysAndValues | None) -> int:
-    """Columns so far."""
-    return 0 if pair is None else pair[0].shape[2]
-
-
-def _rows_of(pair: KeysAndValues | None, rows: Tensor) -> KeysAndValues | None:
-    return None if pair is None else (pair[0].index_select(0, rows), pair[1].index_select(0, rows))
-
-
-def _last_columns(pair: KeysAndValues, n: int) -> KeysAndValues:
-    return pair[0][:, :, -n:], pair[1][:, :, -n:]
-
-
-def append_right(
-    past: KeysAndValues | None, new: KeysAndValues, lengths: Tensor | None
-) -> KeysAndValues:
-    """Put W new columns behind the old ones, without gaps: all rows stay aligned on the right.
+def kept_columns(n_old: int, n_new: int, lengths: Tensor, kept: int) -> Tensor:
+    """The last ``kept`` of n_old + n_new columns of each row, new ones that are padding left out:
+    their places among those of all rows, (B · kept,).
 
     Args:
-        past, new: (B, H, C, K) and (B, H, W, K), each row's real columns on the right.
-        lengths: (B,) how many of the new columns are real; None: all.
+        lengths: (B,) how many of the new columns are real, the last ones.
     """
-    if past is None:
-        return new
-    n_new = new[0].shape[2]
-    joined = [torch.cat(parts, dim=2) for parts in zip(past, new)]  # (B, H, C + W, K)
-    if lengths is not None and int(lengths.min()) < n_new:
-        B, H, n_all, _ = joined[0].shape
-        column = torch.arange(n_all, device=lengths.device)
-        gap = n_new - lengths[:, None]
-        is_new = column >= n_all - lengths[:, None]
-        origin = torch.where(is_new, column, (column - gap).clamp(min=0))  # (B, C + W)
-        # Which of all rows of K numbers comes where: they move as wholes, which is quick.
-        start = n_all * torch.arange(B * H, device=lengths.device).view(B, H, 1)
-        place = (start + origin[:, None]).flatten()
-        joined = [x.flatten(0, 2).index_select(0, place).view(x.shape) for x in joined]
-    return joined[0], joined[1]
+    n_all = n_old + n_new
+    column = torch.arange(n_all - kept, n_all, device=lengths.device)
+    gap = n_new - lengths[:, None]
+    column = torch.where(column >= n_all - lengths[:, None], column, (column - gap).clamp(min=0))
+    return (column + n_all * torch.arange(len(lengths), device=lengths.device)[:, None]).flatten()
 
 
 class EncoderDecoder(nn.Module):
@@ -319,29 +318,38 @@ class EncoderDecoder(nn.Module):
     def logits(self, batch: Batch) -> Tensor:
         """Logits (B, T, V) of every next token of a batch of rows."""
         states = self.encode(batch.source, batch.source_runs)
-        past: list[KeysAndValues | None] = [None] * len(self.decoder)
+        x = self.dropout(self.embedding(batch.decoder_input))
+        if self.config.start_from_state:
+            x = start_from(states, x, batch.begins)
+        past: list[Tensor | None] = [None] * len(self.decoder)
         logits, _ = self._decode(
-            batch.decoder_input, batch.target_runs, past, self._cross(states), batch.cross_runs
+            x,
+            Mask(*batch.target_runs, self.decoder_bias()),
+            past,
+            self._cross(states),
+            Mask(*batch.cross_runs),
         )
         return logits
 
     def encode(self, input_ids: Tensor, runs: Runs) -> Tensor:
         """(B, S) ids → (B, S, D) states; ``runs`` says which source tokens each of them sees."""
         x = self.dropout(self.embedding(input_ids))
-        rel_bias = self.encoder_bias()
+        mask = Mask(*runs, self.encoder_bias())
         for block in self.encoder:
-            x, _ = block(x, runs, rel_bias)
+            x, _ = block(x, mask)
         return self.dropout(self.encoder_norm(x))
 
     def start(self, states: Tensor, input_lengths: Tensor) -> Cache:
         """A fresh cache over the encoder's states (B, S, D), of sources aligned on the left."""
-        cross, first = self._cross(states), torch.zeros_like(input_lengths)
-        return Cache(len(self.decoder), cross, first, input_lengths)
+        newest = states[torch.arange(len(states), device=states.device), input_lengths - 1]
+        first = torch.zeros_like(input_lengths)
+        return Cache(len(self.decoder), self._cross(states), newest, first, input_lengths)
 
     def nothing_read(self, n: int) -> Cache:
         """A cache for ``n`` sources of which nothing has been read."""
         zero = torch.zeros(n, dtype=torch.long, device=self.embedding.weight.device)
-        return Cache(len(self.encoder), [None] * len(self.decoder), zero, zero)
+        newest = self.embedding.weight.new_zeros(n, self.config.d_model)
+        return Cache(len(self.encoder), [], newest, zero, zero)
 
     def append(self, input_ids: Tensor, ends: Tensor, lengths: Tensor, cache: Cache) -> None:
         """Encode new blocks of a block-causal source behind what ``cache`` holds.
@@ -351,53 +359,62 @@ class EncoderDecoder(nn.Module):
             ends: (B, W) the end of each token's block, counted in these columns.
             lengths: (B,) how many of the columns are real.
         """
-        n_old, n_new = _width(cache.cross[0]), input_ids.shape[1]
-        n_all, all_lengths = n_old + n_new, cache.last - cache.first + lengths
-        padded = torch.arange(n_new, device=lengths.device) < n_new - lengths[:, None]
-        start = (n_all - all_lengths)[:, None]
-        runs = torch.where(padded, 0, start), torch.where(padded, 0, n_old + ends)
+        n_old, n_new = cache.cross[0].shape[1] if cache.cross else 0, input_ids.shape[1]
+        all_lengths = cache.last - cache.first + lengths
+        kept = min(n_old + n_new, int(all_lengths.max()))
+        columns = kept_columns(n_old, n_new, lengths, kept)
 
-        x, rel_bias = self.embedding(input_ids), self.encoder_bias()
-        kept = min(n_all, int(all_lengths.max()))
+        def join(past: Tensor | None, new: Tensor) -> Tensor:
+            """Behind one another without gaps: all rows stay aligned on the right."""
+            if past is None:
+                return new
+            both = join_columns(past, new).flatten(0, 1)
+            return both.index_select(0, columns).unflatten(0, (len(new), kept))
+
+        padded = torch.arange(n_new, device=lengths.device) < n_new - lengths[:, None]
+        start = (kept - all_lengths)[:, None]
+        runs = torch.where(padded, 0, start), torch.where(padded, 0, kept - n_new + ends)
+        x, mask = self.embedding(input_ids), Mask(*runs, self.encoder_bias(), kept - n_new)
         for i, block in enumerate(self.encoder):
-            x, joined = block(x, runs, rel_bias, cache.past[i], lengths)
-            cache.past[i] = _last_columns(joined, kept)
+            x, cache.past[i] = block(x, mask, cache.past[i], join)
         states = self.encoder_norm(x)
-        for i, new in enumerate(self._cross(states)):
-            cache.cross[i] = _last_columns(append_right(cache.cross[i], new, lengths), kept)
+        new = self._cross(states)
+        cache.cross = [join(*pair) for pair in zip(cache.cross or [None] * len(new), new)]
+        cache.newest = states[:, -1]
         cache.last = torch.full_like(lengths, kept)
         cache.first = cache.last - all_lengths
 
     def decode(self, decoder_input_ids: Tensor, cache: Cache) -> Tensor:
         """Logits (B, T, V) for the next T decoder inputs (B, T), whose keys and values are kept."""
-        n_past, n_new = _width(cache.past[0]), decoder_input_ids.shape[1]
-        runs = causal(n_new, n_past, decoder_input_ids.device)
-        first, last = (end[:, None].expand(-1, n_new) for end in (cache.first, cache.last))
-        logits, cache.past = self._decode(
-            decoder_input_ids, runs, cache.past, cache.cross, (first, last)
-        )
+        n_new, past = decoder_input_ids.shape[1], cache.past[0]
+        n_past = 0 if past is None else past.shape[1]
+        x = self.dropout(self.embedding(decoder_input_ids))
+        if self.config.start_from_state and n_past == 0:
+            x = torch.cat([x[:, :1] + cache.newest[:, None], x[:, 1:]], 1)
+        # One query sees all that is written.
+        runs = causal(n_new, n_past, x.device) if n_new > 1 else (None, None)
+        mask = Mask(*runs, self.decoder_bias(), n_past)
+        logits, cache.past = self._decode(x, mask, cache.past, cache.cross, cache.mask(n_new))
         return logits
 
-    def _cross(self, states: Tensor) -> list[KeysAndValues | None]:
+    def _cross(self, states: Tensor) -> list[Tensor]:
         """Each decoder layer's keys and values of the encoder's states (B, S, D)."""
         blocks = [cast(Block, block) for block in self.decoder]
         return [block.cross_attention.keys_and_values(states) for block in blocks]
 
     def _decode(
         self,
-        ids: Tensor,
-        runs: Runs,
-        past: list[KeysAndValues | None],
-        cross: list[KeysAndValues | None],
-        cross_runs: Runs,
-    ) -> tuple[Tensor, list[KeysAndValues]]:
+        x: Tensor,
+        mask: Mask,
+        past: list[Tensor | None],
+        cross: list[Tensor],
+        cross_mask: Mask,
+    ) -> tuple[Tensor, list[Tensor]]:
         """Logits of the decoder inputs, and each layer's keys and values so far."""
-        x = self.dropout(self.embedding(ids))
-        rel_bias = self.decoder_bias()
         so_far = []
         for i, block in enumerate(self.decoder):
-            x, keys_and_values = block(x, runs, rel_bias, past[i], None, cross[i], cross_runs)
-            so_far.append(keys_and_values)
+            x, written = block(x, mask, past[i], join_columns, cross[i], cross_mask)
+            so_far.append(written)
         x = self.dropout(self.decoder_norm(x))
         if self.config.scale_decoder_outputs:
             x = x * self.config.d_model**-0.5
@@ -424,8 +441,41 @@ class EncoderDecoder(nn.Module):
                 nn.init.normal_(parameter, std=spread[name.split(".")[-2]])
 
 
+def start_from(states: Tensor, x: Tensor, begins: tuple[Tensor, ...]) -> Tensor:
+    """Where a decoder begins: the encoder's state of the newest token that a target reads is added
+    to the target's first input [ours].
+
+    Args:
+        states: (B, S, D) of the encoder.
+        x: (B, T, D) embedded decoder inputs of packed targets.
+        begins: each target's row, its first place in it, and the place of the source token, (N,).
+    """
+    rows, places, newest = begins
+    return x.index_put((rows, places), states[rows, newest], accumulate=True)
+
+
 def token_losses(logits: Tensor, target: Tensor) -> Tensor:
     """−Σ log p over the target tokens (B, T) but padding labels (−100), at least in float32."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    flat, labels = logits.flatten(0, 1), target.flatten()
-    return F.cross_entropy(flat, labels, ignore_index=IGNORE, reduction="sum")
+    return _CrossEntropy.apply(logits.flatten(0, 1), target.flatten())
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """−Σ log softmax(logits)[target], whose gradient, softmax − one-hot, takes no more memory."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
+        highest = logits.amax(-1, keepdim=True)
+        powers = (logits - highest).exp_()
+        total = powers.sum(-1, keepdim=True)
+        real = (target != IGNORE)[:, None]
+        label = torch.where(real, target[:, None], 0)
+        losses = total.log() + highest - logits.gather(-1, label)
+        ctx.save_for_backward(powers, total, label, real)
+        return torch.where(real, losses, 0).sum()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
+        powers, total, label, real = ctx.saved_tensors
+        gradient = gradient * real
+        return powers.mul_(gradient / total).scatter_add_(-1, label, -gradient), None

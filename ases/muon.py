@@ -75,18 +75,15 @@ class Muon(torch.optim.Optimizer):
     def _step(self, params: list[Tensor], group: dict) -> None:
         """Move matrices of one shape, some of them perhaps lying on their side."""
         lr, momentum = group["lr"], group["momentum"]
-        wide = []
+        grads = [p.grad for p in params]
         for p in params:
-            state = self.state[p]
-            if not state:
-                state["momentum_buffer"] = torch.zeros_like(p)
-            mean = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-            ahead = p.grad.lerp(mean, momentum)
-            wide.append(ahead if p.shape[0] <= p.shape[1] else ahead.T)
+            self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+        means = [self.state[p]["momentum_buffer"] for p in params]
+        torch._foreach_lerp_(means, grads, 1 - momentum)
+        ahead = torch._foreach_lerp(grads, means, momentum)
+        wide = [x if x.shape[0] <= x.shape[1] else x.T for x in ahead]
+        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         for p, update in zip(params, orthogonalise(torch.stack(wide))):
             rows, columns = p.shape
-            p.mul_(1 - lr * group["weight_decay"])
-            p.add_(
-                update if rows <= columns else update.T,
-                alpha=-lr * math.sqrt(max(1, rows / columns)),
-            )
+            update = update if rows <= columns else update.T
+            p.add_(update, alpha=-lr * math.sqrt(max(1, rows / columns)))

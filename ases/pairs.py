@@ -18,6 +18,7 @@ one context is a prefix of that of the next, and one row serves a whole chain [o
 """
 
 import random
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
@@ -218,6 +219,7 @@ class Batch:
     source_runs: Runs  # of source tokens over source tokens
     target_runs: Runs  # of target tokens over target tokens
     cross_runs: Runs  # of target tokens over source tokens
+    begins: tuple[Tensor, ...]  # each target's row, first place, and newest source token it reads
     source_tokens: int  # real ones, padding not counted
     target_tokens: int
 
@@ -243,12 +245,13 @@ def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:
     Args:
         start_id: what the decoder reads first, in each target.
     """
-    inputs, labels, starts, reads = [], [], [], []
-    for row in rows:
+    inputs, labels, starts, reads, begins = [], [], [], [], []
+    for b, row in enumerate(rows):
         inputs.append([i for target in row.targets for i in (start_id, *target[:-1])])
         labels.append([i for target in row.targets for i in target])
         lengths = [len(target) for target in row.targets]
         before = [0, *accumulate(lengths)]
+        begins += [(b, start, read - 1) for start, read in zip(before, row.reads)]
         starts.append([start for start, n in zip(before, lengths) for _ in range(n)])
         reads.append([read for read, n in zip(row.reads, lengths) for _ in range(n)])
 
@@ -263,6 +266,7 @@ def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:
         source_runs=blocks(ends, torch.tensor(source_lengths)),
         target_runs=packed(pad_rows(starts, longest_target)),
         cross_runs=blocks(pad_rows(reads, longest_source), torch.tensor(target_lengths)),
+        begins=tuple(torch.tensor(begins).T),
         source_tokens=sum(source_lengths),
         target_tokens=sum(target_lengths),
     )
@@ -277,7 +281,11 @@ def without_targets(batch: Batch) -> Batch:
 def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """(B, longest) int64, each row filled up on the right with ``value``."""
     longest = max(map(len, rows))
-    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
+    flat = array("q")
+    for row in rows:
+        flat.extend(row)
+        flat.extend([value] * (longest - len(row)))
+    return torch.frombuffer(flat, dtype=torch.int64).view(len(rows), longest)
 
 
 def make_batches(

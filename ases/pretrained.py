@@ -23,8 +23,8 @@ from ases.data import InputError
 from ases.model import EncoderDecoder
 
 #: Fields that config.json and ModelConfig share by name.
-_OURS = ("feed_forward", "tie_word_embeddings", "scale_decoder_outputs", "scale_scores")
-_SHARED_FIELDS = [f.name for f in fields(ModelConfig) if f.name not in _OURS]
+_OURS = "feed_forward tie_word_embeddings scale_decoder_outputs scale_scores start_from_state"
+_SHARED_FIELDS = [f.name for f in fields(ModelConfig) if f.name not in _OURS.split()]
 #: What a config.json may leave out.
 _OPTIONAL: dict = dict(relative_attention_max_distance=128, relative_attention_num_buckets=32)
 _OPTIONAL |= dict(layer_norm_epsilon=1e-6, dropout_rate=0.1, pad_token_id=0, eos_token_id=1)
@@ -105,9 +105,13 @@ def save_t5(model: EncoderDecoder, folder: str | Path) -> None:
     factor in its queries' weights: T5 has none.
 
     Raises:
-        InputError: safetensors is not installed; the folder cannot be written.
+        InputError: the model's decoder starts from the encoder's state, which T5's cannot;
+            safetensors is not installed; the folder cannot be written.
     """
     folder, config = Path(folder), model.config
+    if config.start_from_state:
+        told = "its decoder starts from the encoder's state, and T5 has no place for that"
+        raise InputError(f"{folder}: the model cannot be written as T5's: {told}")
     state = {}
     for name, tensor in model.state_dict().items():
         tensor = tensor.detach().cpu()
@@ -181,7 +185,7 @@ def _read_config(path: Path) -> dict:
         found = config["dense_act_fn"]
         raise InputError(f"{path}: dense_act_fn is {found!r}; expected {' or '.join(known)}")
     settings["scale_decoder_outputs"] = family == "t5" and bool(scaled)
-    settings["scale_scores"] = False
+    settings["scale_scores"] = settings["start_from_state"] = False
     return settings
 
 

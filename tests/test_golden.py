@@ -75,6 +75,17 @@ def test_entropy():
         assert as_texts(make_segments(pieces, labels, merge=False)) == row["segments_unmerged"]
 
 
+def test_decoder_starts():
+    given = read("decoder_starts.json")
+    assert given == make.decoder_starts()
+    inputs = []
+    for target, read_tokens in zip(given["targets"], given["reads"]):
+        vectors = [given["embeddings"][i] for i in (given["start_id"], *target[:-1])]
+        newest = given["states"][read_tokens - 1]
+        inputs += [[a + b for a, b in zip(vectors[0], newest)], *vectors[1:]]
+    assert inputs == given["decoder_inputs"]
+
+
 def test_pairs():
     tokenizer = Tokenizer.train([p["question"] + p["answer"] for p in PROBLEMS.values()], 500)
     for row in read("pairs.json"):

@@ -7,7 +7,7 @@ import torch
 
 from ases.attention import padding
 from ases.config import SIZES, ModelConfig
-from ases.model import EncoderDecoder, relative_position_bucket
+from ases.model import EncoderDecoder, RMSNorm, relative_position_bucket, token_losses
 from ases.pairs import Pair, collate, make_rows
 
 LENGTHS = [(9, 6), (5, 6), (1, 6), (7, 6)]  # of source and target
@@ -106,6 +106,28 @@ def test_every_parameter_gets_a_gradient(variant):
     )
 
 
+def test_gradients_written_out_are_those_of_the_definitions():
+    norm = RMSNorm(5, 1e-6).double()
+    norm.weight.data.normal_()
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    by_hand = x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
+    assert torch.allclose(norm(x), by_hand)
+    with torch.no_grad():
+        assert torch.allclose(norm(x), by_hand)
+    assert torch.autograd.gradcheck(norm, x)
+    of_weight = torch.autograd.grad(by_hand.pow(2).sum(), norm.weight)
+    assert torch.allclose(*torch.autograd.grad(norm(x).pow(2).sum(), norm.weight), *of_weight)
+
+    target = torch.tensor([[0, 4, -100], [-100, 2, 2]])
+    losses = -x.log_softmax(-1)
+    by_hand = sum(losses[b, t, i] for b, t, i in ((0, 0, 0), (0, 1, 4), (1, 1, 2), (1, 2, 2)))
+    expected = torch.autograd.grad(3 * by_hand, x)
+    assert torch.allclose(token_losses(x, target), by_hand)
+    assert torch.allclose(*torch.autograd.grad(3 * token_losses(x, target), x), *expected)
+    large = token_losses(torch.tensor([[[0.0, 1e4]]]), torch.tensor([[0]]))
+    assert large == 1e4  # no probability is too small
+
+
 def test_padding_more_changes_nothing(model):
     short = batch_of([(7, 6), (3, 4), (5, 6)])
     long = batch_of([(7, 6), (3, 4), (5, 6), (12, 10)])
@@ -119,6 +141,7 @@ def test_padding_more_changes_nothing(model):
         source_runs=[end[rows] for end in long.source_runs],
         target_runs=[end[rows] for end in long.target_runs],
         cross_runs=[end[rows] for end in long.cross_runs],
+        begins=[part[rows] for part in long.begins],
     )
     assert torch.allclose(model.loss_sum(wider), model.loss_sum(short), rtol=1e-6)
 

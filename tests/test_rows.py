@@ -1,6 +1,7 @@
 """One encoding of a chain against one of each context: losses, gradients and written chains."""
 
 import random
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -93,6 +94,21 @@ def test_a_rows_loss_is_the_sum_of_its_pairs(tokenizer, labels, max_question, ro
     expected = gradients(model, alone)
     for name, gradient in gradients(model, together).items():
         assert torch.allclose(gradient, expected[name], rtol=0, atol=1e-10), name
+
+
+@torch.no_grad()
+def test_a_decoder_begins_with_the_newest_state():
+    """It is as if the start token's embedding were another one for each context."""
+    model, rng = small_model(20), random.Random(3)
+    pairs = random_pairs(rng, 4)
+    plain = EncoderDecoder(replace(model.config, start_from_state=False)).double().eval()
+    losses = []
+    for pair in pairs:
+        plain.load_state_dict(model.state_dict())
+        plain.embedding.weight[0] += states_alone(model, pair.context)[0, -1]
+        losses.append(loss_alone(plain, pair))
+    together = model.loss_sum(collate(make_rows(pairs, "block-causal"), pad_id=0))
+    assert torch.allclose(together, sum(losses), rtol=0, atol=1e-10)
 
 
 def random_pairs(rng, n_segments):

@@ -48,7 +48,7 @@ def load_checkpoint(path: Path, run_id: str | None = None) -> dict:
         raise InputError(f"{path}: damaged (its digest is another); expected it as it was written")
     if content["name"] != path.name.split(".")[0]:
         raise InputError(f"{path}: holds the model {content['name']!r}; expected its own")
-    if run_id not in (None, content.get("run", "")):
+    if run_id not in (None, content.get("run")):
         raise InputError(f"{path}: another run wrote it; expected the file that this run wrote")
     return content
 

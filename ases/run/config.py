@@ -11,8 +11,7 @@ from ases.settings import complaints, setting
 
 #: Of run folders: config.json, results.json and checkpoints carry it. It grows by one whenever
 #: what this version writes could not be read by the one before, or the other way round.
-FORMAT = 2
-_READ = (1, 2)  # a run of format 1 has no id
+FORMAT = 3
 
 N_TRAIN, N_VALIDATION, N_TEST, MAX_NUMBER = 2000, 300, 500, 20  # of generated data
 
@@ -23,10 +22,10 @@ def check_format(path: Path, content: object) -> None:
         InputError: ``content`` was written in another format.
     """
     found = content.get("format") if isinstance(content, dict) else None
-    if found not in _READ:
+    if found != FORMAT:
         raise InputError(
-            f"{path}: format {str(found)[:20]}; expected format {FORMAT}, which this version "
-            "reads: take the version that wrote it, or train anew"
+            f"{path}: format {str(found)[:20]}; this version reads format {FORMAT}, whose decoders "
+            "start differently: use the version that wrote it, or train again"
         )
 
 
@@ -94,7 +93,6 @@ class RunConfig(Recipe):
         path = Path(folder) / "config.json"
         content = read_json(path, "the folder of a run")
         check_format(path, content)
-        content["format"] = FORMAT  # what it will be once it is written again
         parts = {
             "data": DataSettings,
             "segmentation": SegmentationSettings,

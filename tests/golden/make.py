@@ -16,7 +16,8 @@ from ases.config import CHAIN
 from ases.decoding import Decoded, generate_chains
 from ases.entropy import token_entropies
 from ases.metrics import score
-from ases.pairs import encode_question, make_pairs, make_rows
+from ases.model import start_from
+from ases.pairs import Row, collate, encode_question, make_pairs, make_rows
 from ases.segmentation import (
     AS,
     ES,
@@ -368,8 +369,27 @@ def more_pairs(question: str, pieces: list[str], labels: list[str]) -> dict:
     }
 
 
+def decoder_starts() -> dict:
+    """A row of three targets, with made-up states and embeddings of width 2."""
+    targets, reads = [[4, 1], [1], [5, 4, 2, 1]], [3, 5, 6]
+    row = Row([6, 7, 1, 4, 1, 1], [3, 3, 3, 5, 5, 6], targets, reads)
+    embeddings = [[i, -i] for i in range(8)]
+    states = [[10 * (i + 1), 10 * (i + 1) + 5] for i in range(6)]
+    batch = collate([row], pad_id=0, start_id=3)
+    inputs = torch.tensor(embeddings)[batch.decoder_input]
+    return {
+        "start_id": 3,
+        "embeddings": embeddings,
+        "states": states,
+        "targets": targets,
+        "reads": reads,
+        "decoder_inputs": start_from(torch.tensor([states]), inputs, batch.begins)[0].tolist(),
+    }
+
+
 def main() -> None:
     torch.manual_seed(0)
+    write("decoder_starts.json", decoder_starts())
     write("attention.json", attention_cases())
     segmentation, scoring, all_pairs = [], [], []
     for name, question, answer in PROBLEMS:
