@@ -56,7 +56,7 @@ class ModelConfig:
 
     ``start_from_state`` adds the encoder's state of the context's newest token to the decoder's
     first input. A decoder then knows which segment was the last one, which nothing else marks in a
-    block-causal encoder [ours; off for T5's checkpoints].
+    block-causal encoder [ours; off with a bidirectional one and for T5's checkpoints].
     """
 
     vocab_size: int = setting(4096, "ids of the embedding", low=1, high=10**7)

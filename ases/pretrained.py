@@ -110,8 +110,8 @@ def save_t5(model: EncoderDecoder, folder: str | Path) -> None:
     """
     folder, config = Path(folder), model.config
     if config.start_from_state:
-        told = "its decoder starts from the encoder's state, and T5 has no place for that"
-        raise InputError(f"{folder}: the model cannot be written as T5's: {told}")
+        told = "the model's decoder starts from the encoder's state, which T5's cannot"
+        raise InputError(f"{folder}: {told}: train one with --encoder bidirectional")
     state = {}
     for name, tensor in model.state_dict().items():
         tensor = tensor.detach().cpu()

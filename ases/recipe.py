@@ -212,7 +212,9 @@ def _random_model(recipe: Recipe, tokenizer: Tokenizer) -> Callable[[], EncoderD
     unknown = set(recipe.model) - {f.name for f in fields(ModelConfig)}
     if unknown:
         raise ValueError(f"model: no field {min(unknown)!r}; expected those of ModelConfig")
-    config = ModelConfig(**{"vocab_size": tokenizer.vocab_size} | recipe.model)
+    # A bidirectional encoder is the paper's and T5's, and knows where a context ends.
+    shape: dict = {"start_from_state": recipe.encoder == "block-causal"} | recipe.model
+    config = ModelConfig(**{"vocab_size": tokenizer.vocab_size} | shape)
     if config.vocab_size < tokenizer.vocab_size:
         n = tokenizer.vocab_size
         raise ValueError(f"model: vocab_size is {config.vocab_size}; the tokenizer has {n} ids")

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -102,14 +103,16 @@ def examples(task: str, data: str, n: int) -> Splits:
 
 
 def in_transformers(model: EncoderDecoder):
-    """The same weights as a model of transformers."""
+    """The same weights as a model of transformers, whose decoder starts from its token alone."""
     from transformers import T5ForConditionalGeneration
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
-        save_t5(model, Path(folder) / "model")
+        plain = EncoderDecoder(replace(model.config, start_from_state=False))
+        plain.load_state_dict(model.state_dict())
+        save_t5(plain, Path(folder) / "model")
         return T5ForConditionalGeneration.from_pretrained(Path(folder) / "model")
 
 

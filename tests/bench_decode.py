@@ -31,6 +31,8 @@ class Theirs:
 
     def __init__(self, writer, batched: bool):
         self.model = in_transformers(writer.models["usm"]).eval()
+        if writer.models["usm"].config.start_from_state:
+            self.model.decoder.register_forward_pre_hook(self.start_from_state, with_kwargs=True)
         self.tokenizer, self.max_tokens = writer.tokenizer, writer.recipe.max_tokens
         self.block_causal = writer.recipe.encoder == "block-causal"
         self.batched = batched
@@ -41,9 +43,18 @@ class Theirs:
             return self.write(contexts)
         return [decoded for context in contexts for decoded in self.write([context])]
 
+    def start_from_state(self, decoder, arguments, named):
+        """Add the state of each context's newest token to the first input, as ours does."""
+        if named["past_key_values"].get_seq_length() == 0:
+            states, last = named["encoder_hidden_states"], self.lengths - 1
+            newest = states[torch.arange(len(states)), last]
+            start = decoder.embed_tokens(named.pop("input_ids"))
+            named["inputs_embeds"] = start + newest[:, None]
+        return arguments, named
+
     def write(self, contexts):
         tokenizer = self.tokenizer
-        lengths = torch.tensor([sum(map(len, context)) for context in contexts])
+        self.lengths = lengths = torch.tensor([sum(map(len, context)) for context in contexts])
         S = int(lengths.max())
         ids = torch.full((len(contexts), S), tokenizer.pad_id)
         seen = torch.zeros(len(contexts), 1, S, S, dtype=torch.bool)

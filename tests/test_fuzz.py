@@ -123,7 +123,8 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     succeed("train.py", "--max-steps", 4, *QUICK, "--out-dir", folder / "run")
     tokenizer = Tokenizer.load(folder / "run" / "tokenizer.json")
-    model = EncoderDecoder(ModelConfig(vocab_size=tokenizer.vocab_size, d_model=16, d_ff=16))
+    shape = dict(d_model=16, d_ff=16, start_from_state=False)
+    model = EncoderDecoder(ModelConfig(vocab_size=tokenizer.vocab_size, **shape))
     save_t5(model, folder / "t5")
     rows = [
         {"id": str(i), "question": f"Tom has {i}?", "answer": f"So {i}.\n#### {i}"}

@@ -55,9 +55,9 @@ def folder(tmp_path):
     vocabulary = t5_tokenizer(path / "tokenizer.json")
     torch.manual_seed(0)
     shape = dict(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2)
-    save_t5(
-        EncoderDecoder(ModelConfig(vocab_size=vocabulary + 12, scale_scores=False, **shape)), path
-    )  # rounded up, as T5's are
+    shape |= dict(scale_scores=False, start_from_state=False)
+    rounded_up = vocabulary + 12  # as T5's are
+    save_t5(EncoderDecoder(ModelConfig(vocab_size=rounded_up, **shape)), path)
     return path
 
 
@@ -173,10 +173,8 @@ def test_fine_tuning_with_a_checkpoints_own_tokenizer(folder, tmp_path):
     done = succeed("train.py", *arguments, "--out-dir", tmp_path / "run")
     assert "of the training characters cannot be written: '\\n'" in done.stdout
     assert (tmp_path / "run" / "tokenizer.json").exists()
-    assert (
-        torch.load(tmp_path / "run" / "usm.best.pt", weights_only=True)["config"]["scale_scores"]
-        is False
-    )
+    config = torch.load(tmp_path / "run" / "usm.best.pt", weights_only=True)["config"]
+    assert not config["scale_scores"] and not config["start_from_state"]
     assert (
         "stopped by"
         in succeed(
@@ -249,6 +247,7 @@ def test_mistakes(folder, tmp_path):
             num_layers=1,
             num_decoder_layers=1,
             num_heads=2,
+            start_from_state=False,
         )
     )
     save_t5(small, tmp_path / "small")

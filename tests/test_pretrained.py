@@ -3,6 +3,7 @@
 import json
 import pickle
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -20,6 +21,7 @@ from transformers import (
 from ases.beam import beam_search
 from ases.data import InputError
 from ases.decoding import encode_sources, greedy
+from ases.model import EncoderDecoder
 from ases.pairs import Pair, Row, collate, make_rows
 from ases.pretrained import download, load_t5, save_t5
 
@@ -262,6 +264,10 @@ def test_written_models_are_loaded_by_transformers(variant, tmp_path):
 
 
 def test_a_model_of_our_own_is_written_as_t5(model, tmp_path):
+    with pytest.raises(InputError, match="starts from the encoder's state"):
+        save_t5(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    model = EncoderDecoder(replace(model.config, start_from_state=False)).eval()
     save_t5(model, tmp_path / "out")
     theirs = T5ForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
     source = torch.randint(4, 90, (2, 9))
