@@ -122,7 +122,7 @@ class TrainingSettings:
     """
 
     max_steps: int | None = setting(
-        2000, "updates, shared by sub-models", low=1, shown="2000, or --max-minutes"
+        1400, "updates, shared by sub-models", low=1, shown="1400, or --max-minutes"
     )
     max_minutes: float | None = setting(
         None, "training time, shared likewise", above=0, shown="no limit"
@@ -136,7 +136,7 @@ class TrainingSettings:
         shown="muon; adamw with --init",
     )
     learning_rate: float | None = setting(
-        None, "peak of AdamW's rate", above=0, shown="0.02 beside Muon, 0.003 alone"
+        None, "peak of AdamW's rate", above=0, shown="0.03 beside Muon, 0.003 alone"
     )
     muon_learning_rate: float = setting(0.01, "peak of muon's rate", above=0)
     momentum: float = setting(0.95, "of muon", low=0, high=0.999)

@@ -202,7 +202,7 @@ class Reader:
             for block in blocks:
                 ids[-1] += block
                 ends[-1] += [len(ids[-1])] * len(block)
-        new_ids, new_ends = torch.tensor(ids, device=device), torch.tensor(ends, device=device)
+        new_ids, new_ends = pad_rows(ids, 0).to(device), pad_rows(ends, 0).to(device)
         model.append(new_ids, new_ends, torch.tensor(lengths, device=device), self.cache)
         return self.cache.fresh()
 

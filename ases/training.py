@@ -124,7 +124,7 @@ def make_optimizers(
             adamw.append(parameter)
 
     # Beside muon, what is left for adamw is mostly embeddings: they bear a higher rate.
-    rate = settings.learning_rate or (0.02 if settings.optimizer == "muon" else 3e-3)
+    rate = settings.learning_rate or (0.03 if settings.optimizer == "muon" else 3e-3)
     decay = settings.weight_decay
     groups = [
         {"params": adamw, "weight_decay": decay, "peak": rate},

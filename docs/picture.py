@@ -90,7 +90,8 @@ def draw() -> str:
     back = top + BOX + 18
     loop = f"M{x + 424} {top + BOX} L{x + 424} {back} L{x + 100} {back} L{x + 100} {top + BOX + 7}"
     parts.append(f'<path d="{loop}" class="line" marker-end="url(#head)"/>')
-    parts.append(text(x + 200, back + 16, "until it writes <end>", "small"))
+    told = "until it writes <end>; each starts from the state of the newest token read"
+    parts.append(text(x, back + 16, told, "small"))
 
     height = int(max(y + 20, back + 26))
     size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'

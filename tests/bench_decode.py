@@ -45,9 +45,9 @@ class Theirs:
 
     def start_from_state(self, decoder, arguments, named):
         """Add the state of each context's newest token to the first input, as ours does."""
-        if named["past_key_values"].get_seq_length() == 0:
-            states, last = named["encoder_hidden_states"], self.lengths - 1
-            newest = states[torch.arange(len(states)), last]
+        states = named["encoder_hidden_states"]
+        if named["cache"].get_seq_length() == 0:
+            newest = states[torch.arange(len(states)), self.lengths - 1]
             start = decoder.embed_tokens(named.pop("input_ids"))
             named["inputs_embeds"] = start + newest[:, None]
         return arguments, named

@@ -7,10 +7,19 @@ Three jobs, each against ``transformers`` with the same weights, AdamW and clipp
   of like length, and with an encoding for each pair; theirs the pairs in random batches of 64. The
   unit is a target token;
 - epoch: an epoch of USM and of direct, ours, from ``--updates`` updates each; nothing is validated.
+
+`--against COMMIT` does another job: the default run's updates, here and in that commit's tree.
 """
 
+import json
+import os
 import random
+import statistics
+import subprocess
+import sys
+import tempfile
 from itertools import cycle
+from pathlib import Path
 
 import torch
 from bench import Report, alternate, arguments, examples, in_transformers, matrix_product_flops
@@ -159,12 +168,41 @@ def epochs(report: Report, splits, tokenizer, size: str, rounds: int, n_updates:
     report.add(f"epoch, {size} (ours: direct)", alternate(programs, rounds), "epoch")
 
 
+def seconds_of_a_token(tree: Path, n_updates: int, threads: int) -> float:
+    """From the log of ``tree``'s train.py, which leaves out validation; the median report's."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "train.py", "--test-problems", "1", "--out-dir", folder + "/run"]
+        command += ["--max-steps", str(n_updates)]
+        one = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        subprocess.run(command, cwd=tree, env=one, check=True, capture_output=True)
+        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+    speeds = [row["tokens_per_second"] for row in map(json.loads, lines) if "loss" in row]
+    return 1 / statistics.median(speeds)
+
+
+def against(report: Report, commit: str, rounds: int, n_updates: int) -> None:
+    root = Path(__file__).parent.parent
+    with tempfile.TemporaryDirectory() as folder:
+        trees = {"ours": root, commit: Path(folder) / "tree"}
+        git = ["git", "-C", str(root), "worktree"]
+        subprocess.run([*git, "add", "--detach", trees[commit], commit], check=True)
+        figures: dict[str, list[float]] = {name: [] for name in trees}
+        for _ in range(rounds):
+            for name, tree in trees.items():
+                figures[name].append(seconds_of_a_token(tree, n_updates, report.options.threads))
+        subprocess.run([*git, "remove", "--force", trees[commit]], check=True)
+    report.add("default updates", figures, "token")
+
+
 def main() -> None:
     jobs = "dense,ragged,epoch"
     options = arguments(
-        __doc__, data="", task="mwp", size="tiny", problems=2000, updates=20, jobs=jobs
+        __doc__, data="", task="mwp", size="tiny", problems=2000, updates=20, jobs=jobs, against=""
     )
     report = Report(options)
+    if options.against:
+        against(report, options.against, options.rounds, 15 * options.updates)
+        return report.write()
     if "dense" in options.jobs:
         dense(report, options.size, options.rounds)
     splits = examples(options.task, options.data, options.problems)

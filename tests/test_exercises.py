@@ -11,8 +11,8 @@ import torch
 import ases.entropy
 import ases.segmentation
 from ases.config import SIZES, ModelConfig, SegmentationSettings, TrainingSettings
-from ases.model import EncoderDecoder
-from ases.pairs import Pair, rows_by_model
+from ases.model import EncoderDecoder, start_from
+from ases.pairs import Pair, Row, collate, rows_by_model
 from ases.recipe import segment
 from ases.segmentation import AS, ES
 from ases.tasks import make_splits
@@ -43,6 +43,10 @@ class Reference:
     @staticmethod
     def toeplitz_index(n, m):
         return torch.arange(m) - torch.arange(n)[:, None] + n - 1
+
+    @staticmethod
+    def first_inputs(start, states, reads):
+        return start + states[torch.tensor(reads) - 1]
 
     @staticmethod
     def better_settings(settings):
@@ -104,7 +108,16 @@ def test_4_the_toeplitz_index(mine):
         assert matrix.tolist() == [[j - i for j in range(m)] for i in range(n)]
 
 
-def test_5_a_better_score(mine):
+def test_5_where_a_decoder_starts(mine):
+    model = EncoderDecoder(ModelConfig(vocab_size=9)).eval()
+    batch = collate([Row([3, 4, 1, 5, 1], [3, 3, 3, 5, 5], [[5, 1], [6, 2, 1]], [3, 5])], 0)
+    states, start = torch.randn(5, 64), model.embedding.weight[0]
+    found = mine.first_inputs(start, states, [3, 5])
+    expected = start_from(states[None], model.embedding(batch.decoder_input), batch.begins)
+    assert torch.allclose(found, expected[0, [0, 2]])
+
+
+def test_6_a_better_score(mine):
     splits = make_splits("mwp", 60, 30, 1, seed=0, max_number=20)
     tokenizer = Tokenizer.train([t for e in splits["train"] for t in (e.question, e.answer)], 1000)
     rows, validation = (
