@@ -172,10 +172,10 @@ def attention(
         RuntimeError: ``triton`` asked for where it is not installed or cannot run.
     """
     _check_tensors(q, k, v, rel_bias, query_offset, backend)
-    n_queries, n_keys = q.shape[2], k.shape[2]
+    n_keys = k.shape[2]
     first, last = _checked("first", first, q, n_keys), _checked("last", last, q, n_keys)
-    if rel_bias is not None:
-        rel_bias, query_offset = _shorten(rel_bias, n_queries, n_keys, query_offset)
+    if rel_bias is not None:  # from there on all keys lie beyond the span
+        query_offset = min(query_offset, n_keys + rel_bias.shape[1] // 2)
     return attend(q, k, v, Mask(first, last, rel_bias, query_offset), scale, backend)
 
 
@@ -267,18 +267,6 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tenso
 
 
 # --- arguments -----------------------------------------------------------------------------------
-
-
-def _shorten(
-    rel_bias: Tensor, n_queries: int, n_keys: int, query_offset: int
-) -> tuple[Tensor, int]:
-    """The entries that these positions can reach, and the offset cut to what can matter."""
-    span = rel_bias.shape[1] // 2
-    query_offset = min(query_offset, n_keys + span)
-    reach = max(n_queries - 1 + query_offset, n_keys - 1)
-    if reach < span:
-        rel_bias = rel_bias[:, span - reach : span + reach + 1]
-    return rel_bias, query_offset
 
 
 def _check_tensors(

@@ -101,21 +101,18 @@ class RelativeBias(nn.Module):
     def __init__(self, config: ModelConfig, bidirectional: bool):
         super().__init__()
         self.table = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
-        self.bidirectional = bidirectional
-        self.max_distance = config.relative_attention_max_distance
-        self.buckets: Tensor | None = None  # made when they are first needed
+        span = config.relative_attention_max_distance
+        difference = torch.arange(-span, span + 1, device="cpu")  # even where weights have no place
+        buckets = relative_position_bucket(
+            difference, bidirectional, config.relative_attention_num_buckets, span
+        )
+        self.register_buffer("buckets", buckets, persistent=False)
 
     def forward(self) -> Tensor:
         """(H, 2·span + 1): entry d + span is the bias of the difference d = j − i of key and query.
 
         The span is the largest distance: from there on, all differences share a bucket.
         """
-        weight, span = self.table.weight, self.max_distance
-        if self.buckets is None or self.buckets.device != weight.device:
-            difference = torch.arange(-span, span + 1, device=weight.device)
-            self.buckets = relative_position_bucket(
-                difference, self.bidirectional, len(weight), self.max_distance
-            )
         return self.table(self.buckets).T.contiguous()
 
 
@@ -252,20 +249,6 @@ class Cache:
         return Cache(len(self.cross), list(self.cross), self.newest, self.first, self.last)
 
 
-def kept_columns(n_old: int, n_new: int, lengths: Tensor, kept: int) -> Tensor:
-    """The last ``kept`` of n_old + n_new columns of each row, new ones that are padding left out:
-    their places among those of all rows, (B · kept,).
-
-    Args:
-        lengths: (B,) how many of the new columns are real, the last ones.
-    """
-    n_all = n_old + n_new
-    column = torch.arange(n_all - kept, n_all, device=lengths.device)
-    gap = n_new - lengths[:, None]
-    column = torch.where(column >= n_all - lengths[:, None], column, (column - gap).clamp(min=0))
-    return (column + n_all * torch.arange(len(lengths), device=lengths.device)[:, None]).flatten()
-
-
 class EncoderDecoder(nn.Module):
     """The model: ``logits`` and ``loss_sum`` of a batch of rows for training; for generation
     ``append`` (block-causal) or ``encode`` and ``start``, then ``decode``."""
@@ -360,16 +343,21 @@ class EncoderDecoder(nn.Module):
             lengths: (B,) how many of the columns are real.
         """
         n_old, n_new = cache.cross[0].shape[1] if cache.cross else 0, input_ids.shape[1]
-        all_lengths = cache.last - cache.first + lengths
-        kept = min(n_old + n_new, int(all_lengths.max()))
-        columns = kept_columns(n_old, n_new, lengths, kept)
+        n_all, all_lengths = n_old + n_new, cache.last - cache.first + lengths
+        kept = min(n_all, int(all_lengths.max()))
+        # Where each row's last columns stand, once new ones that are padding are left out.
+        column = torch.arange(n_all - kept, n_all, device=lengths.device)
+        old = (column - (n_new - lengths)[:, None]).clamp(min=0)
+        column = torch.where(column >= n_all - lengths[:, None], column, old)
+        row = n_all * torch.arange(len(lengths), device=lengths.device)[:, None]
+        place = (row + column).flatten()  # among the columns of all rows
 
         def join(past: Tensor | None, new: Tensor) -> Tensor:
-            """Behind one another without gaps: all rows stay aligned on the right."""
+            """New columns behind old ones without gaps: all rows stay aligned on the right."""
             if past is None:
                 return new
             both = join_columns(past, new).flatten(0, 1)
-            return both.index_select(0, columns).unflatten(0, (len(new), kept))
+            return both.index_select(0, place).unflatten(0, (len(new), kept))
 
         padded = torch.arange(n_new, device=lengths.device) < n_new - lengths[:, None]
         start = (kept - all_lengths)[:, None]

@@ -340,7 +340,7 @@ def test_the_optimizers_by_hand():
     assert adamw.defaults["betas"] == (0.9, 0.98) and muon.defaults["momentum"] == 0.95
     assert training.make_optimizers(model, replace(settings, learning_rate=None))[1].param_groups[
         0
-    ]["peak"] == pytest.approx(0.02)
+    ]["peak"] == pytest.approx(0.03)
 
 
 def test_epochs_are_shuffled_anew(monkeypatch):
