@@ -118,21 +118,23 @@ class Mask:
         """For queries like q, (B, H, Q, K): what is added, (B, H, Q, T) or of size 1 where all
         agree; and which queries see nothing, booleans (B, Q). None: nothing is, and none do."""
         if self._parts is None:
-            added: Tensor | None = None
-            empty: Tensor | None = None
+            first, last = self.first, self.last
+            added = empty = None
             if self.rel_bias is not None:
                 bias = self.rel_bias.to(q.dtype)
                 added = bias_matrix(bias, q.shape[2], n_keys, self.query_offset)[None]
-            seen = seen_keys(self.first, self.last, n_keys)
+            looking_is_free = not q.is_cuda and not torch.compiler.is_compiling()
+            if looking_is_free:  # ends that hide nothing are dropped
+                first = None if first is None or not first.any() else first
+                last = None if last is None or bool((last == n_keys).all()) else last
+            seen = seen_keys(first, last, n_keys)
             if seen is not None:
-                lowest = torch.finfo(q.dtype).min  # finite: no row can become NaN
-                hidden = torch.where(seen, q.new_zeros(()), q.new_full((), lowest))
+                lowest = q.new_full((), torch.finfo(q.dtype).min)  # finite: no row can become NaN
+                hidden = torch.where(seen, q.new_zeros(()), lowest)
                 added = hidden if added is None else hidden + added
-                first = 0 if self.first is None else self.first
-                last = n_keys if self.last is None else self.last
-                empty = torch.as_tensor(first >= last)
-                looking_costs = empty.is_cuda or torch.compiler.is_compiling()
-                empty = empty if looking_costs or empty.any() else None
+                start, end = 0 if first is None else first, n_keys if last is None else last
+                empty = torch.as_tensor(start >= end)
+                empty = None if looking_is_free and not empty.any() else empty
             self._parts = added, empty
         return self._parts
 

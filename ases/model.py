@@ -344,7 +344,7 @@ class EncoderDecoder(nn.Module):
         """
         n_old, n_new = cache.cross[0].shape[1] if cache.cross else 0, input_ids.shape[1]
         n_all, all_lengths = n_old + n_new, cache.last - cache.first + lengths
-        kept = min(n_all, int(all_lengths.max()))
+        kept, shortest = min(n_all, int(all_lengths.max())), int(lengths.min())
         # Where each row's last columns stand, once new ones that are padding are left out.
         column = torch.arange(n_all - kept, n_all, device=lengths.device)
         old = (column - (n_new - lengths)[:, None]).clamp(min=0)
@@ -354,10 +354,10 @@ class EncoderDecoder(nn.Module):
 
         def join(past: Tensor | None, new: Tensor) -> Tensor:
             """New columns behind old ones without gaps: all rows stay aligned on the right."""
-            if past is None:
-                return new
-            both = join_columns(past, new).flatten(0, 1)
-            return both.index_select(0, place).unflatten(0, (len(new), kept))
+            both = join_columns(past, new)
+            if past is None or shortest == n_new:
+                return both[:, -kept:]
+            return both.flatten(0, 1).index_select(0, place).unflatten(0, (len(new), kept))
 
         padded = torch.arange(n_new, device=lengths.device) < n_new - lengths[:, None]
         start = (kept - all_lengths)[:, None]
