@@ -24,7 +24,9 @@ def main() -> None:
     texts = [text for e in chosen for text in (e.question, e.answer)]
     tokenizer = Tokenizer.train(texts, 4096)
     torch.manual_seed(0)
-    model = EncoderDecoder(ModelConfig(vocab_size=tokenizer.vocab_size, **SIZES[options.size]))
+    model = EncoderDecoder(
+        ModelConfig(vocab_size=tokenizer.vocab_size, start_from_state=False, **SIZES[options.size])
+    )
     model.eval()
     theirs = in_transformers(model).eval()
     questions = [e.question for e in chosen]
