@@ -304,14 +304,9 @@ class EncoderDecoder(nn.Module):
         x = self.dropout(self.embedding(batch.decoder_input))
         if self.config.start_from_state:
             x = start_from(states, x, batch.begins)
+        mask, cross_mask = Mask(*batch.target_runs, self.decoder_bias()), Mask(*batch.cross_runs)
         past: list[Tensor | None] = [None] * len(self.decoder)
-        logits, _ = self._decode(
-            x,
-            Mask(*batch.target_runs, self.decoder_bias()),
-            past,
-            self._cross(states),
-            Mask(*batch.cross_runs),
-        )
+        logits, _ = self._decode(x, mask, past, self._cross(states), cross_mask)
         return logits
 
     def encode(self, input_ids: Tensor, runs: Runs) -> Tensor:

@@ -23,8 +23,9 @@ from ases.data import InputError
 from ases.model import EncoderDecoder
 
 #: Fields that config.json and ModelConfig share by name.
-_OURS = "feed_forward tie_word_embeddings scale_decoder_outputs scale_scores start_from_state"
-_SHARED_FIELDS = [f.name for f in fields(ModelConfig) if f.name not in _OURS.split()]
+_OURS = ["feed_forward", "tie_word_embeddings", "scale_decoder_outputs"]
+_OURS += ["scale_scores", "start_from_state"]
+_SHARED_FIELDS = [f.name for f in fields(ModelConfig) if f.name not in _OURS]
 #: What a config.json may leave out.
 _OPTIONAL: dict = dict(relative_attention_max_distance=128, relative_attention_num_buckets=32)
 _OPTIONAL |= dict(layer_norm_epsilon=1e-6, dropout_rate=0.1, pad_token_id=0, eos_token_id=1)
