@@ -1,60 +1,57 @@
 """Experiments: what they promise, on trials that take seconds."""
 
+import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ases.experiments import figures, intervals, runner, tables, trials
-from ases.experiments.__main__ import PAGE, insert, main
-from ases.experiments.cuts import CUTS
-from ases.experiments.one_trial import run_trial
-from ases.experiments.trials import EXPERIMENTS, Experiment, Trial, recipe
+FOLDER = Path(__file__).parent.parent / "docs" / "results"
+sys.path.insert(0, str(FOLDER))
+
+import cuts
+import figures
+import intervals
+import one_trial
+import runner
+import tables
+from trials import EXPERIMENTS, PROBLEMS, Trial
+
 from ases.run.command import run_command
 from ases.tasks import make_splits
 
 
-def test_keys_name_trials():
-    for name, experiment in EXPERIMENTS.items():
-        keys = [trial.key for trial in experiment.trials]
-        assert len(set(keys)) == len(keys), name
-    first = EXPERIMENTS["main"].trials[0]
-    assert replace(first, row="other", x=3.0).key == first.key
-    assert replace(first, recipe=recipe("direct", 1)).key != first.key
-    shared = {t.key for t in EXPERIMENTS["main"].trials}
-    length = {t.key for t in EXPERIMENTS["length"].trials}
-    assert len(length & shared) == 35
-    assert len(length & {t.key for t in EXPERIMENTS["data"].trials}) == 10
-    assert {t.key for t in EXPERIMENTS["curves"].trials} <= shared
+def test_trials_have_baselines_and_are_shared():
+    every = {name: set(experiment.trials) for name, experiment in EXPERIMENTS.items()}
+    for name, trials in every.items():
+        for trial in trials:
+            assert trial.baseline.mode == "direct" and trial.baseline.baseline == trial.baseline
+            if name not in ("sweep", "tasks"):
+                assert trial.baseline in trials, (name, trial)
+    assert every["words"] == every["longer"] > every["steps"]
+    assert every["again"] < every["data"]
+    [first, *_], test = EXPERIMENTS["longer"].cell("2,000", "USM, equal updates")
+    assert (first.problems, first.epochs, first.equal, first.seed) == (2000, 14, "updates", 0)
+    assert test == "longer" and len(EXPERIMENTS["words"].cell("1,000", "direct")[0]) == 15
 
 
-@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("name", cuts.CUTS)
 def test_other_cuts_lose_nothing(name):
     examples = make_splits("mwp", 30, 3, 3, seed=0, max_number=20)["train"]
-    for example, cut in zip(examples, CUTS[name](examples), strict=True):
+    for example, cut in zip(examples, cuts.CUTS[name](examples), strict=True):
         assert "".join(s.text for s in cut.segments) == example.answer
         assert "".join(cut.pieces) == example.answer
     if name == "true roles":
-        assert [s.labels for s in CUTS[name](examples)] == [
+        assert [s.labels for s in cuts.CUTS[name](examples)] == [
             [r for r, _ in e.gold] for e in examples
         ]
-    assert CUTS[name](examples) == CUTS[name](examples)
-
-
-def small(trial: Trial) -> Trial:
-    settings = replace(trial.recipe.training, max_steps=4)
-    model = dict(trial.recipe.model, d_model=16, d_ff=16, num_layers=1, num_decoder_layers=1)
-    return replace(
-        trial,
-        problems=30,
-        recipe=replace(trial.recipe, training=settings, model=model, max_rounds=2, max_tokens=4),
-    )
+    assert cuts.CUTS[name](examples) == cuts.CUTS[name](examples)
 
 
 @pytest.fixture
@@ -63,48 +60,66 @@ def results(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_trials_are_run_once_and_reported(results, monkeypatch, capsys):
-    rows = ("mwp direct", "mwp usm, interleave", "mwp usm, entropy", "pet usm, interleave")
-    chosen = [small(t) for t in trials.main_trials() if t.row in rows and t.seed < 2]
-    found = runner.run_missing(chosen, "nowhere", processes=2)
-    assert set(found) == {t.key for t in chosen}
-    monkeypatch.setattr(runner, "run_trial", pytest.fail)
-    assert runner.run_missing(chosen, "nowhere", processes=1) == found
-    absent = replace(chosen[0], data="none.jsonl")
-    assert runner.run_missing([absent], "nowhere", processes=1) == found
+SMALL = Trial(problems=80, size="micro", epochs=2)
 
-    for experiment in (
-        Experiment("All modes", chosen),
-        Experiment("Lengths", chosen[:3], "axis", "steps"),
-        Experiment("Losses", chosen[:3], "losses"),
-        Experiment("Entropy", [t for t in chosen if t.row == "mwp direct"], "scorers"),
-    ):
-        text = tables.table(experiment, found)
-        assert text.count("\n|") >= 2 and "missing" not in text
-        if experiment.kind == "scorers":
-            continue
-        figures.draw(experiment, found, results / "figure.svg")
-        assert (results / "figure.svg").read_text().startswith("<?xml")
-    direct = found[chosen[0].key]
+
+def test_trials_are_run_once(results, monkeypatch):
+    chosen = [SMALL.baseline, SMALL, replace(SMALL, labels="entropy", equal="updates")]
+    runner.run_missing(chosen, "nowhere", processes=2)
+    found = runner.read_results()
+    assert set(found) == set(chosen)
+    direct, usm, by_entropy = (found[trial] for trial in chosen)
+    assert usm["epochs_done"] == {"usm": 2} and usm["updates"] > direct["updates"]
+    assert by_entropy["updates"] == direct["updates"]
     assert direct["by_role"]["ES"]["tokens"] > direct["by_role"]["computed"]["tokens"] > 100
-    assert {"test", "longer", "1 steps", "8 steps"} <= set(direct["tests"])
+    assert {"test", "longer", "1 steps", "8 steps"} <= set(usm["tests"])
+    monkeypatch.setattr(runner, "run_trial", pytest.fail)
+    runner.run_missing([*chosen, replace(SMALL, data="none.jsonl")], "nowhere", processes=1)
+    assert runner.read_results() == found
+
+
+def test_pretraining_sees_no_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr(one_trial, "PRETRAINING", 3)
+    rows = [
+        {
+            "question": f"第{i}份：肝内低密度灶，大小约{i}mm，边界清。",
+            "answer": f"肝囊肿{i}，考虑良性。",
+        }
+        for i in range(60)
+    ]
+    (tmp_path / "reports.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    trial = replace(SMALL, task="pet", data="reports.jsonl", size="tiny", epochs=1)
+    plain = one_trial.run_trial(trial, str(tmp_path))
+    pretrained = one_trial.run_trial(replace(trial, pretrained=True), str(tmp_path))
+    assert set(pretrained["tests"]) == {"test", "test, second try", "test, 4 beams"}
+    assert pretrained["updates"] == plain["updates"]
+    assert pretrained["validation_loss"] != plain["validation_loss"]
+    examples = make_splits("pet", 20, 3, 3, seed=0, max_number=20)["train"]
+    holed = one_trial._with_holes(examples, one_trial.random.Random(0))
+    questions = {e.id: e.question for e in examples}
+    for e in holed:
+        assert e.answer and sum(map(len, e.question.split("▢"))) + len(e.answer) == len(
+            questions[e.id]
+        )
 
 
 LONG = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from ases.experiments import runner
-from ases.experiments.trials import Trial, recipe
+sys.path.insert(0, sys.argv[2])
+import runner
+from trials import Trial
 
 runner.RESULTS = Path(sys.argv[1])
-short, long = Trial("short", recipe("usm", 0, 1)), Trial("long", recipe("usm", 0, 10**6))
-print(runner.run_missing([replace(t, problems=30) for t in (short, long)], "nowhere", 2))
+short = Trial(problems=30, size="micro", epochs=1)
+runner.run_missing([short, replace(short, epochs=10**6)], "nowhere", 2)
 """
 
 
 def test_killed_the_runner_leaves_results_and_no_process(results):
-    process = subprocess.Popen([sys.executable, "-c", LONG, results], start_new_session=True)
+    command = [sys.executable, "-c", LONG, results, FOLDER]
+    process = subprocess.Popen(command, start_new_session=True)
     found = results / "trials.jsonl"
     try:
         wait_until(found.exists)
@@ -114,7 +129,7 @@ def test_killed_the_runner_leaves_results_and_no_process(results):
     finally:
         if group_lives(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
-    assert [row["row"] for row in runner.read_results().values()] == ["short"]
+    assert [trial.epochs for trial in runner.read_results()] == [1]
 
 
 def wait_until(condition, seconds=120):
@@ -133,53 +148,64 @@ def group_lives(group):
     return True
 
 
-def test_epochs_in_place_of_updates():
-    trial = replace(small(Trial("usm", recipe("usm", 0))), epochs=3)
-    assert run_trial(trial, "nowhere")["epochs"] == {"usm": 3.0}
+ACCURACIES = {
+    "direct": {"250": 0.2, "500": 0.4, "1,000": 0.6, "2,000": 0.8, "4,000": 0.9},
+    "USM, equal updates": {"250": 0.4, "500": 0.6, "1,000": 0.8, "2,000": 0.9, "4,000": 0.9},
+}
 
 
-def fake(accuracies: dict, seeds=3, n=400):
-    """Trials along an axis that had these accuracies."""
-    rows = {}
-    for mode, own in accuracies.items():
-        rows[mode] = []
-        for seed in range(seeds):
-            for x, accuracy in own.items():
-                hits = np.random.default_rng((seed, int(x))).random(n) < accuracy
-                each = "".join("01"[int(h)] for h in hits)
-                trial = Trial(mode, recipe(mode, seed), x=x)
-                rows[mode].append((trial, {"tests": {"test": {"each": each}}}))
-    return rows
+def fake_results():
+    """Trials of five seeds that had about these accuracies."""
+    found, rng = {}, np.random.default_rng(0)
+    for column, own in ACCURACIES.items():
+        for row in PROBLEMS:
+            for trial in EXPERIMENTS["words"].cell(row, column)[0][:5]:
+                accuracy = own[row] + rng.normal(0, 0.01)
+                scores = {"accuracy": accuracy, "bleu": 50.0, "end": 1.0}
+                found[trial] = asdict(trial) | {
+                    "tests": {"test": scores, "longer": scores},
+                    "seconds": 10.0 if trial.mode == "direct" else 15.0,
+                    "segments": 5.0,
+                    "updates": 100,
+                    "epochs_done": {trial.mode: 2.0},
+                }
+    return found
 
 
-def test_how_many_problems_direct_needs():
-    rows = fake(
-        {
-            "direct": {250: 0.2, 500: 0.4, 1000: 0.6, 2000: 0.8},
-            "usm": {250: 0.4, 500: 0.6, 1000: 0.8, 2000: 0.9},
-        }
-    )
-    ratios = intervals.problems_to_match(rows)
-    assert [n for n, *_ in ratios] == [250, 500, 1000]
-    for n, ratio, low, high in ratios:
-        assert low - 1e-9 <= ratio <= high + 1e-9 and ratio == pytest.approx(2, rel=0.25), n
-    assert intervals.problems_to_match({}) == []
+def test_cells_are_compared_with_direct():
+    found = fake_results()
+    cell = intervals.find_cell(found, "words", "500", "USM, equal updates")
+    assert np.mean(cell.differences) == pytest.approx(0.2, abs=0.03)
+    assert cell.significant and cell.time == 1.5
+    assert intervals.find_cell(found, "words", "500", "DSM, equal epochs") is None
+    direct = intervals.find_cell(found, "words", "500", "direct")
+    assert not direct.significant and np.isnan(direct.time)
+    level = intervals.find_cell(found, "words", "4,000", "USM, equal updates")
+    assert not level.significant
+    text = tables.table("words", found)
+    assert text.count("**") == 8 and text.count("× 1.50") == 5  # bold: all but 4,000
+    assert "trials are missing" in text
+    assert "500" in tables.long_tables(found)
+    for row, ratio, low, high in intervals.problems_to_match(found, "USM, equal updates"):
+        assert low <= ratio <= high and ratio == pytest.approx(2, rel=0.25), row
+
+
+def test_figures_are_drawn(tmp_path):
+    figures.draw("words", fake_results(), tmp_path / "words.svg")
+    assert (tmp_path / "words.svg").read_text().startswith("<?xml")
+    figures.draw("size", {}, tmp_path / "size.svg")
+    assert not (tmp_path / "size.svg").exists()
+
+
+def test_numbers_find_their_places():
+    text = "a <!-- words/500/direct/score -->?<!-- end --> b\n<!-- words -->\nold\n<!-- end -->\nc"
+    filled = tables.filled(text, fake_results())
+    assert "a <!-- words/500/direct/score -->0.4" in filled and filled.endswith("<!-- end -->\nc")
+    assert "old" not in filled and "| 4,000 |" in filled
+    assert tables.filled(filled, fake_results()) == filled
 
 
 def test_intervals():
-    rows = fake({"direct": {1: 0.5}, "usm": {1: 0.7}})
-    mean, low, high, _ = intervals.difference_interval(rows["usm"], rows["direct"], "test")
-    assert low < mean < high and low > 0 and mean == pytest.approx(0.2, abs=0.05)
-    mean, low, high, _ = intervals.difference_interval(rows["usm"], rows["usm"], "test")
-    assert mean == low == high == 0
-    assert intervals.difference_interval(rows["usm"], [], "test") is None
-    shorter = fake({"direct": {1: 0.5}, "usm": {1: 0.7}}, seeds=1, n=300)
-    both = {name: found[1:] + shorter[name] for name, found in rows.items()}
-    assert intervals.difference_interval(both["usm"], both["direct"], "test")[1] > 0
-    # Of two seeds it is over their 800 problems, of which USM alone solves one in five.
-    two = {name: found[:2] for name, found in rows.items()}
-    mean, low, high, _ = intervals.difference_interval(two["usm"], two["direct"], "test")
-    assert low < mean < high and high - low == pytest.approx(0.055, abs=0.01)
     assert np.isnan(intervals.mean_interval([3.0])[1])
     # By hand: mean 3, deviation 1.5811, Student's t for five values 2.776.
     assert intervals.mean_interval([1.0, 2, 3, 4, 5]) == (
@@ -188,37 +214,35 @@ def test_intervals():
     )
 
 
-def test_the_page_shows_what_the_trials_found(tmp_path, monkeypatch):
-    """docs/results.md is what --only-report makes of docs/results/trials.jsonl."""
-    page = shutil.copy(PAGE, tmp_path / "results.md")
-    monkeypatch.setattr("ases.experiments.__main__.PAGE", page)
-    monkeypatch.setattr("ases.experiments.__main__.RESULTS", tmp_path)
-    monkeypatch.setattr("sys.argv", ["experiments", "all", "--only-report"])
-    main()
-    assert page.read_text() == PAGE.read_text()
-    shown = {path.name for path in tmp_path.glob("*.svg")}
-    assert shown == {path.name for path in (PAGE.parent / "results").glob("*.svg")}
+def test_pages_show_what_the_trials_found():
+    """README, results.md and tables.md are what --only-report makes of trials.jsonl."""
+    found = runner.read_results()
+    for page in tables.PAGES:
+        assert tables.filled(page.read_text(), found) == page.read_text()
+    assert tables.long_tables(found) == (FOLDER / "tables.md").read_text()
+    drawn = {
+        name
+        for name, experiment in EXPERIMENTS.items()
+        if experiment.figure and set(experiment.trials) & set(found)
+    }
+    assert drawn == {path.stem for path in FOLDER.glob("*.svg")}
 
 
 def test_mistakes(results, monkeypatch, capsys):
-    (results / "trials.jsonl").write_text('{"key": "a"}\n[]\n')
-    for arguments, told in (
-        (["mein"], "invalid choice: 'mein'"),
-        (["main", "--processes", "0"], "--processes is 0"),
-        (["main", "--only-report"], "trials.jsonl:2: not what a trial found"),
+    good = json.dumps(asdict(SMALL) | {"format": 2})
+    for content, told in (
+        ("[]", "trials.jsonl:1: not a trial's JSON"),
+        (good, "trials.jsonl:1: a trial of format 2"),
     ):
-        monkeypatch.setattr("sys.argv", ["experiments", *arguments])
+        (results / "trials.jsonl").write_text(content + "\n")
         with pytest.raises(SystemExit) as end:
-            run_command(main)
+            run_command(runner.read_results)
         assert end.value.code == 2
         assert told in capsys.readouterr().err
-
-
-def test_a_table_is_put_in_its_place(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text("a\n<!-- x -->\nold\n<!-- end -->\nb\n<!-- y -->\n<!-- end -->\n")
-    insert(page, "x", "| new |\n")
-    assert (
-        page.read_text()
-        == "a\n<!-- x -->\n\n| new |\n\n<!-- end -->\nb\n<!-- y -->\n<!-- end -->\n"
+    done = subprocess.run(
+        [sys.executable, FOLDER, "words", "--processes", "0"],
+        env=os.environ | {"PYTHONPATH": str(FOLDER.parent.parent)},
+        capture_output=True,
+        text=True,
     )
+    assert done.returncode == 2 and "--processes is 0" in done.stderr

@@ -1,4 +1,4 @@
-"""Other ways to cut and label chains than the method's: what do the roles matter?"""
+"""Other ways to cut and label chains than the method's."""
 
 import random
 from collections.abc import Sequence

@@ -1,0 +1,225 @@
+"""How one trial runs: train, write chains, score them."""
+
+import copy
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from cuts import CUTS
+from roles import by_true_role, entropies_against_roles
+from trials import GENERATED, STEPS, Trial
+
+from ases.beam import beam_search
+from ases.config import SIZES, Recipe, SegmentationSettings, TrainingSettings
+from ases.data import Example, split_examples
+from ases.model import EncoderDecoder
+from ases.pairs import Segmented, make_batches, rows_by_model
+from ases.recipe import (
+    ChainWriter,
+    Scorer,
+    Splits,
+    agreement,
+    score_chains,
+    segment,
+    train,
+    training_texts,
+)
+from ases.run.files import read_examples
+from ases.segmentation import AS, split_pieces
+from ases.tasks import make_splits
+from ases.tasks.word_problems import word_problem
+from ases.tokenizer import Tokenizer
+from ases.training import Watcher
+
+Cut = Callable[[Sequence[Example]], list[Segmented]]
+
+MAX_NUMBER = 20
+PRETRAINING = 3000  # updates
+VOCABULARY = 4096
+BLANK = "▢"  # stands where clauses were left out
+#: Arguments of ``ChainWriter.write``.
+DECODINGS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "second try": {"second_try": beam_search},
+    "4 beams": {"search": beam_search, "batch_tokens": 16384},
+}
+#: The scores of a test that stand in the file.
+KEPT = {"mwp": ("accuracy", "bleu"), "pet": ("rougeL", "rouge1", "rouge2", "bleu")}
+
+
+def run_trial(trial: Trial, folder: str) -> dict:
+    """Train, write and score. ``folder``: where the real data lies."""
+    splits, cut, writer, curves, seconds = _train(trial, folder)
+    segmented = cut(splits["test"])
+    labels = [label for s in segmented for label in s.labels]
+    reports = writer.reports
+    result: dict[str, Any] = {
+        "seconds": seconds,  # of one core
+        "updates": sum(report["steps"] for report in reports.values()),
+        "epochs_done": {name: report["epochs"] for name, report in reports.items()},
+        "parameters": sum(p.numel() for m in writer.models.values() for p in m.parameters()),
+        "validation_loss": {name: report["validation_loss"] for name, report in reports.items()},
+        "target_tokens": _target_tokens(writer, cut(splits["validation"])),
+        "segments": sum(len(s.segments) for s in segmented) / len(segmented),
+        "as_share": labels.count(AS) / len(labels),
+        "tests": {},
+    }
+    if trial.labels != "random cuts":  # whose pieces have no true roles
+        result["roles"] = agreement(segmented)
+    if trial.seed == 0:
+        result["curves"] = curves.found
+    if trial.mode == "direct" and trial.data == GENERATED and trial.task == "mwp":
+        result["by_role"] = by_true_role(writer, splits["test"])
+        result["by_entropy"] = entropies_against_roles(writer, splits["test"])
+    for decoding in DECODINGS if trial.data != GENERATED else ("greedy",):
+        for name, examples in _tests(trial, splits).items():
+            label = name if decoding == "greedy" else f"{name}, {decoding}"
+            chains = writer.write([e.question for e in examples], **DECODINGS[decoding])
+            scores = score_chains(trial.task, examples, chains)
+            kept = {name: scores[name] for name in KEPT[trial.task]}
+            result["tests"][label] = kept | {"end": scores["stop_reasons"]["end"]}
+    return _rounded(result)
+
+
+class Curves(Watcher):
+    """Keeps what a training reports: (seconds, nats a target token), by model and kind."""
+
+    def __init__(self):
+        self.found: dict[str, dict[str, list]] = {}
+
+    def report(self, name: str, row: dict) -> None:
+        own = self.found.setdefault(name, {"training": [], "validation": []})
+        kind, loss = "training", row.get("loss")
+        if loss is None:
+            kind, loss = "validation", row["validation_loss"]
+        own[kind].append([row["seconds"], loss])
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+def _all_splits(trial: Trial, folder: str) -> Splits:
+    if trial.data == GENERATED:
+        return make_splits(trial.task, trial.problems, 300, 500, trial.seed, MAX_NUMBER)
+    examples = read_examples(Path(folder) / trial.data, trial.task, skip_bad_rows=True).examples
+    return split_examples(examples, trial.seed)
+
+
+def _limited(splits: Splits, trial: Trial) -> Splits:
+    """As much for training as the trial says; of real data 300 validation and 200 test rows."""
+    if trial.data == GENERATED:
+        return splits
+    limits = {"train": trial.problems, "validation": 300, "test": 200}
+    return {name: splits[name][:n] for name, n in limits.items()}
+
+
+def _tests(trial: Trial, splits: Splits) -> dict[str, list[Example]]:
+    tests = {name: splits[name] for name in ("test", "longer") if name in splits}
+    if trial.task == "mwp" and trial.data == GENERATED:
+        tests |= {f"{n} steps": problems_of(n) for n in STEPS}
+    return tests
+
+
+@lru_cache
+def problems_of(steps: int, n: int = 100) -> list[Example]:
+    """Word problems of a number of steps; none of them is for training."""
+    rng, examples = random.Random(f"length-{steps}"), []
+    for i in range(n):
+        question, pieces = word_problem(rng, steps, MAX_NUMBER)
+        answer = "".join(text for _, text in pieces)
+        examples.append(Example(f"{steps}-{i}", question, answer, tuple(pieces)))
+    return examples
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def _train(trial: Trial, folder: str) -> tuple[Splits, Cut, ChainWriter, Curves, float]:
+    everything = _all_splits(trial, folder)
+    splits = _limited(everything, trial)
+    cut: Cut = segment
+    if trial.labels == "entropy":
+        scorer = _scorer(trial.baseline, folder)
+        settings = SegmentationSettings("entropy", beta=trial.beta, gamma=trial.gamma)
+        cut = partial(segment, settings=settings, scorer=scorer)
+    elif trial.labels != "interleave":
+        cut = CUTS[trial.labels]
+
+    recipe = Recipe(mode=trial.mode, encoder=trial.encoder, model=dict(SIZES[trial.size]))
+    start: dict[str, Any] = {"tokenizer": Tokenizer.train(training_texts(splits), VOCABULARY)}
+    if trial.pretrained:
+        model, start["tokenizer"] = _pretrained(trial.task, trial.data, trial.seed, folder)
+        start["initial"] = partial(copy.deepcopy, model)
+    # As many updates as the trial's epochs take: its own, or direct's.
+    mode = recipe.mode if trial.equal == "epochs" else "direct"
+    rows = rows_by_model(mode, cut(splits["train"]), start["tokenizer"], recipe.encoder)
+    tokens = recipe.training.batch_tokens
+    batches = sum(len(make_batches(own, tokens, 0, 0)) for own in rows.values())
+    settings = TrainingSettings(max_steps=trial.epochs * batches, seed=trial.seed)
+    if trial.pretrained:  # lower rates keep what was learned
+        settings = replace(settings, learning_rate=0.01, muon_learning_rate=0.003)
+
+    curves, before = Curves(), time.process_time()
+    writer = train(splits, replace(recipe, training=settings), curves, cut=cut, **start)
+    return splits, cut, writer, curves, time.process_time() - before
+
+
+@lru_cache(1)
+def _scorer(direct: Trial, folder: str) -> Scorer:
+    _, _, writer, _, _ = _train(direct, folder)
+    return Scorer(writer.models["direct"], writer.tokenizer)
+
+
+@lru_cache(1)
+def _pretrained(task: str, data: str, seed: int, folder: str) -> tuple[EncoderDecoder, Tokenizer]:
+    """A model that has learned to write clauses left out of the training split's questions; it has
+    seen no answer. The tokenizer is that of questions and answers."""
+    splits = _all_splits(Trial(task=task, data=data, seed=seed), folder)
+    rng = random.Random(f"left-out-{seed}")
+    tokenizer = Tokenizer.train(training_texts(splits), VOCABULARY)
+    holed = {name: _with_holes(splits[name], rng) for name in ("train", "validation")}
+    holed["validation"] = holed["validation"][:300]
+    settings = TrainingSettings(max_steps=PRETRAINING, seed=seed)
+    writer = train(holed, Recipe(mode="direct", training=settings), tokenizer=tokenizer)
+    return writer.models["direct"], tokenizer
+
+
+def _with_holes(examples: Sequence[Example], rng: random.Random) -> list[Example]:
+    """Questions with three clauses in ten left out; those clauses, in their order, as answers."""
+    holed = []
+    for e in examples:
+        kept, gone = "", ""
+        for piece in split_pieces(e.question):
+            if rng.random() >= 0.3:
+                kept += piece
+            else:
+                gone += piece
+                kept += "" if kept.endswith(BLANK) else BLANK
+        if gone:
+            holed.append(Example(e.id, kept, gone))
+    return holed
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+def _target_tokens(writer: ChainWriter, segmented: Sequence[Segmented]) -> dict[str, float]:
+    """Target tokens a chain, of each sub-model: times nats a token, its share of nats a chain."""
+    recipe = writer.recipe
+    rows = rows_by_model(recipe.mode, segmented, writer.tokenizer, recipe.encoder)
+    return {
+        name: sum(row.target_length for row in own) / len(segmented) for name, own in rows.items()
+    }
+
+
+def _rounded(found: Any) -> Any:
+    """All numbers to five digits: more would say nothing."""
+    if isinstance(found, dict):
+        return {name: _rounded(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [_rounded(value) for value in found]
+    return round(found, 5) if isinstance(found, float) else found

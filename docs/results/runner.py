@@ -1,0 +1,84 @@
+"""Trains what is missing: several trials at once, each on one core. What is finished stays."""
+
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+from one_trial import run_trial
+from tqdm import tqdm
+from trials import GENERATED, Trial
+
+from ases.data import InputError
+from ases.run.config import FORMAT
+from ases.run.files import write_text
+
+RESULTS = Path(__file__).parent
+FIELDS = [field.name for field in fields(Trial)]
+
+
+def read_results() -> dict[Trial, dict]:
+    """What the trials found, from ``trials.jsonl``: a trial's fields, then its results.
+
+    Raises:
+        InputError: a line that is no trial of this version.
+    """
+    path, results = RESULTS / "trials.jsonl", {}
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            row = json.loads(line)
+            trial = Trial(**{name: row[name] for name in FIELDS})
+            version = row["format"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path}:{number}: not a trial's JSON") from None
+        if version != FORMAT:
+            raise InputError(
+                f"{path}:{number}: a trial of format {version}, whose models are not those of "
+                f"format {FORMAT}; move the file away to train again"
+            )
+        results[trial] = row
+    return results
+
+
+def run_missing(trials: Sequence[Trial], folder: str, processes: int) -> None:
+    """Run the trials without a result, and add each result to the file at once.
+    ``folder``: where the real data lies; trials whose file is not there are left out."""
+    missing = [trial for trial in trials if trial not in read_results()]
+    for data in sorted({t.data for t in missing} - {GENERATED}):
+        if not (Path(folder) / data).exists():
+            tqdm.write(f"left out: trials on {data}, which is not in --data-folder")
+            missing = [trial for trial in missing if trial.data != data]
+    if not missing:
+        return
+    # A process each: threads of one process would be in each other's way.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _prepare) as pool:
+        futures = {pool.submit(run_trial, trial, folder): trial for trial in missing}
+        for done in tqdm(as_completed(futures), total=len(futures), unit="trial", disable=None):
+            trial = futures[done]
+            row = asdict(trial) | {"format": FORMAT} | done.result()
+            write_results(read_results() | {trial: row})
+
+
+def write_results(results: dict[Trial, dict]) -> None:
+    """Write ``trials.jsonl`` as a whole."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in results.values()]
+    write_text(RESULTS / "trials.jsonl", "".join(lines))
+
+
+def _prepare() -> None:
+    """One thread a process; and end when the parent is killed."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

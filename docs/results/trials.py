@@ -1,0 +1,187 @@
+"""What is trained, and for which question.
+
+A trial is one training. An experiment is a table of them: rows times columns times seeds. Trials
+that stand in several tables are trained once.
+
+Every comparison is asked twice. "Equal epochs": all modes see each chain equally often. "Equal
+updates": all modes get the updates that direct takes for those epochs. An update reads 2,048 tokens
+whatever is trained, so this is about equal time, and unlike a clock it gives the same result twice.
+"""
+
+from dataclasses import dataclass
+
+GENERATED = "generated"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training, by everything that decides its result but the package's defaults."""
+
+    task: str = "mwp"
+    data: str = GENERATED  # or a file's name
+    problems: int | None = 1000  # for training; None takes all
+    mode: str = "usm"
+    encoder: str = "block-causal"
+    labels: str = "interleave"  # or "entropy", or one of ``cuts.CUTS``
+    beta: float = 1.0
+    gamma: float = 1.0
+    size: str = "tiny"
+    pretrained: bool = False
+    epochs: int = 20
+    equal: str = "epochs"  # or "updates": as many as direct takes for the epochs
+    seed: int = 0
+
+    @property
+    def baseline(self) -> "Trial":
+        """The direct training on the same data, for as many epochs."""
+        own = {name: getattr(self, name) for name in _SHARED_WITH_DIRECT}
+        return Trial(mode="direct", **own)
+
+
+_SHARED_WITH_DIRECT = ("task", "data", "problems", "size", "pretrained", "epochs", "seed")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Rows and columns of a table: each is a dictionary of ``Trial``'s fields, and may hold
+    "seeds" (how many) and "test" (which of a trial's tests the table shows)."""
+
+    title: str
+    rows: dict[str, dict]
+    columns: dict[str, dict]
+    score: str = "accuracy"
+    figure: bool = True
+
+    def cell(self, row: str, column: str) -> tuple[list[Trial], str]:
+        """The trials of a cell, one for each seed, and the name of their test."""
+        own = [{"seeds": 5, "test": "test"} | self.rows[row], {"seeds": 15} | self.columns[column]]
+        seeds = min(settings.pop("seeds") for settings in own)
+        settings = own[0] | own[1]
+        test = settings.pop("test")
+        return [Trial(**settings, seed=seed) for seed in range(seeds)], test
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials once, first those of the first seed."""
+        found = [
+            t for row in self.rows for column in self.columns for t in self.cell(row, column)[0]
+        ]
+        return sorted(dict.fromkeys(found), key=lambda trial: trial.seed)
+
+
+DIRECT = {"mode": "direct"}
+USM = {"mode": "usm"}
+DSM = {"mode": "dsm"}
+UPDATES = {"equal": "updates"}
+EPOCHS = {"equal": "epochs"}
+MODES = {
+    "direct": DIRECT,
+    "USM, equal updates": USM | UPDATES,
+    "USM, equal epochs": USM | EPOCHS,
+    "DSM, equal updates": DSM | UPDATES | {"seeds": 5},
+    "DSM, equal epochs": DSM | EPOCHS | {"seeds": 5},
+}
+
+# About 1,040 updates of direct for up to 1,000 problems, 1,460 for more.
+PROBLEMS = {
+    "250": {"problems": 250, "epochs": 80},
+    "500": {"problems": 500, "epochs": 40},
+    "1,000": {"problems": 1000, "epochs": 20, "seeds": 15},
+    "2,000": {"problems": 2000, "epochs": 14},
+    "4,000": {"problems": 4000, "epochs": 7},
+}
+
+REPORTS = {"task": "pet", "data": "cpet_part.csv", "seeds": 3}
+LLM_COT = {"data": "llm_cot.jsonl", "problems": None, "epochs": 18, "seeds": 3}
+DATASETS = {
+    "generated reports": {"task": "pet", "problems": 250, "epochs": 40, "seeds": 3},
+    "cPET, 500 reports": REPORTS | {"problems": 500, "epochs": 14},
+    "cPET, all reports": REPORTS | {"problems": None, "epochs": 2},
+    "cPET, 500 reports, pretrained": REPORTS | {"problems": 500, "epochs": 14, "pretrained": True},
+    "cPET, all reports, pretrained": REPORTS | {"problems": None, "epochs": 2, "pretrained": True},
+    "LLM CoT": LLM_COT,
+    "GSM8K": {"data": "gsm8k_train.jsonl", "problems": None, "epochs": 6, "seeds": 1},
+}
+SECOND_TRY = {"test": "test, second try"}
+STEPS = range(1, 9)
+
+EXPERIMENTS = {
+    "words": Experiment("Word problems", PROBLEMS, MODES),
+    "longer": Experiment(
+        "Problems of five and six steps, after training on one to four",
+        {name: row | {"test": "longer"} for name, row in PROBLEMS.items()},
+        MODES,
+    ),
+    "steps": Experiment(
+        "Steps, after training on 2,000 problems of one to four",
+        {f"{n}": PROBLEMS["2,000"] | {"test": f"{n} steps"} for n in STEPS},
+        MODES,
+    ),
+    "data": Experiment("Other data sets, written greedily", DATASETS, MODES, "score"),
+    "again": Experiment(
+        "Other data sets, with a second try",
+        {name: row | SECOND_TRY for name, row in DATASETS.items() if "data" in row},
+        MODES,
+        "score",
+    ),
+    "encoder": Experiment(
+        "The paper's encoder",
+        {"1,000 problems": {"epochs": 20}, "LLM CoT": LLM_COT},
+        {
+            "direct": DIRECT,
+            "block-causal, equal updates": UPDATES,
+            "block-causal, equal epochs": EPOCHS,
+            "bidirectional, equal updates": UPDATES | {"encoder": "bidirectional"},
+            "bidirectional, equal epochs": EPOCHS | {"encoder": "bidirectional"},
+        },
+    ),
+    "labels": Experiment(
+        "Roles, or just cuts? USM with other labels",
+        {
+            "by position (every piece a segment)": {},
+            "by entropy": {"labels": "entropy"},
+            "the true roles": {"labels": "true roles"},
+            "a coin's roles": {"labels": "random roles"},
+            "cuts between any two words": {"labels": "random cuts"},
+        },
+        {"direct": DIRECT | {"labels": "interleave"}, "USM, equal updates": UPDATES},
+    ),
+    "tasks": Experiment(
+        "Which labels win on which task",
+        {"1,000 problems": {}, "generated reports": DATASETS["generated reports"]},
+        {
+            f"{mode['mode'].upper()} by {'position' if labels == 'interleave' else labels}": mode
+            | UPDATES
+            | {"labels": labels}
+            for mode in (USM, DSM)
+            for labels in ("interleave", "entropy")
+        },
+        "score",
+    ),
+    "sweep": Experiment(
+        "β and γ: USM by entropy, equal updates",
+        {f"β = {beta}": UPDATES | {"beta": beta, "seeds": 3} for beta in (0.8, 1.0, 1.2, 1.4)},
+        {f"γ = {gamma:g}": {"labels": "entropy", "gamma": gamma} for gamma in (1.0, 0.0)},
+    ),
+    "size": Experiment(
+        "Sizes of models",
+        {size: {"size": size, "seeds": 3} for size in ("micro", "tiny", "mini")},
+        {name: MODES[name] for name in ("direct", "USM, equal updates", "USM, equal epochs")},
+    ),
+    "scorers": Experiment(
+        "What entropy finds",
+        {f"{n} epochs": DIRECT | {"epochs": n, "seeds": 3} for n in (2, 6, 20)},
+        {"direct": {}},
+        figure=False,
+    ),
+    "losses": Experiment(
+        "Losses",
+        {"1,000 problems": {"seeds": 5}},
+        {
+            "direct": DIRECT,
+            "USM by position": UPDATES,
+            "USM by entropy": UPDATES | {"labels": "entropy"},
+            "DSM by position": DSM | UPDATES,
+        },
+    ),
+}
