@@ -1,0 +1,348 @@
+"""AS-ES learning on one page: `python docs/minimal.py` trains for 90 seconds on one core.
+
+AS-ES learning (Xi et al., Findings of ACL 2024) trains a small model to reason step by step:
+
+    1. cut a chain of thought into pieces
+    2. label each piece ES (restates what is given) or AS (derives something new)
+    3. train an encoder-decoder to write the next segment from the question and the segments so far
+    4. write a new chain one segment at a time
+
+This file does it in the plainest way, which is also the paper's: it encodes every context again.
+The package does the same, fast and on your data; its tests compare the two. Read top to bottom.
+"""
+
+import math
+import random
+import re
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MODE = "usm"  # one model for all segments; "dsm": one for ES, one for AS; "direct": no segments
+UPDATES, BATCH, PROBLEMS = 1000, 32, 1000
+WIDTH, HEAD, HEADS, HIDDEN, LAYERS = 64, 32, 2, 128, 2
+BUCKETS, SPAN = 32, 128  # of the position bias
+BLOCK_CAUSAL = True  # a token of the context sees no later segment; False: it sees them all
+PAD, EOS, END = 0, 1, 2  # PAD also starts the decoder; EOS ends a segment, END the chain
+
+# --- 1. pieces -----------------------------------------------------------------------------------
+
+
+def split_pieces(chain: str) -> list[str]:
+    """Cut behind punctuation, but not inside a number. The pieces joined are the chain."""
+    return re.findall(r"(?:[^.,;!?\n]|[.,](?=\d))*(?:[.,;!?\n]+|$)", chain)[:-1]
+
+
+# --- 2. labels -----------------------------------------------------------------------------------
+
+
+def interleaved_labels(pieces: list[str]) -> list[str]:
+    """By position: ES, AS, ES, …"""
+    return ["ES" if i % 2 == 0 else "AS" for i in range(len(pieces))]
+
+
+def entropy_labels(
+    entropies: list[list[float]], beta: float = 1.0, gamma: float = 1.0
+) -> list[str]:
+    """By uncertainty: AS where a piece has more entropy than the mean piece of its chain.
+
+    ``entropies``: of each piece's tokens, measured by a model trained on question → chain.
+    """
+    of_pieces = [sum(tokens) / len(tokens) ** gamma for tokens in entropies]
+    mean = sum(of_pieces) / len(of_pieces)
+    return ["AS" if h > beta * mean else "ES" for h in of_pieces]
+
+
+def make_segments(pieces: list[str], labels: list[str]) -> list[tuple[str, list[str]]]:
+    """Merge neighbours with one label, so that labels alternate and ES comes first."""
+    segments = [("ES", [])] if labels[0] == "AS" else []
+    for label, run in groupby(zip(labels, pieces), key=lambda pair: pair[0]):
+        segments.append((label, [piece for _, piece in run]))
+    return segments
+
+
+# --- 3. pairs: context → next segment -------------------------------------------------------------
+
+
+def make_pairs(question: list[int], segments: list[tuple[str, list[int]]]) -> list[tuple]:
+    """(label, context, target) for each segment, as token ids. A context is a list of blocks: the
+    question and the segments so far, each closed by EOS."""
+    pairs = []
+    for j, (label, ids) in enumerate(segments):
+        context = [[*block, EOS] for block in (question, *(ids for _, ids in segments[:j]))]
+        last = j == len(segments) - 1
+        pairs.append((label, context, [*ids, END, EOS] if last else [*ids, EOS]))
+    return pairs
+
+
+# --- the model: a T5-like encoder-decoder --------------------------------------------------------
+
+
+def linear(n_in: int, n_out: int) -> nn.Linear:
+    return nn.Linear(n_in, n_out, bias=False)
+
+
+class Norm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
+
+
+class PositionBias(nn.Module):
+    """A learned number for each distance between query and key; far distances share one."""
+
+    def __init__(self, both_sides: bool):
+        super().__init__()
+        self.table = nn.Embedding(BUCKETS, HEADS)
+        self.both_sides = both_sides
+
+    def forward(self, n_queries: int, n_keys: int) -> Tensor:
+        difference = torch.arange(n_keys) - torch.arange(n_queries)[:, None]
+        n = BUCKETS // 2 if self.both_sides else BUCKETS
+        distance = difference.abs() if self.both_sides else (-difference).clamp(min=0)
+        near = n // 2  # these have a number each; beyond, steps of the logarithm share one
+        far = torch.log(distance.clamp(min=1) / near) / math.log(SPAN / near) * (n - near)
+        bucket = torch.where(distance < near, distance, (near + far.long()).clamp(max=n - 1))
+        if self.both_sides:
+            bucket = bucket + n * (difference > 0)
+        return self.table(bucket).permute(2, 0, 1)  # (heads, queries, keys)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (linear(WIDTH, HEADS * HEAD) for _ in range(3))
+        self.o = linear(HEADS * HEAD, WIDTH)
+
+    def forward(self, x: Tensor, memory: Tensor, seen: Tensor, bias: Tensor | float) -> Tensor:
+        """``seen`` (B, 1, queries, keys) says which keys each query sees."""
+        q, k, v = self.q(x), self.k(memory), self.v(memory)
+        q, k, v = (part.unflatten(-1, (HEADS, HEAD)).transpose(1, 2) for part in (q, k, v))
+        scores = q @ k.transpose(-1, -2) / HEAD**0.5 + bias
+        scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+        return self.o((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up = linear(WIDTH, HIDDEN), linear(WIDTH, HIDDEN)
+        self.down = linear(HIDDEN, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.gate(x), approximate="tanh") * self.up(x))
+
+
+class Block(nn.Module):
+    def __init__(self, decodes: bool):
+        super().__init__()
+        self.norm_self, self.self_attention = Norm(), Attention()
+        if decodes:
+            self.norm_cross, self.cross_attention = Norm(), Attention()
+        self.norm_ff, self.feed_forward = Norm(), FeedForward()
+
+    def forward(self, x, seen, bias, states=None, states_seen=None):
+        normed = self.norm_self(x)
+        x = x + self.self_attention(normed, normed, seen, bias)
+        if states is not None:
+            x = x + self.cross_attention(self.norm_cross(x), states, states_seen, 0.0)
+        return x + self.feed_forward(self.norm_ff(x))
+
+
+class Model(nn.Module):
+    def __init__(self, vocabulary: int):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, WIDTH)
+        self.encoder_bias, self.decoder_bias = PositionBias(True), PositionBias(False)
+        self.encoder = nn.ModuleList(Block(False) for _ in range(LAYERS))
+        self.decoder = nn.ModuleList(Block(True) for _ in range(LAYERS))
+        self.encoder_norm, self.decoder_norm = Norm(), Norm()
+        self.head = linear(WIDTH, vocabulary)
+        spread = dict(table=WIDTH, q=WIDTH, k=WIDTH, v=WIDTH, gate=WIDTH, up=WIDTH, head=WIDTH)
+        spread |= dict(o=HEADS * HEAD, down=HIDDEN, embedding=1)
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                nn.init.normal_(weight, std=spread[name.split(".")[-2]] ** -0.5)
+
+    def forward(self, contexts: list, inputs: list) -> Tensor:
+        """Logits (B, T, vocabulary) of every next token of the decoder's inputs, lists of ids."""
+        source = padded([sum(context, []) for context in contexts])
+        block = padded([[j for j, b in enumerate(c) for _ in b] for c in contexts], -1)
+        real = block >= 0
+        seen = real[:, None, :].expand(-1, source.shape[1], -1)
+        if BLOCK_CAUSAL:
+            seen = seen & (block[:, None, :] <= block[:, :, None])
+        x, bias = self.embedding(source), self.encoder_bias(*seen.shape[1:])
+        for layer in self.encoder:
+            x = layer(x, seen[:, None], bias)
+        states = self.encoder_norm(x)
+
+        target = padded(inputs)
+        x = self.embedding(target)
+        if BLOCK_CAUSAL:
+            # Nothing else tells the decoder which segment was the last: it starts from its state.
+            newest = states[torch.arange(len(states)), real.sum(1) - 1]
+            x = torch.cat([x[:, :1] + newest[:, None], x[:, 1:]], 1)
+        n = target.shape[1]
+        causal = torch.ones(n, n, dtype=torch.bool).tril()
+        for layer in self.decoder:
+            x = layer(x, causal, self.decoder_bias(n, n), states, real[:, None, None, :])
+        return self.head(self.decoder_norm(x))
+
+    def loss(self, pairs: list[tuple]) -> tuple[Tensor, int]:
+        """−Σ log p of all target tokens, and their number."""
+        logits = self([context for _, context, _ in pairs], [[PAD, *t[:-1]] for _, _, t in pairs])
+        target = padded([t for _, _, t in pairs], -100)
+        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum")
+        return loss, int((target != -100).sum())
+
+
+def padded(rows: list[list[int]], value: int = PAD) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def orthogonal(x: Tensor) -> Tensor:
+    """Move all singular values of a matrix near 1: Newton and Schulz's iteration."""
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x
+
+
+def train(model: Model, pairs: list[tuple], updates: int = UPDATES) -> None:
+    """Muon for the matrices of the blocks, AdamW for the rest."""
+    matrices = [
+        p for p in [*model.encoder.parameters(), *model.decoder.parameters()] if p.dim() == 2
+    ]
+    others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
+    adam = torch.optim.AdamW(others, lr=0.03, betas=(0.9, 0.98), weight_decay=0.2)
+    means = [torch.zeros_like(p) for p in matrices]
+    for step in range(updates):
+        share = step / updates
+        rate = min(share / 0.05, 0.5 + 0.5 * math.cos(math.pi * share)) + 1e-3
+
+        loss, n = model.loss(random.sample(pairs, min(BATCH, len(pairs))))
+        (loss / n).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+        adam.param_groups[0]["lr"] = 0.03 * rate
+        adam.step()
+        with torch.no_grad():
+            for p, mean in zip(matrices, means):
+                mean.lerp_(p.grad, 0.05)
+                update = orthogonal(p.grad.lerp(mean, 0.95))
+                p.mul_(1 - 0.002 * rate).sub_(update, alpha=0.01 * rate)
+        model.zero_grad()
+        if step % 100 == 0:
+            print(f"update {step:4}, loss {loss.item() / n:.3f}")
+
+
+# --- 4. iterative generation ---------------------------------------------------------------------
+
+
+@torch.no_grad()
+def write_segment(model: Model, context: list[list[int]], most: int) -> list[int]:
+    """Greedy decoding: the likeliest next token, until the segment or the chain ends."""
+    ids = []
+    while len(ids) < most and ids[-1:] not in ([EOS], [END]):
+        ids.append(int(model([context], [[PAD, *ids]])[0, -1].argmax()))
+    return ids
+
+
+def write_chain(
+    models: dict[str, Model], question: list[int], most_segments: int = 12, most_tokens: int = 40
+) -> list[tuple[str, list[int]]]:
+    """Segments (label, ids), until a model writes END or a segment is cut at the limit."""
+    segments: list[tuple[str, list[int]]] = []
+    for turn in range(most_segments):
+        label = list(models)[turn % len(models)]  # ES, AS, ES, …; or always the direct model
+        context = [[*block, EOS] for block in (question, *(ids for _, ids in segments))]
+        ids = write_segment(models[label], context, most_tokens)
+        ended = ids[-1] in (EOS, END)
+        segments.append((label, ids[:-1] if ended else ids))
+        if ids[-1] != EOS:
+            break
+    return segments
+
+
+# --- an experiment -------------------------------------------------------------------------------
+
+
+def word_problem(rng: random.Random) -> tuple[str, str]:
+    """A problem of one to three steps, and its chain of thought."""
+    name, thing = rng.choice(["Tom", "Ann", "Eva", "Ben"]), rng.choice(["pens", "cups", "eggs"])
+    total = rng.randint(2, 9)
+    question = f"{name} has {total} {thing}."
+    chain = f"{name} has {total} {thing}, so the count is {total}."
+    for _ in range(rng.randint(1, 3)):
+        n = rng.randint(1, 9)
+        if rng.random() < 0.5 and total > n:
+            fact, sign, result = f" {name} loses {n}", "-", total - n
+        else:
+            fact, sign, result = f" {name} finds {n}", "+", total + n
+        question += f"{fact}."
+        chain += f"{fact}, so {total} {sign} {n} = {result}."
+        total = result
+    return f"{question} How many are left?", f"{chain} The answer is {total}."
+
+
+def tokens(text: str) -> list[str]:
+    return re.findall(r" ?[A-Za-z]+| ?\d|.", text)
+
+
+def answer(text: str) -> str | None:
+    found = re.search(r"The answer is (\d+)", text)
+    return found and found[1]
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    rng = random.Random(0)
+    random.seed(0)
+    problems = list(dict.fromkeys(word_problem(rng) for _ in range(PROBLEMS + 500)))
+    training, test = problems[:PROBLEMS], problems[PROBLEMS:][:200]
+    words = sorted({token for problem in training for text in problem for token in tokens(text)})
+    number = {token: i for i, token in enumerate(words, 3)}
+
+    def encode(text: str) -> list[int]:
+        return [number[token] for token in tokens(text)]
+
+    pairs = []
+    for question, chain in training:
+        pieces = split_pieces(chain)
+        segments = make_segments(pieces, interleaved_labels(pieces))
+        if MODE == "direct":
+            segments = [("chain", pieces)]
+        ids = [(label, encode("".join(own))) for label, own in segments]
+        pairs += make_pairs(encode(question), ids)
+
+    labels = ["chain"] if MODE == "direct" else ["ES", "AS"]
+    models = {label: Model(len(words) + 3) for label in labels}
+    if MODE == "usm":
+        models["AS"] = models["ES"]
+    for label in labels if MODE == "dsm" else labels[:1]:
+        train(models[label], [p for p in pairs if MODE != "dsm" or p[0] == label])
+
+    right = 0
+    for question, chain in test:
+        segments = write_chain(models, encode(question))
+        texts = ["".join(words[i - 3] for i in ids if i > 2) for _, ids in segments]
+        right += answer("".join(texts)) == answer(chain)
+    print(f"{right / len(test):.3f} of {len(test)} new problems solved; the last one:")
+    print(question)
+    for (label, _), text in zip(segments, texts):
+        print(f"  {label} {text}")
+
+
+if __name__ == "__main__":
+    main()
