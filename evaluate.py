@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Score trained runs, or ask one a question: `python evaluate.py --run runs/mwp-usm-interleave`."""
+"""Score trained runs, or ask one a question: `python evaluate.py --run runs/mwp-usm`."""
 
 if __name__ == "__main__":  # Ctrl-C ends it without a traceback, also while modules load
     import signal
@@ -10,44 +10,49 @@ import sys
 from pathlib import Path
 
 from ases.data import Example, InputError, shown
-from ases.run.command import choose_device, colours_wanted, parse, run_command
-from ases.run.files import check_place, read_questions, write_text
-from ases.run.flags import EVALUATE_FLAGS, OF_FILES, EvaluateOptions, evaluate_complaints
-from ases.run.table import explained, same_problems, table
+from ases.run.cli import (
+    EVALUATE,
+    OF_FILES,
+    EvaluateOptions,
+    choose_device,
+    colours_wanted,
+    evaluate_complaints,
+    of,
+    parse,
+    run_command,
+)
+from ases.run.read import read_questions
+from ases.run.scores import explained, same_problems, table
+from ases.run.write import check_place, json_lines, write_text
+
+ABOUT = "Score trained runs on a test set, or ask them."
 
 
 def main() -> None:
-    flags = parse(
-        "Score trained runs on a test set, or ask them.",
-        EVALUATE_FLAGS,
-        evaluate_complaints,
-        explained(),
-    )
-    options = flags.of(EvaluateOptions)
-    # Only here, for PyTorch takes its time, and --help and mistakes need not wait for it.
+    # PyTorch takes its time to load, which --help and mistakes need not wait for.
+    given = parse(ABOUT, EvaluateOptions, EVALUATE, evaluate_complaints, explained())
+    options = of(EvaluateOptions, given)
     from ases.run.folder import load_run
 
     device = choose_device(options.device)
     writers = {Path(run): load_run(run, device) for run in options.run}
     if options.question is not None or options.questions is not None:
-        ask(writers, options, flags.given)
+        ask(writers, options, given)
     else:
-        score(writers, options, flags.given)
+        score(writers, options, given)
 
 
 def ask(writers: dict, options: EvaluateOptions, given: dict) -> None:
     """Answer questions that have no reference."""
+    from ases.run.evaluation import prediction, question_notes, replace_text, write_chains
     from ases.run.progress import tell
-    from ases.run.results import json_lines, prediction, question_notes, replace_text, write_chains
     from ases.run.show import show_answer
 
     if options.question is not None:
         examples = [Example("question", options.question.strip(), "")]
     else:
         examples = read_questions(options.questions, given.get("question_field"))
-    outputs = {}
-    if options.out_dir is not None:
-        outputs = places(writers, {}, options)
+    outputs = places(writers, {}, options) if options.out_dir is not None else {}
     for folder, writer in writers.items():
         for note in question_notes(writer, [e.question for e in examples]):
             print(shown(note), file=sys.stderr)
@@ -55,8 +60,8 @@ def ask(writers: dict, options: EvaluateOptions, given: dict) -> None:
         if options.question is not None:
             print(f"{shown(folder)}\n{show_answer(chains[0], colours_wanted())}")
             continue
-        task = writer.recipe.data.task
-        lines = json_lines([prediction(task, *row) for row in zip(examples, chains)])
+        rows = zip(examples, chains)
+        lines = json_lines([prediction(writer.settings.task, *row) for row in rows])
         if outputs:
             path = outputs[folder] / "predictions.jsonl"
             replace_text(path, lines)
@@ -66,7 +71,7 @@ def ask(writers: dict, options: EvaluateOptions, given: dict) -> None:
 
 
 def places(writers: dict, names: dict, options: EvaluateOptions) -> dict:
-    """The folder that each run's evaluation is written to; without names, its answers."""
+    """The folder of each run's evaluation; without names, of its answers."""
     from ases.run.folder import evaluation_folder
 
     outputs = {}
@@ -74,22 +79,21 @@ def places(writers: dict, names: dict, options: EvaluateOptions) -> dict:
         out_dir = Path(options.out_dir) if options.out_dir else None
         if out_dir and len(writers) > 1:
             out_dir /= run.resolve().name
-        owner = writer.recipe.run_id if names else None
+        owner = writer.settings.run_id if names else None
         place = evaluation_folder(run, owner, names.get(run), out_dir, options.overwrite)
         if place in outputs.values():
-            reason = "expected no --out-dir, or one run at a time"
-            raise InputError(f"--run names two folders of one name; {reason}")
+            raise InputError("--run names two folders of one name; leave --out-dir out")
         outputs[run] = place
     return outputs
 
 
 def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
     """Write a chain for each example of a split, and score them."""
+    from ases.run.evaluation import evaluate, question_notes, training_seconds, write_evaluation
     from ases.run.folder import examples_for
     from ases.run.page import evaluation_page
     from ases.run.plot import read_curves
     from ases.run.progress import tell
-    from ases.run.results import evaluate, question_notes, training_seconds, write_evaluation
     from ases.run.show import is_wrong, show_wrong
 
     curves = {}
@@ -97,10 +101,10 @@ def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
         check_place(Path(options.report))
         logs = [folder for folder in writers if (folder / "metrics.jsonl").exists()]
         curves = {str(folder): read_curves(folder) for folder in logs}
-    changes = {name: given[name] for name in ("data", *OF_FILES) if name in given}
+    changes = {name: given[name] for name in ("data", *OF_FILES.split()) if name in given}
     asked, names = {}, {}
     for folder, writer in writers.items():
-        asked[folder] = examples_for(folder, writer.recipe, changes, options.split)
+        asked[folder] = examples_for(folder, writer.settings, changes, options.split)
         tell(f"{folder}: {asked[folder].description}")
         stem = Path(options.data).stem if options.data else ""
         beams = f"beam{options.beams}" if options.beams > 1 else ""
@@ -108,15 +112,16 @@ def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
         names[folder] = "-".join(filter(None, parts))
     outputs = places(writers, names, options)
 
-    rows, predictions = {}, {}
+    rows, predictions, about = {}, {}, []
     for folder, writer in writers.items():
-        examples = asked[folder].examples
-        questions = [e.question for e in examples]
+        examples, split = asked[folder].examples, asked[folder].split
+        about.append(f"{folder}: {len(examples)} chains, {split}; {asked[folder].description}")
         tell(f"{folder}: writing {len(examples)} chains …")
         results, written = evaluate(writer, examples, options.beams, options.second_try)
         results["train_seconds"] = training_seconds(folder)
         write_evaluation(outputs[folder], results, written)
         rows[str(folder)], predictions[str(folder)] = results, written
+        questions = [e.question for e in examples]
         for note in question_notes(writer, questions, asked[folder].trained_on):
             tell(note)
         for line in [line for line in written if is_wrong(line)][: options.show_wrong]:
@@ -127,8 +132,7 @@ def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
     for path in outputs.values():
         tell(f"written: {path}/predictions.jsonl and results.json")
     if options.report:
-        page = evaluation_page(rows, predictions, curves)
-        write_text(Path(options.report), page)
+        write_text(Path(options.report), evaluation_page(rows, predictions, curves, about))
         tell(f"written: {options.report}")
 
 

@@ -8,63 +8,54 @@ if __name__ == "__main__":  # Ctrl-C while modules load ends without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from ases.data import InputError
-from ases.run.command import parse, run_command
-from ases.run.flags import TRAIN_FLAGS, train_complaints
-from ases.run.processes import meeting
+from ases.run.cli import TRAIN, TrainOptions, parse, run_command, train_complaints
+from ases.run.process import Interrupted, meeting
+
+ABOUT = "Train on chains of thought, write chains for the test questions, score them."
 
 
 def main() -> None:
-    flags = parse(
-        "Train on chains of thought, write chains for the test questions, score them.",
-        TRAIN_FLAGS,
-        train_complaints,
-    )
+    given = parse(ABOUT, TrainOptions, TRAIN, train_complaints)
     with meeting():  # of the processes that torchrun has started
-        learn_and_score(flags)
+        learn_and_score(given)
 
 
-def learn_and_score(flags) -> None:
-    # Only here, for PyTorch takes its time, and --help and mistakes need not wait for it.
-    from ases.run.checkpoints import make_watcher
-    from ases.run.interrupt import Interrupted
-    from ases.run.progress import tell
-    from ases.run.start import start
-    from ases.run.table import table
-
-    run = start(flags)
-    tell(f"run folder: {run.folder}")
-    watcher = make_watcher(run.folder, run.resumed, run.config.run_id)
-    try:
-        writer = learn(run, watcher)
-        wanted = [split for split in ("test", "longer") if split in run.splits]
-        rows: dict = {split: score(run, writer, split) for split in wanted}
-    except FloatingPointError as error:
-        raise InputError(f"{error} ({watcher.saved})") from None
-    except Interrupted as stop:
-        again = f"python train.py --resume {shlex.quote(str(run.folder))}"
-        told = f"stopped; {watcher.saved}. Continue with: {again}"
-        raise Interrupted(told, stop.number) from None
-    print(table(rows))
-
-
-def learn(run, watcher):
-    """Train the sub-models; the method from end to end is ases/recipe.py."""
+def learn_and_score(given: dict) -> None:
+    # PyTorch takes its time to load, which --help and mistakes need not wait for.
     from ases.recipe import train
-    from ases.run.folder import discard_folder
+    from ases.run.checkpoints import Recorder
+    from ases.run.folder import discard_folder, open_run
+    from ases.run.progress import tell
+    from ases.run.scores import table
 
-    given = dict(tokenizer=run.tokenizer, scorer=run.scorer, initial=run.initial)
+    run = open_run(given)
+    tell(f"run folder: {run.folder}")
+    recorder = Recorder(run.folder, run.resumed, run.config.run_id)
+    if recorder.writes:
+        recorder.signals.install()
+    given_parts = dict(tokenizer=run.tokenizer, scorer=run.scorer, initial=run.initial)
     try:
-        return train(run.splits, run.config, watcher, **given)
+        writer = train(run.splits, run.config, recorder, **given_parts)
+        splits = [split for split in ("test", "longer") if split in run.splits]
+        print(table({split: score(run, writer, split) for split in splits}))
     except ValueError as error:
-        if run.lock and not run.resumed and not list(run.folder.glob("*.pt")):
+        if run.lock and not run.resumed and not recorder.saved:
             discard_folder(run.folder)
         raise InputError(str(error)) from None
+    except FloatingPointError as error:
+        raise InputError(f"{error} ({recorder.saved or 'nothing is saved'})") from None
+    except Interrupted as stop:
+        told = "stopped before anything was saved"
+        if recorder.saved:
+            again = f"python train.py --resume {shlex.quote(str(run.folder))}"
+            told = f"stopped; {recorder.saved}. Continue with: {again}"
+        raise Interrupted(told, stop.number) from None
 
 
 def score(run, writer, split: str) -> dict:
     """Write and score the chains of a split, and leave both in the run's folder."""
+    from ases.run.evaluation import evaluate, question_notes, training_facts, write_evaluation
     from ases.run.progress import tell
-    from ases.run.results import evaluate, question_notes, training_facts, write_evaluation
 
     examples = run.splits[split]
     tell(f"writing {len(examples)} chains for {split} …")

@@ -37,9 +37,7 @@ _HOMES = {
     "make_pairs": "ases.pairs",
     "segment": "ases.recipe",
     "train": "ases.recipe",
-    "Recipe": "ases.config",
-    "SegmentationSettings": "ases.config",
-    "TrainingSettings": "ases.config",
+    "Settings": "ases.settings",
     "load_run": "ases.run.folder",
 }
 __all__ = list(_HOMES)

@@ -1,16 +1,11 @@
 """Attention with T5's learned relative position bias: one function, three ways to compute it.
 
-Every mask of the method is the same thing. A query sees **one run of keys**, ``first ≤ j < last``,
-and both ends only move right as the query does. Two vectors of integers say it all, and the
-functions at the top make them: once per batch, shared by all layers.
+Every mask of the method is the same thing: a query sees one *span* of keys, ``first ≤ j < last``,
+and both ends only move right as the query does. Two vectors of integers say it all, made once per
+batch and shared by all layers.
 
-T5 adds to the score of query i and key j a learned number that depends on the head and on j − i
-alone, and no longer on the distance from some ``span`` on. A vector of 2·span + 1 numbers per head
-holds it.
-
-Keys that nobody sees may hold anything, even NaN, in ``reference`` and ``triton``; ``sdpa``
-multiplies them by zero, which leaves a NaN a NaN. ``sdpa`` also rounds a float32 bias to the dtype
-of the queries, as PyTorch asks of a mask; the others add it as it is.
+T5 adds to the score of query i and key j a learned number for the head and the distance j − i. All
+distances beyond the farthest share one. A vector of 2·reach + 1 numbers per head holds them.
 
 Shapes here and in the kernels: B batch, H heads, Q queries, T keys, K width of a head.
 """
@@ -19,34 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-Runs = tuple[Tensor | None, Tensor | None]  # (first, last), each (B, Q) or (1, Q)
+Span = tuple[Tensor | None, Tensor | None]  # (first, last), each (B, Q) or (1, Q); None: 0, T
 BACKENDS = ("auto", "reference", "sdpa", "triton")
 
-# --- runs of keys --------------------------------------------------------------------------------
+# --- spans of keys -------------------------------------------------------------------------------
 
 
-def padding(lengths: Tensor, n_queries: int, query_lengths: Tensor | None = None) -> Runs:
-    """Every query sees its row's keys up to ``lengths[b]``: an encoder, or cross-attention.
-
-    Args:
-        lengths: (B,) integers.
-        query_lengths: (B,) integers; a query from there on sees nothing: no cost on a GPU.
-
-    >>> first, last = padding(torch.tensor([3, 1]), n_queries=2)
-    >>> first, last.tolist()
-    (None, [[3, 3], [1, 1]])
-    >>> first, last = padding(torch.tensor([3, 1]), 2, query_lengths=torch.tensor([2, 1]))
-    >>> first.tolist(), last.tolist()
-    ([[0, 0], [0, 1]], [[3, 3], [1, 1]])
-    """
-    last = lengths.to(torch.int32)[:, None].expand(-1, n_queries)
-    return _first_of_padded(last, query_lengths), last
-
-
-def causal(n_queries: int, offset: int = 0, device: torch.device | None = None) -> Runs:
+def causal_span(n_queries: int, offset: int = 0, device: torch.device | None = None) -> Span:
     """Query i sees the keys up to its own place, i + offset: a decoder with ``offset`` cached keys.
 
-    >>> first, last = causal(3, offset=2)
+    >>> first, last = causal_span(3, offset=2)
     >>> first, last.tolist()
     (None, [[3, 4, 5]])
     """
@@ -54,30 +31,33 @@ def causal(n_queries: int, offset: int = 0, device: torch.device | None = None) 
     return None, (place + offset)[None]
 
 
-def blocks(ends: Tensor, query_lengths: Tensor | None = None) -> Runs:
-    """A token of block j sees blocks 0 … j.
+def block_span(ends: Tensor, query_lengths: Tensor | None = None) -> Span:
+    """A token of block j sees blocks 0 … j. Or, in cross-attention, a prefix of the source.
 
     Args:
-        ends: (B, Q) integers; for each token the end of its block, the place after its last token.
-            The same function reads a prefix in cross-attention: ``ends`` then counts source tokens.
-        query_lengths: as for ``padding``.
+        ends: (B, Q) integers; for each query the place behind the last key it sees.
+        query_lengths: (B,) integers; queries from there on are padding and see nothing.
 
-    >>> first, last = blocks(torch.tensor([[2, 2, 5, 5, 5]]))
+    >>> first, last = block_span(torch.tensor([[2, 2, 5, 5, 5]]))
     >>> first, last.tolist()
     (None, [[2, 2, 5, 5, 5]])
     """
     last = ends.to(torch.int32)
-    return _first_of_padded(last, query_lengths), last
+    if query_lengths is None:
+        return None, last
+    # An empty span begins where it ends, and so still moves right.
+    padded = torch.arange(last.shape[1], device=last.device) >= query_lengths[:, None]
+    return torch.where(padded, last, 0), last
 
 
-def packed(starts: Tensor) -> Runs:
+def packed_span(starts: Tensor) -> Span:
     """Several sequences in one row: a token sees its own sequence, up to itself.
 
     Args:
-        starts: (B, Q) integers; for each token the place of its sequence's first token. For padding
-            at the end of a row, Q: it then sees nothing.
+        starts: (B, Q) integers; for each token the place of its sequence's first token; Q for
+            padding at the end of a row, which sees nothing.
 
-    >>> first, last = packed(torch.tensor([[0, 0, 2, 2, 5]]))  # two, two, one of padding
+    >>> first, last = packed_span(torch.tensor([[0, 0, 2, 2, 5]]))  # two, two, one of padding
     >>> first.tolist(), last.tolist()
     ([[0, 0, 2, 2, 5]], [[1, 2, 3, 4, 5]])
     """
@@ -85,22 +65,13 @@ def packed(starts: Tensor) -> Runs:
     return starts.to(torch.int32), place.expand(starts.shape)
 
 
-def _first_of_padded(last: Tensor, query_lengths: Tensor | None) -> Tensor | None:
-    """Runs begin at 0, those of padded queries where they end: empty, and still moving right."""
-    if query_lengths is None:
-        return None
-    padded = torch.arange(last.shape[1], device=last.device) >= query_lengths[:, None]
-    return torch.where(padded, last, 0)
-
-
 # --- attention -----------------------------------------------------------------------------------
 
 
 class Mask:
-    """Which keys queries see, and what is added to their scores: arguments as for ``attention``.
+    """Which keys queries see, and the bias of their scores: arguments as for ``attention``.
 
-    All layers that see alike share one, for it keeps the matrix that PyTorch's attention adds to
-    the scores once that has been made. Nothing is checked here.
+    Layers share one, since it keeps the dense matrix for PyTorch's attention once that is made.
     """
 
     def __init__(
@@ -115,16 +86,17 @@ class Mask:
         self._parts: tuple[Tensor | None, Tensor | None] | None = None
 
     def matrix(self, q: Tensor, n_keys: int) -> tuple[Tensor | None, Tensor | None]:
-        """For queries like q, (B, H, Q, K): what is added, (B, H, Q, T) or of size 1 where all
-        agree; and which queries see nothing, booleans (B, Q). None: nothing is, and none do."""
+        """What to add to the scores, (B, H, Q, T) or 1 where all agree; and which queries see no
+        key, booleans (B, Q). None where there is nothing to add, or no such query."""
         if self._parts is None:
             first, last = self.first, self.last
             added = empty = None
             if self.rel_bias is not None:
                 bias = self.rel_bias.to(q.dtype)
                 added = bias_matrix(bias, q.shape[2], n_keys, self.query_offset)[None]
+            # Drop ends that mask nothing; on a GPU looking would mean waiting.
             looking_is_free = not q.is_cuda and not torch.compiler.is_compiling()
-            if looking_is_free:  # ends that hide nothing are dropped
+            if looking_is_free:
                 first = None if first is None or not first.any() else first
                 last = None if last is None or bool((last == n_keys).all()) else last
             seen = seen_keys(first, last, n_keys)
@@ -151,17 +123,19 @@ def attention(
     scale: float = 1.0,
     backend: str = "auto",
 ) -> Tensor:
-    """softmax(scale · q kᵀ + bias) v, over the keys that a query sees.
+    """softmax(scale · q kᵀ + bias) v, over the keys that each query sees.
+
+    Keys that nobody sees may hold anything, even NaN, in ``reference`` and ``triton``; ``sdpa``
+    multiplies them by zero. ``sdpa`` also rounds a float32 bias to the dtype of the queries.
 
     Args:
         q: (B, H, Q, K).
         k, v: (B, H, T, K), of q's dtype and device.
-        rel_bias: (H, 2·span + 1), floating; entry clamp(j − i − query_offset, −span, span) + span
-            is added to the score of query i and key j. None: no bias.
+        rel_bias: (H, 2·reach + 1); entry clamp(j − i − query_offset, −reach, reach) + reach is
+            added to the score of query i and key j.
         first, last: (B, Q) integers, non-decreasing along the queries; (1, Q) for all rows alike.
-            Query i of row b sees the keys first[b, i] ≤ j < last[b, i]. None: 0 and T. An empty run
-            gives exactly zero and no gradient. On a GPU, which would have to be waited for, wrong
-            ends are not noticed.
+            Query i of row b sees the keys first[b, i] ≤ j < last[b, i]; by default, all. An empty
+            span gives exactly zero and no gradient. Values are checked on the CPU only.
         query_offset: position of query 0 among the keys, for the bias.
         scale: factor of the scores; T5 has none (1.0).
         backend: ``reference`` is the definition, in any dtype; ``sdpa`` is PyTorch's; ``triton`` is
@@ -170,13 +144,13 @@ def attention(
     Returns:
         (B, H, Q, K), of q's dtype.
     Raises:
-        ValueError: an argument that does not fit, named; for runs with the row and the query.
-        RuntimeError: ``triton`` asked for where it is not installed or cannot run.
+        ValueError: an invalid argument.
+        RuntimeError: ``triton`` is not installed or cannot run here.
     """
-    _check_tensors(q, k, v, rel_bias, query_offset, backend)
+    _check(q, k, v, rel_bias, query_offset, backend)
     n_keys = k.shape[2]
     first, last = _checked("first", first, q, n_keys), _checked("last", last, q, n_keys)
-    if rel_bias is not None:  # from there on all keys lie beyond the span
+    if rel_bias is not None:  # farther off, nothing changes: all keys lie beyond the reach
         query_offset = min(query_offset, n_keys + rel_bias.shape[1] // 2)
     return attend(q, k, v, Mask(first, last, rel_bias, query_offset), scale, backend)
 
@@ -200,7 +174,7 @@ def attend(
         return _reference(q, k, v, mask, scale)
     added, empty = mask.matrix(q, k.shape[2])
     if added is not None and added.requires_grad and not q.is_cuda:
-        # Here PyTorch has no fused kernel, and takes a longer way than this.
+        # PyTorch has no fused kernel for this, and is slower.
         out = _dense(q, k, v, added, scale)
     else:
         out = scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale)
@@ -208,20 +182,20 @@ def attend(
 
 
 def bias_matrix(rel_bias: Tensor, n_queries: int, n_keys: int, query_offset: int = 0) -> Tensor:
-    """(H, 2·span + 1) → (H, Q, T): entry [h, i, j] is that of the difference j − i − query_offset.
+    """(H, 2·reach + 1) → (H, Q, T): entry [h, i, j] is that of the difference j − i − query_offset.
 
     >>> bias_matrix(torch.tensor([[-1, 0, 1]]), 2, 4).tolist()
     [[[0, 1, 1, 1], [-1, 0, 1, 1]]]
     """
-    span = rel_bias.shape[1] // 2
+    reach = rel_bias.shape[1] // 2
     lowest, highest = -(n_queries - 1) - query_offset, n_keys - 1 - query_offset
-    along = rel_bias[:, max(lowest, -span) + span : max(highest + span + 1, 0)]
-    # What lies beyond the span repeats the outermost entries.
-    n_left = min(highest + 1, -span) - lowest
-    if n_left > 0:
-        along = torch.cat([rel_bias[:, :1].expand(-1, n_left), along], 1)
-    if highest > span:
-        along = torch.cat([along, rel_bias[:, -1:].expand(-1, highest - span)], 1)
+    along = rel_bias[:, max(lowest, -reach) + reach : max(highest + reach + 1, 0)]
+    # What lies beyond the reach repeats the outermost entries.
+    n_before = min(highest + 1, -reach) - lowest
+    if n_before > 0:
+        along = torch.cat([rel_bias[:, :1].expand(-1, n_before), along], 1)
+    if highest > reach:
+        along = torch.cat([along, rel_bias[:, -1:].expand(-1, highest - reach)], 1)
     # (H, Q + T − 1) → Q windows of T entries, the last one first.
     return along.unfold(-1, n_keys, 1).flip(-2)
 
@@ -271,7 +245,7 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tenso
 # --- arguments -----------------------------------------------------------------------------------
 
 
-def _check_tensors(
+def _check(
     q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, query_offset: int, backend: str
 ) -> None:
     if backend not in BACKENDS:
@@ -285,52 +259,49 @@ def _check_tensors(
         raise ValueError(f"k has shape {tuple(k.shape)}; expected ({B}, {H}, T, {K}) with T > 0")
     if v.shape != k.shape:
         raise ValueError(f"v has shape {tuple(v.shape)}; expected k's shape {tuple(k.shape)}")
+    for name, tensor in (("k", k), ("v", v)):
+        if (tensor.dtype, tensor.device) != (q.dtype, q.device):
+            found = f"{tensor.dtype} on {tensor.device}"
+            raise ValueError(f"{name} is {found}; expected {q.dtype} on {q.device}, as q")
     if rel_bias is not None:
         fits = rel_bias.dim() == 2 and rel_bias.shape[0] == H and rel_bias.shape[1] % 2 == 1
-        if not fits or not rel_bias.is_floating_point():
-            wanted = f"floating point of shape ({H}, 2 * span + 1)"
+        if not fits or not rel_bias.is_floating_point() or rel_bias.device != q.device:
+            wanted = f"floating point of shape ({H}, 2 * reach + 1) on {q.device}"
             raise ValueError(f"rel_bias is {_kind(rel_bias)}; expected {wanted}")
-    for name, tensor in (("k", k), ("v", v), ("rel_bias", rel_bias)):
-        if tensor is not None and tensor.device != q.device:
-            raise ValueError(f"{name} is on {tensor.device}; expected q's device {q.device}")
-        if name in "kv" and tensor.dtype != q.dtype:
-            raise ValueError(f"{name} is {tensor.dtype}; expected q's dtype {q.dtype}")
 
 
 def _checked(name: str, end: Tensor | None, q: Tensor, n_keys: int) -> Tensor | None:
-    """One end of the runs; its numbers are looked at where that is free."""
+    """One end of the spans; its values are looked at where that is free."""
     if end is None:
         return None
     B, _, n_queries, _ = q.shape
     integers = not end.is_floating_point() and not end.is_complex() and end.dtype != torch.bool
-    if not integers or end.dim() != 2 or end.shape[0] not in (1, B) or end.shape[1] != n_queries:
-        wanted = f"integers of shape ({B}, {n_queries}) or (1, {n_queries})"
+    shapes = ((1, n_queries), (B, n_queries))
+    if not integers or tuple(end.shape) not in shapes or end.device != q.device:
+        wanted = f"integers of shape ({B}, {n_queries}) or (1, {n_queries}) on {q.device}"
         raise ValueError(f"{name} is {_kind(end)}; expected {wanted}")
-    if end.device != q.device:
-        raise ValueError(f"{name} is on {end.device}; expected q's device {q.device}")
     if end.device.type != "cpu" or torch.compiler.is_compiling():
         return end
 
-    if end.dtype not in (torch.int32, torch.int64):
-        end = end.to(torch.int32)
+    end = end if end.dtype == torch.int64 else end.to(torch.int32)
     # An expanded tensor repeats one column: that one is enough.
     column = end[:, :1] if end.stride(1) == 0 else end
-    low, high = (int(x) for x in column.aminmax())
-    if low < 0 or high > n_keys:
-        row, query = ((end < 0) | (end > n_keys)).nonzero()[0].tolist()
-        found = f"{name}[{row}, {query}] is {int(end[row, query])}"
-        raise ValueError(f"{found}; expected 0 to {n_keys}, the number of keys")
+    outside = (column < 0) | (column > n_keys)
     falls = column[:, 1:] < column[:, :-1]
-    if column.shape[1] > 1 and falls.any():
-        row, query = falls.nonzero()[0].tolist()
-        found = f"{name}[{row}, {query + 1}] is {int(end[row, query + 1])}"
-        before = int(end[row, query])
-        raise ValueError(f"{found} after {before}; expected no decrease along the queries")
+    for wrong, shift, wanted in (
+        (outside, 0, f"0 to {n_keys}, the number of keys"),
+        (falls, 1, "no decrease along the queries"),
+    ):
+        if wrong.any():
+            row, query = wrong.nonzero()[0].tolist()
+            query += shift
+            found = f"{name}[{row}, {query}] is {int(end[row, query])}"
+            raise ValueError(f"{found}; expected {wanted}")
     return end
 
 
 def _kind(tensor: Tensor) -> str:
-    return f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+    return f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
 
 
 def _triton_applies(q: Tensor) -> bool:

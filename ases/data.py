@@ -1,52 +1,43 @@
-"""What an example is, and how a set of them is split: by question, before anything is fitted."""
+"""What an example is, and how a data set is split: by question, before anything is fitted."""
 
 import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-TASKS = ("mwp", "pet")  # math word problems; PET/CT report summaries
+#: Control characters, and those that turn the direction of text.
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def shown(text: object) -> str:
-    """Text from data or file names, safe on a terminal: control characters become "\\x1b"."""
-    return re.sub(
-        r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]",
-        lambda c: f"\\x{ord(c[0]):02x}" if ord(c[0]) < 256 else f"\\u{ord(c[0]):04x}",
-        str(text),
-    )
+    """Text from data or file names, safe for a terminal: control characters become "\\x1b"."""
+    return _UNSAFE.sub(lambda c: ascii(c[0])[1:-1], str(text))
 
 
 class InputError(ValueError):
-    """A mistake in what the user handed over, in one line; the commands then exit with code 2.
-
-    What the line quotes may be long, or have several lines: its middle is left out.
-    """
+    """A user's mistake, told in one line; commands exit with code 2."""
 
     def __init__(self, message: str):
         line = shown(" ".join(message.split("\n")))
+        # It may quote long texts: leave out the middle.
         super().__init__(line if len(line) <= 1200 else f"{line[:700]} … {line[-400:]}")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One question with its chain of thought.
-
-    ``gold`` holds the chain's pieces with their true roles, ``(role, text)`` with role "ES" or
-    "AS", for data that was generated together with them; their texts joined give ``answer``.
-    ``label`` is the true number, as text, for data that has it in a column of its own: a language
-    model's chain may state another.
-    """
+    """One question with its chain of thought."""
 
     id: str
     question: str
-    answer: str
+    answer: str  # the chain
+    # The chain's pieces with their true roles, ("ES" or "AS", text), where a generator knows them.
     gold: tuple[tuple[str, str], ...] | None = None
+    # The true number, where the data has it in a column of its own: a chain may state another.
     label: str | None = None
 
     @property
     def reference(self) -> str:
-        """What states the true answer."""
+        """A text that states the true answer."""
         return self.answer if self.label is None else f"The answer is {self.label}."
 
 
@@ -60,19 +51,15 @@ TOY = Example(
 
 
 def split_examples(examples: Sequence[Example], seed: int) -> dict[str, list[Example]]:
-    """Split into train, validation and test, 80/10/10 by question.
-
-    Rows that ask the same question word for word go to the same side, so no test question is
-    trained on even where a file repeats itself under another id. Order within a split is the
-    shuffled one: a prefix is a sample.
+    """Split into train, validation and test, 80/10/10 by question; the order is random.
 
     Raises:
         InputError: fewer than three different questions.
     """
+    # Equal questions go to the same side: no test question is trained on under another id.
     by_question: dict[str, list[Example]] = {}
     for example in examples:
         by_question.setdefault(example.question, []).append(example)
-
     groups = list(by_question.values())
     if len(groups) < 3:
         raise InputError(

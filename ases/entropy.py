@@ -1,11 +1,12 @@
-"""Token entropies of a chain under a direct model: what labels by entropy are made from."""
+"""How unsure a direct model is of each token of a chain: what labels by entropy are made from."""
 
 from collections.abc import Sequence
 
 import torch
 
 from ases.model import EncoderDecoder
-from ases.pairs import Row, collate, encode_question, join_context, make_batches
+from ases.pairs import Pair, collate, encode_question, join_context, make_batches
+from ases.settings import CHAIN
 from ases.tokenizer import Tokenizer
 
 
@@ -13,8 +14,7 @@ def token_entropies(logits: torch.Tensor) -> torch.Tensor:
     """Entropy of each next-token distribution, −Σ_v p(v) log p(v), in nats (paper).
 
     Args:
-        logits: (..., V), any floating dtype. A logit of −inf is a token that cannot come and
-            contributes 0.
+        logits: (..., V), any floating dtype; −inf for a token that cannot come.
     Returns:
         (...,), float32 (float64 for float64 logits).
     """
@@ -38,23 +38,21 @@ def chain_entropies(
     Args:
         model: a direct model, question → chain.
         pieces: the pieces of each example's chain.
-        context: "prefix" scores each piece given the question and all pieces before it, in one pass
-            [ours]; "question" scores each piece as if it were the whole chain, as the released code
-            does.
+        context: "prefix" scores a piece given the question and all pieces before, in one pass
+            [ours]; "question" scores it as if it were the whole chain (released code).
     """
     encoded = [tokenizer.encode_pieces(list(p)) for p in pieces]
-    # owners[i]: the (example, piece) whose tokens make up the target of row i, in order
+    # owners[i]: the (example, piece) of the tokens of row i, in order
     rows, owners = [], []
     for e, (question, ids) in enumerate(zip(questions, encoded, strict=True)):
         question_ids, _ = encode_question(question, tokenizer, max_question)
-        [source] = join_context(question_ids, [], tokenizer)
-        together = (
-            [list(range(len(ids)))] if context == "prefix" else [[p] for p in range(len(ids))]
-        )
-        for group in together:
+        source = join_context(question_ids, [], tokenizer)
+        all_pieces = list(range(len(ids)))
+        groups = [all_pieces] if context == "prefix" else [[p] for p in all_pieces]
+        for group in groups:
             target = [i for p in group for i in ids[p]]
-            if target:  # a tokenizer of T5's may have no token for a piece
-                rows.append(Row(source, [len(source)] * len(source), [target], [len(source)]))
+            if target:  # T5's tokenizer may have no token for a piece
+                rows.append([Pair(CHAIN, source, target)])
                 owners.append([(e, p) for p in group])
 
     model.eval()
@@ -63,7 +61,7 @@ def chain_entropies(
     for indices in make_batches(rows, batch_tokens, seed=0, epoch=0):
         chosen = [rows[i] for i in indices]
         batch = collate(chosen, config.pad_token_id, config.decoder_start_token_id).to(device)
-        for i, row in zip(indices, token_entropies(model.logits(batch)).tolist()):
+        for i, row in zip(indices, token_entropies(model(batch)).tolist()):
             values = iter(row)
             for e, p in owners[i]:
                 result[e][p] = [next(values) for _ in encoded[e][p]]

@@ -16,6 +16,7 @@ import numpy as np
 
 from ases.answers import gsm8k_strict, parse_answer
 from ases.segmentation import AS, ES
+from ases.tasks import TASKS
 
 # --- final answers -------------------------------------------------------------------------------
 
@@ -261,7 +262,7 @@ def score(
         return sums
 
     hits: dict = {"accuracy": None, "accuracy_strict": None, "parseable": None}
-    if task == "mwp":
+    if TASKS[task].numbers:
         stated = list(zip(predictions, labels or references, strict=True))
         hits["accuracy"] = sum(is_correct(*pair) for pair in stated)
         hits["accuracy_strict"] = sum(is_strictly_correct(*pair) for pair in stated)

@@ -1,31 +1,29 @@
-"""The encoder-decoder transformer: of the T5 family, and T5 v1.0, v1.1, Flan-T5 or mT5 if asked.
+"""The encoder-decoder transformer of the T5 family; ``ModelConfig`` can make it exactly T5's.
 
-What sets the family apart from the transformer of the textbooks: no biases in any layer, RMSNorm
-before each sub-layer, a learned relative position bias in self-attention instead of position
-embeddings (held by the stack, shared by its layers), no 1/√K in the scores (a setting here), and,
-from v1.1 on, a gated GELU feed-forward and an untied head.
+What sets the family apart from the textbook's transformer: no biases in any layer, RMSNorm before
+each sub-layer, a learned relative position bias instead of position embeddings (one per stack), no
+1/√K in the scores (a setting here), and from v1.1 on a gated GELU and an untied head.
 
-Shapes: B batch, S source, T target, H heads, D model width, K width of a head, F feed-forward
-width, V vocabulary.
+Shapes: B batch, S source, T target, H heads, D model width, K width of a head, V vocabulary.
 """
 
+import copy
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ases.attention import Mask, Runs, attend, causal, padding
-from ases.config import ModelConfig
+from ases.attention import Mask, attend, causal_span
 from ases.pairs import IGNORE, Batch
+from ases.settings import ModelConfig
 
 # --- layers --------------------------------------------------------------------------------------
 
 
 def linear(n_in: int, n_out: int) -> nn.Linear:
-    """A matrix; no layer of the family has a bias."""
     return nn.Linear(n_in, n_out, bias=False)
 
 
@@ -45,7 +43,7 @@ class RMSNorm(nn.Module):
 
 
 class _Normalise(torch.autograd.Function):
-    """RMSNorm with its gradient written out: a third of the steps that PyTorch would take."""
+    """RMSNorm with its gradient written out: a third of PyTorch's steps."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -69,16 +67,10 @@ class _Normalise(torch.autograd.Function):
 def relative_position_bucket(
     relative_position: Tensor, bidirectional: bool, num_buckets: int, max_distance: int
 ) -> Tensor:
-    """T5's bucket of each difference j − i: near ones have their own, far ones share.
+    """T5's bucket of each difference j − i of key and query: integers from 0 to num_buckets − 1.
 
-    Half of the buckets are exact; the rest grow with the logarithm of the distance up to
-    ``max_distance``, and everything farther falls into the last. Bidirectional attention spends
-    half of all buckets on keys to the right; causal attention puts those into bucket 0.
-
-    Args:
-        relative_position: integers, any shape.
-    Returns:
-        integers from 0 to num_buckets − 1, of the same shape.
+    Bidirectional attention spends half of the buckets on keys to the right; causal attention puts
+    those into bucket 0.
     """
     if bidirectional:
         num_buckets //= 2
@@ -87,8 +79,9 @@ def relative_position_bucket(
     else:
         offset = torch.zeros_like(relative_position)
         distance = (-relative_position).clamp(min=0)
+    # Half of the buckets hold one distance each. Beyond, a bucket is a step of the logarithm, and
+    # the last one holds all from max_distance on.
     exact = num_buckets // 2
-    # Beyond the exact ones, a bucket is a step on the logarithm of the distance.
     logarithm = torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact)
     steps = logarithm * (num_buckets - exact)
     far = (exact + steps.long()).clamp(max=num_buckets - 1)
@@ -101,18 +94,15 @@ class RelativeBias(nn.Module):
     def __init__(self, config: ModelConfig, bidirectional: bool):
         super().__init__()
         self.table = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
-        span = config.relative_attention_max_distance
-        difference = torch.arange(-span, span + 1, device="cpu")  # even where weights have no place
+        reach = config.relative_attention_max_distance
+        difference = torch.arange(-reach, reach + 1, device="cpu")  # also under a "meta" device
         buckets = relative_position_bucket(
-            difference, bidirectional, config.relative_attention_num_buckets, span
+            difference, bidirectional, config.relative_attention_num_buckets, reach
         )
         self.register_buffer("buckets", buckets, persistent=False)
 
     def forward(self) -> Tensor:
-        """(H, 2·span + 1): entry d + span is the bias of the difference d = j − i of key and query.
-
-        The span is the largest distance: from there on, all differences share a bucket.
-        """
+        """(H, 2·reach + 1): entry d + reach is the bias of the difference d = j − i."""
         return self.table(self.buckets).T.contiguous()
 
 
@@ -135,7 +125,7 @@ class Attention(nn.Module):
         return both.unflatten(-1, (2, self.heads, self.width))
 
     def forward(self, x: Tensor, keys_and_values: Tensor, mask: Mask) -> Tensor:
-        """x (B, Q, D) and what ``keys_and_values`` gave (B, T, 2, H, K) → (B, Q, D)."""
+        """x (B, Q, D), keys and values (B, T, 2, H, K) → (B, Q, D)."""
         q = self.q(x).unflatten(-1, (self.heads, self.width))  # (B, Q, H·K) → (B, Q, H, K)
         k, v = keys_and_values.unbind(2)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # → (B, H, Q or T, K)
@@ -164,14 +154,9 @@ class FeedForward(nn.Module):
         return self.down(self.dropout(hidden))
 
 
-def join_columns(past: Tensor | None, new: Tensor) -> Tensor:
-    """(B, C, …) and (B, W, …) → (B, C + W, …)."""
-    return new if past is None else torch.cat([past, new], 1)
-
-
 class Block(nn.Module):
-    """Self-attention, in decoders attention to the encoder's states, and feed-forward: each after a
-    norm, and added to the states as they were."""
+    """Self-attention; in decoders, attention to the encoder's states; feed-forward. A norm stands
+    before each, and each adds to the states."""
 
     def __init__(self, config: ModelConfig, decodes: bool):
         super().__init__()
@@ -188,70 +173,120 @@ class Block(nn.Module):
         self,
         x: Tensor,
         mask: Mask,
-        past: Tensor | None = None,
-        join: Callable[[Tensor | None, Tensor], Tensor] = join_columns,
-        cross: Tensor | None = None,
-        cross_mask: Mask | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """x (B, Q, D) → the next states (B, Q, D), and the keys and values so far.
+        cache: "Cache | None" = None,
+        layer: int = 0,
+        cross: tuple[Tensor, Mask] | None = None,
+    ) -> Tensor:
+        """x (B, Q, D) → (B, Q, D).
 
-        ``join`` puts the new keys and values behind ``past``; ``cross`` and ``cross_mask`` are a
-        decoder's.
+        Args:
+            cache: holds earlier keys and values of this layer, and takes the new ones.
+            cross: in decoders, keys and values of the encoder's states, and what queries see.
         """
         normed = self.norm_self(x)
-        so_far = join(past, self.self_attention.keys_and_values(normed))
-        x = x + self.dropout(self.self_attention(normed, so_far, mask))
-        if cross is not None and cross_mask is not None:
-            x = x + self.dropout(self.cross_attention(self.norm_cross(x), cross, cross_mask))
-        return x + self.dropout(self.feed_forward(self.norm_ff(x))), so_far
+        keys_and_values = self.self_attention.keys_and_values(normed)
+        if cache is not None:
+            keys_and_values = cache.add(layer, keys_and_values)
+        x = x + self.dropout(self.self_attention(normed, keys_and_values, mask))
+        if cross is not None:
+            x = x + self.dropout(self.cross_attention(self.norm_cross(x), *cross))
+        return x + self.dropout(self.feed_forward(self.norm_ff(x)))
 
 
 # --- the whole -----------------------------------------------------------------------------------
 
 
 class Cache:
-    """What generation keeps of a batch: keys and values of each layer, (B, T, 2, H, K), of a source
-    that grows (``append``) or of a target that is written over it (``decode``).
+    """Keys and values of each layer, (B, T, 2, H, K): of a source that the encoder reads block by
+    block, or of a target that the decoder writes over it.
 
-    Sources that grow are aligned on the right, so that the newest tokens of all stand in the same
-    columns: then one vector of biases serves them, and what a row sees is one run.
+    Sources are aligned on the right. So the newest tokens of all rows stand in the same columns,
+    and the keys that a query sees are one span.
     """
 
-    def __init__(
-        self, n_layers: int, cross: list[Tensor], newest: Tensor, first: Tensor, last: Tensor
-    ):
-        self.past: list[Tensor | None] = [None] * n_layers  # what has been read or written
-        self.cross = cross  # the source's, for each layer of the decoder
-        self.newest = newest  # (B, D) the encoder's state of each source's newest token
-        self.first, self.last = first, last  # (B,) the columns in which a row's source stands
-        self._mask = Mask()
+    def __init__(self, n_rows: int, width: int, device: torch.device):
+        self.layers: list[Tensor] = []  # of the encoder while reading, of the decoder while writing
+        self.cross: list[Tensor] = []  # of the source, for each layer of the decoder
+        self.newest = torch.zeros(n_rows, width, device=device)  # states of the newest tokens
+        # The columns in which each row's source stands: first ≤ j < last.
+        self.first = torch.zeros(n_rows, dtype=torch.long, device=device)
+        self.last = self.first
+        self.arrange: Callable[[Tensor], Tensor] = lambda columns: columns
+        self._mask: Mask | None = None
 
-    def mask(self, n_queries: int) -> Mask:
-        """What a decoder's queries see of the source: the same in every step."""
-        if self._mask.last is None or self._mask.last.shape[1] != n_queries:
+    @property
+    def n_columns(self) -> int:
+        """How many are held."""
+        return self.layers[0].shape[1] if self.layers else 0
+
+    def add(self, layer: int, new: Tensor) -> Tensor:
+        """Put new columns behind the layer's; returns all of them."""
+        return self._add(self.layers, layer, new)
+
+    def _add(self, held: list[Tensor], layer: int, new: Tensor) -> Tensor:
+        if layer == len(held):
+            held.append(self.arrange(new))
+        else:
+            held[layer] = self.arrange(torch.cat([held[layer], new], 1))
+        return held[layer]
+
+    def grow(self, new_lengths: Tensor, n_new: int) -> int:
+        """Prepare for ``n_new`` more columns of the source; each row uses its last ``new_lengths``
+        (B,). Old columns move right to close the gaps. Returns how many columns there will be."""
+        n_all, lengths = self.n_columns + n_new, self.last - self.first + new_lengths
+        kept, shortest = min(n_all, int(lengths.max())), int(new_lengths.min())
+        self.last = torch.full_like(lengths, kept)
+        self.first = self.last - lengths
+        self._mask = None
+        if not self.layers or shortest == n_new:  # no gaps
+            self.arrange = lambda columns: columns[:, -kept:]
+            return kept
+        column = torch.arange(n_all - kept, n_all, device=lengths.device)
+        moved = (column - (n_new - new_lengths)[:, None]).clamp(min=0)
+        column = torch.where(column >= n_all - new_lengths[:, None], column, moved)
+        row = n_all * torch.arange(len(lengths), device=lengths.device)[:, None]
+        place = (row + column).flatten()  # among the columns of all rows
+
+        def arrange(columns: Tensor) -> Tensor:
+            rows = (len(columns), kept)
+            return columns.flatten(0, 1).index_select(0, place).unflatten(0, rows)
+
+        self.arrange = arrange
+        return kept
+
+    def read(self, states: Tensor, keys_and_values: list[Tensor]) -> None:
+        """Take over what the decoder's layers make of the new source states."""
+        for layer, new in enumerate(keys_and_values):
+            self._add(self.cross, layer, new)
+        self.newest = states[:, -1]
+
+    def cross_mask(self, n_queries: int) -> Mask:
+        """What the decoder's queries see of the source: the same in every step."""
+        if self._mask is None or self._mask.last.shape[1] != n_queries:
             first, last = self.first[:, None], self.last[:, None]
             self._mask = Mask(first.expand(-1, n_queries), last.expand(-1, n_queries))
         return self._mask
 
     def select(self, rows: Tensor) -> None:
-        """Keep the batch rows ``rows`` (indices, in the order wanted, repeats allowed)."""
-        self.select_past(rows)
+        """Keep the batch rows ``rows`` (indices in the order wanted, repeats allowed)."""
+        self.select_written(rows)
         self.cross = [x.index_select(0, rows) for x in self.cross]
         self.newest, self.first, self.last = self.newest[rows], self.first[rows], self.last[rows]
-        self._mask = Mask()
+        self._mask = None
 
-    def select_past(self, rows: Tensor) -> None:
-        """Reorder rows that read the same source, as ``select`` (only what they wrote differs)."""
-        self.past = [x if x is None else x.index_select(0, rows) for x in self.past]
+    def select_written(self, rows: Tensor) -> None:
+        """The same for rows that move among copies of one source: beams."""
+        self.layers = [x.index_select(0, rows) for x in self.layers]
 
-    def fresh(self) -> "Cache":
-        """For a target over the same source, of which nothing is written."""
-        return Cache(len(self.cross), list(self.cross), self.newest, self.first, self.last)
+    def to_write(self) -> "Cache":
+        """A cache for a target over the same source, with nothing written yet."""
+        fresh = copy.copy(self)
+        fresh.layers, fresh.arrange = [], lambda columns: columns
+        return fresh
 
 
 class EncoderDecoder(nn.Module):
-    """The model: ``logits`` and ``loss_sum`` of a batch of rows for training; for generation
-    ``append`` (block-causal) or ``encode`` and ``start``, then ``decode``."""
+    """The model. Training calls it with a batch; generation calls ``read`` and ``write``."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -283,130 +318,70 @@ class EncoderDecoder(nn.Module):
             raise ValueError(" ".join(str(error).split())[:200]) from None
         return model
 
-    def forward(
-        self, input_ids: Tensor, decoder_input_ids: Tensor, input_lengths: Tensor
-    ) -> Tensor:
-        """Logits of every next token.
-
-        Args:
-            input_ids: (B, S) source; row b counts up to input_lengths[b], the rest may hold any id.
-            decoder_input_ids: (B, T) target shifted right.
-            input_lengths: (B,) from 1 to S.
-        Returns:
-            (B, T, V).
-        """
-        states = self.encode(input_ids, padding(input_lengths, input_ids.shape[1]))
-        return self.decode(decoder_input_ids, self.start(states, input_lengths))
-
-    def logits(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """Logits (B, T, V) of every next token of a batch of rows."""
-        states = self.encode(batch.source, batch.source_runs)
+        x = self.dropout(self.embedding(batch.source))
+        mask = Mask(*batch.source_span, self.encoder_bias())
+        for block in self.encoder:
+            x = block(x, mask)
+        states = self.dropout(self.encoder_norm(x))
+
         x = self.dropout(self.embedding(batch.decoder_input))
         if self.config.start_from_state:
-            x = start_from(states, x, batch.begins)
-        mask, cross_mask = Mask(*batch.target_runs, self.decoder_bias()), Mask(*batch.cross_runs)
-        past: list[Tensor | None] = [None] * len(self.decoder)
-        logits, _ = self._decode(x, mask, past, self._cross(states), cross_mask)
-        return logits
+            # The state of the newest token that a target reads joins the target's first input.
+            rows, places, newest = batch.begins
+            x = x.index_put((rows, places), states[rows, newest], accumulate=True)
+        mask, cross_mask = Mask(*batch.target_span, self.decoder_bias()), Mask(*batch.cross_span)
+        for block, cross in zip(self.decoder, self._cross(states)):
+            x = block(x, mask, cross=(cross, cross_mask))
+        return self._logits(x)
 
-    def encode(self, input_ids: Tensor, runs: Runs) -> Tensor:
-        """(B, S) ids → (B, S, D) states; ``runs`` says which source tokens each of them sees."""
-        x = self.dropout(self.embedding(input_ids))
-        mask = Mask(*runs, self.encoder_bias())
-        for block in self.encoder:
-            x, _ = block(x, mask)
-        return self.dropout(self.encoder_norm(x))
+    def loss_sum(self, batch: Batch) -> Tensor:
+        """−Σ log p over the target tokens of a batch, a scalar."""
+        return token_losses(self(batch), batch.target)
 
-    def start(self, states: Tensor, input_lengths: Tensor) -> Cache:
-        """A fresh cache over the encoder's states (B, S, D), of sources aligned on the left."""
-        newest = states[torch.arange(len(states), device=states.device), input_lengths - 1]
-        first = torch.zeros_like(input_lengths)
-        return Cache(len(self.decoder), self._cross(states), newest, first, input_lengths)
-
-    def nothing_read(self, n: int) -> Cache:
-        """A cache for ``n`` sources of which nothing has been read."""
-        zero = torch.zeros(n, dtype=torch.long, device=self.embedding.weight.device)
-        newest = self.embedding.weight.new_zeros(n, self.config.d_model)
-        return Cache(len(self.encoder), [], newest, zero, zero)
-
-    def append(self, input_ids: Tensor, ends: Tensor, lengths: Tensor, cache: Cache) -> None:
-        """Encode new blocks of a block-causal source behind what ``cache`` holds.
+    def read(self, input_ids: Tensor, ends: Tensor, lengths: Tensor, cache: Cache) -> None:
+        """Encode new blocks of a source behind those that ``cache`` holds.
 
         Args:
             input_ids: (B, W) the new tokens, aligned on the right.
             ends: (B, W) the end of each token's block, counted in these columns.
             lengths: (B,) how many of the columns are real.
         """
-        n_old, n_new = cache.cross[0].shape[1] if cache.cross else 0, input_ids.shape[1]
-        n_all, all_lengths = n_old + n_new, cache.last - cache.first + lengths
-        kept, shortest = min(n_all, int(all_lengths.max())), int(lengths.min())
-        # Where each row's last columns stand, once new ones that are padding are left out.
-        column = torch.arange(n_all - kept, n_all, device=lengths.device)
-        old = (column - (n_new - lengths)[:, None]).clamp(min=0)
-        column = torch.where(column >= n_all - lengths[:, None], column, old)
-        row = n_all * torch.arange(len(lengths), device=lengths.device)[:, None]
-        place = (row + column).flatten()  # among the columns of all rows
-
-        def join(past: Tensor | None, new: Tensor) -> Tensor:
-            """New columns behind old ones without gaps: all rows stay aligned on the right."""
-            both = join_columns(past, new)
-            if past is None or shortest == n_new:
-                return both[:, -kept:]
-            return both.flatten(0, 1).index_select(0, place).unflatten(0, (len(new), kept))
-
+        n_new = input_ids.shape[1]
+        n_old = cache.grow(lengths, n_new) - n_new
         padded = torch.arange(n_new, device=lengths.device) < n_new - lengths[:, None]
-        start = (kept - all_lengths)[:, None]
-        runs = torch.where(padded, 0, start), torch.where(padded, 0, kept - n_new + ends)
-        x, mask = self.embedding(input_ids), Mask(*runs, self.encoder_bias(), kept - n_new)
-        for i, block in enumerate(self.encoder):
-            x, cache.past[i] = block(x, mask, cache.past[i], join)
+        first = torch.where(padded, 0, cache.first[:, None])
+        last = torch.where(padded, 0, n_old + ends)
+        x, mask = self.embedding(input_ids), Mask(first, last, self.encoder_bias(), n_old)
+        for layer, block in enumerate(self.encoder):
+            x = block(x, mask, cache, layer)
         states = self.encoder_norm(x)
-        new = self._cross(states)
-        cache.cross = [join(*pair) for pair in zip(cache.cross or [None] * len(new), new)]
-        cache.newest = states[:, -1]
-        cache.last = torch.full_like(lengths, kept)
-        cache.first = cache.last - all_lengths
+        cache.read(states, self._cross(states))
 
-    def decode(self, decoder_input_ids: Tensor, cache: Cache) -> Tensor:
-        """Logits (B, T, V) for the next T decoder inputs (B, T), whose keys and values are kept."""
-        n_new, past = decoder_input_ids.shape[1], cache.past[0]
-        n_past = 0 if past is None else past.shape[1]
-        x = self.dropout(self.embedding(decoder_input_ids))
+    def write(self, decoder_input_ids: Tensor, cache: Cache) -> Tensor:
+        """Logits (B, T, V) for the next T decoder inputs (B, T), over what ``cache`` has read."""
+        n_new, n_past = decoder_input_ids.shape[1], cache.n_columns
+        x = self.embedding(decoder_input_ids)
         if self.config.start_from_state and n_past == 0:
             x = torch.cat([x[:, :1] + cache.newest[:, None], x[:, 1:]], 1)
-        # One query sees all that is written.
-        runs = causal(n_new, n_past, x.device) if n_new > 1 else (None, None)
-        mask = Mask(*runs, self.decoder_bias(), n_past)
-        logits, cache.past = self._decode(x, mask, cache.past, cache.cross, cache.mask(n_new))
-        return logits
+        # A single query sees all that is written.
+        span = causal_span(n_new, n_past, x.device) if n_new > 1 else (None, None)
+        mask, cross_mask = Mask(*span, self.decoder_bias(), n_past), cache.cross_mask(n_new)
+        for layer, block in enumerate(self.decoder):
+            x = block(x, mask, cache, layer, (cache.cross[layer], cross_mask))
+        return self._logits(x)
 
     def _cross(self, states: Tensor) -> list[Tensor]:
         """Each decoder layer's keys and values of the encoder's states (B, S, D)."""
-        blocks = [cast(Block, block) for block in self.decoder]
-        return [block.cross_attention.keys_and_values(states) for block in blocks]
+        return [block.cross_attention.keys_and_values(states) for block in self.decoder]
 
-    def _decode(
-        self,
-        x: Tensor,
-        mask: Mask,
-        past: list[Tensor | None],
-        cross: list[Tensor],
-        cross_mask: Mask,
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Logits of the decoder inputs, and each layer's keys and values so far."""
-        so_far = []
-        for i, block in enumerate(self.decoder):
-            x, written = block(x, mask, past[i], join_columns, cross[i], cross_mask)
-            so_far.append(written)
+    def _logits(self, x: Tensor) -> Tensor:
         x = self.dropout(self.decoder_norm(x))
         if self.config.scale_decoder_outputs:
             x = x * self.config.d_model**-0.5
         head = self.embedding if self.head is None else self.head
-        return F.linear(x, head.weight), so_far
-
-    def loss_sum(self, batch: Batch) -> Tensor:
-        """−Σ log p over the target tokens of a batch, a scalar."""
-        return token_losses(self.logits(batch), batch.target)
+        return F.linear(x, head.weight)
 
     def _initialise(self) -> None:
         """T5's own scheme (Mesh TensorFlow): each matrix keeps the variance of what it is fed.
@@ -422,19 +397,6 @@ class EncoderDecoder(nn.Module):
         for name, parameter in self.named_parameters():
             if "norm" not in name:
                 nn.init.normal_(parameter, std=spread[name.split(".")[-2]])
-
-
-def start_from(states: Tensor, x: Tensor, begins: tuple[Tensor, ...]) -> Tensor:
-    """Where a decoder begins: the encoder's state of the newest token that a target reads is added
-    to the target's first input [ours].
-
-    Args:
-        states: (B, S, D) of the encoder.
-        x: (B, T, D) embedded decoder inputs of packed targets.
-        begins: each target's row, its first place in it, and the place of the source token, (N,).
-    """
-    rows, places, newest = begins
-    return x.index_put((rows, places), states[rows, newest], accumulate=True)
 
 
 def token_losses(logits: Tensor, target: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """Training in several processes, each with a part of every batch: PyTorch's DDP and little more.
 
-``torchrun --nproc-per-node N train.py …`` starts the processes, and ``ases.run.processes`` has them
-meet. Each works on the same batches, in the same order, and takes every Nth row. The gradients are
-those of the whole batch, so the losses are those of one process but for the order of sums. In one
-process every function here gives back what it is given.
+``torchrun --nproc-per-node N train.py …`` starts the processes. Each works on the same batches in
+the same order and takes every Nth row. Gradients are those of the whole batch, so losses are those
+of one process but for the order of sums. In one process all functions return what they get.
 """
 
 import hashlib
@@ -13,35 +12,32 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from ases.model import EncoderDecoder
-from ases.pairs import Batch, Row
-
 T = TypeVar("T")
 Number = TypeVar("Number", int, float, Tensor)
 
 
+def several() -> bool:
+    """Is there more than this process?"""
+    return distributed.is_available() and distributed.is_initialized()
+
+
 def count() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return distributed.get_world_size() if several() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Number of this process, from 0."""
     return distributed.get_rank() if several() else 0
 
 
-def several() -> bool:
-    """Whether there is more than this process."""
-    return distributed.is_available() and distributed.is_initialized()
-
-
 def own_part(items: Sequence[T]) -> Sequence[T]:
-    """Those that this process works on; there may be none."""
+    """The items of this process; there may be none."""
     return items[rank() :: count()]
 
 
 def total(value: Number) -> Number:
-    """The sum of a whole number, a float or a tensor of any shape over all processes."""
+    """The sum over all processes."""
     if not several():
         return value
     if isinstance(value, Tensor):
@@ -52,12 +48,12 @@ def total(value: Number) -> Number:
 
 
 def first(value: float) -> float:
-    """The number that the first process has: clocks do not agree."""
+    """The first process's value: clocks do not agree."""
     return total(value if rank() == 0 else 0.0)
 
 
 def gather(items: Sequence[T], n: int) -> list[T]:
-    """All ``n`` items, of which each process has those that ``own_part`` gave it."""
+    """All ``n`` items, of which each process has its ``own_part``."""
     if not several():
         return list(items)
     parts: list[Sequence[T]] = [()] * count()
@@ -65,38 +61,35 @@ def gather(items: Sequence[T], n: int) -> list[T]:
     return [parts[i % count()][i // count()] for i in range(n)]
 
 
-def check_alike(name: str, rows: Sequence[Row]) -> None:
+def check_alike(name: str, data: object) -> None:
     """
     Raises:
-        ValueError: the processes have different rows, as from different files.
+        ValueError: processes have different data, as from different files.
     """
     if not several():
         return
-    digest = hashlib.sha256(repr(rows).encode()).hexdigest()
     digests = [""] * count()
-    distributed.all_gather_object(digests, digest)
+    distributed.all_gather_object(digests, hashlib.sha256(repr(data).encode()).hexdigest())
     for other, found in enumerate(digests):
         if found != digests[0]:
-            told = f"{name}: process {other} has other rows than process 0; expected one data"
-            raise ValueError(told)
+            raise ValueError(f"{name}: processes {other} and 0 have different data")
 
 
 class _Loss(nn.Module):
-    """DDP calls ``forward``, and only of modules."""
+    """DDP calls ``forward`` of a module."""
 
-    def __init__(self, model: EncoderDecoder):
+    def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: object) -> Tensor:
         return self.model.loss_sum(batch)
 
 
-def loss_function(model: EncoderDecoder) -> Callable[[Batch], Tensor]:
-    """Batch → Σ of its losses, a scalar, as ``model.loss_sum``; backward leaves in each process the
-    mean of all their gradients.
+def loss_function(model: nn.Module) -> Callable:
+    """``model.loss_sum``, whose backward leaves the mean of all processes' gradients in each.
 
-    Every process then starts from the weights of the first.
+    All processes then start from the first one's weights.
     """
     if not several():
         return model.loss_sum

@@ -3,31 +3,30 @@
     chain → pieces → labels (by position, or by entropy) → merged segments
 
 Extractive segments (ES) restate what stands in the context, abstractive segments (AS) derive
-something new. For the toy problem's chain
+something new. The toy problem's chain, with labels by position:
 
-    Tom has 3 boxes of 4 apples, so he has 3 * 4 = 12 apples. He eats 2, so 12 - 2 = 10 are left.
-    The answer is 10.
+    ES  Tom has 3 boxes of 4 apples,
+    AS  so he has 3 * 4 = 12 apples.
+    ES  He eats 2,
+    AS  so 12 - 2 = 10 are left.
+    ES  The answer is 10.
 
-the pieces are "Tom has 3 boxes of 4 apples," · " so he has 3 * 4 = 12 apples." · " He eats 2," ·
-" so 12 - 2 = 10 are left." · " The answer is 10."; by position they are ES, AS, ES, AS, ES.
-
-This file needs numbers, never a model: labels by entropy are made from token entropies that
-``ases.entropy`` measures.
+There is no model here: ``ases.entropy`` measures the entropies.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 ES, AS = "ES", "AS"
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of neighbouring pieces with one label; ``pieces`` is empty for the empty first ES
-    segment."""
+    """Neighbouring pieces with one label; an empty first ES segment has none."""
 
     label: str
     pieces: tuple[str, ...]
@@ -77,10 +76,9 @@ def split_pieces(chain: str) -> list[str]:
     """Cut a chain into sentences and clauses; the pieces joined are the chain, byte for byte
     [ours].
 
-    Never inside a number, a URL or "!=", never after an item number ("2." where a line or sentence
-    begins) or an abbreviation ("Mrs.", "i.e.", "No. 5"). A piece begins with the blanks before it,
-    as the words of a byte-level vocabulary do, and holds a letter or a digit: marks that stand
-    alone go with the piece before them.
+    Never inside a number, a URL or "!=", never after an item number ("2.") or an abbreviation
+    ("Mrs.", "i.e.", "No. 5"). A piece begins with the blanks before it, as the words of a
+    byte-level vocabulary do, and holds a letter or a digit: stray marks join the piece before them.
 
     >>> split_pieces("He pays $1,005.50, i.e. 3.5 each. 胰头部高代谢灶，考虑恶性。")
     ['He pays $1,005.50,', ' i.e. 3.5 each.', ' 胰头部高代谢灶，', '考虑恶性。']
@@ -102,10 +100,8 @@ def split_pieces(chain: str) -> list[str]:
 
 
 def _is_item_number(chain: str, words_from: int, end: int) -> bool:
-    """Whether the piece so far is "2." where an item of a list begins, with its text behind it.
-
-    In "1, 2, 3. Then", "is it? 4. So" and "2 + 2 =\\n4. So" the number ends a sentence.
-    """
+    """Is the piece so far "2.", an item's number with the item's text behind it?"""
+    # In "1, 2, 3. Then", "is it? 4. So" and "2 + 2 =\n4. So" the number ends a sentence.
     if end - words_from > 4 or not chain[words_from : end - 1].isdigit():
         return False
     before = chain[max(0, words_from - 8) : words_from].rstrip()[-1:]
@@ -114,7 +110,7 @@ def _is_item_number(chain: str, words_from: int, end: int) -> bool:
 
 
 def is_abbreviation(chain: str, end: int) -> bool:
-    """Whether the full stop before ``end`` belongs to an abbreviation and ends nothing."""
+    """Does the full stop before ``end`` belong to an abbreviation?"""
     # No abbreviation is longer, and looking farther back would take quadratic time.
     window = max(0, end - 16)
     if _ABBREVIATION.search(chain, window, end):
@@ -123,8 +119,7 @@ def is_abbreviation(chain: str, end: int) -> bool:
 
 
 def _join_wordless(pieces: list[str]) -> list[str]:
-    """Join each piece without letter or digit to the piece before it, or the first ones to the
-    first word."""
+    """Join pieces without letter or digit to the piece before, or the first ones to the next."""
     groups: list[list[str]] = []
     held: list[str] = []
     for piece in pieces:
@@ -143,6 +138,16 @@ def _join_wordless(pieces: list[str]) -> list[str]:
 # --- labels --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Rule:
+    """A way to label pieces. Your own needs one function and a line in ``RULES``."""
+
+    #: (pieces, entropies of the tokens of each piece or None, settings) → ES or AS for each piece
+    label: Callable[[Sequence[str], Sequence[Sequence[float]] | None, Any], list[str]]
+    words: str  # what messages and pages say of it
+    needs_entropy: bool = False  # of a direct model, the scorer
+
+
 def interleaved_labels(n: int) -> list[str]:
     """Labels by position: ES, AS, ES, … (the paper's interleaving segmentation).
 
@@ -153,30 +158,40 @@ def interleaved_labels(n: int) -> list[str]:
 
 
 def piece_entropies(entropies: Sequence[Sequence[float]], gamma: float) -> list[float]:
-    """H(p) = Σ_{t∈p} h_t / |p|^γ for each piece, from the entropies of its tokens, in nats.
-
-    γ = 0 is the sum, γ = 1 the mean per token. That γ is this exponent is ours: the paper sweeps a
-    γ, its released code has none and offers the sum or the mean; this puts both on one axis. A
-    piece without tokens has 0.
+    """H(p) = Σ_{t∈p} h_t / |p|^γ for each piece, from the entropies of its tokens, in nats (paper;
+    that γ is this exponent is ours).
 
     >>> piece_entropies([[1.0, 3.0], [2.0]], gamma=1.0)
     [2.0, 2.0]
     """
+    # A piece may have no tokens: T5's tokenizer drops newlines.
     return [sum(tokens) / len(tokens) ** gamma if tokens else 0.0 for tokens in entropies]
 
 
 def entropy_labels(values: Sequence[float], beta: float) -> list[str]:
-    """AS where a piece's entropy exceeds β times the mean over the pieces of the same chain, else
-    ES (paper).
-
-    Equal entropies are all ES at β = 1: the comparison is H · n > β · ΣH, with an exact sum, for a
-    rounded mean of equal numbers can lie below them.
+    """AS where a piece's entropy exceeds β times the mean over its chain's pieces, else ES (paper).
 
     >>> entropy_labels([1.0, 4.0, 1.0], beta=1.0)
     ['ES', 'AS', 'ES']
     """
+    # H · n > β · ΣH with an exact sum: a rounded mean of equal numbers can lie below them.
     n, threshold = len(values), beta * math.fsum(values)
     return [AS if value * n > threshold else ES for value in values]
+
+
+RULES = {
+    "interleave": Rule(
+        lambda pieces, entropies, settings: interleaved_labels(len(pieces)),
+        "Labels are positions: ES, AS, ES, … in turn, whatever a piece says.",
+    ),
+    "entropy": Rule(
+        lambda pieces, entropies, settings: entropy_labels(
+            piece_entropies(entropies, settings.gamma), settings.beta
+        ),
+        "A piece is AS where a direct model is less sure of it than beta times its chain's mean.",
+        needs_entropy=True,
+    ),
+}
 
 
 # --- segments ------------------------------------------------------------------------------------
@@ -187,11 +202,7 @@ def make_segments(
 ) -> list[Segment]:
     """Merge neighbours with one label, so that segments alternate strictly, ES first [ours].
 
-    Merging makes both paths well defined. A unified model that wrote piece after piece would never
-    see the labels: they would change nothing. And two models that take turns would meet contexts
-    that training never showed them, wherever two neighbouring pieces share a label. Where the first
-    label is AS, the first ES segment is empty, so that the ESM always begins. ``merge=False`` keeps
-    every piece a segment, as the released code does.
+    ``merge=False`` keeps every piece a segment, as the released code does.
 
     >>> [(s.label, s.text) for s in make_segments(["a,", " b.", " c."], ["AS", "ES", "ES"])]
     [('ES', ''), ('AS', 'a,'), ('ES', ' b. c.')]
@@ -200,14 +211,15 @@ def make_segments(
         ValueError: not one label for each piece.
     """
     if len(pieces) != len(labels):
-        told = f"{len(pieces)} pieces but {len(labels)} labels; expected one label for each piece"
-        raise ValueError(told)
+        raise ValueError(f"{len(pieces)} pieces but {len(labels)} labels; expected one for each")
     if not merge:
         return [Segment(label, (piece,)) for piece, label in zip(pieces, labels)]
 
+    # Why merge: a unified model that wrote piece after piece would never see the labels. And two
+    # models that take turns would meet contexts that training never showed them.
     segments = []
     if not labels or labels[0] == AS:
-        segments.append(Segment(ES, ()))
+        segments.append(Segment(ES, ()))  # the ESM always begins
     for label, run in groupby(zip(pieces, labels), key=lambda labelled: labelled[1]):
         segments.append(Segment(label, tuple(piece for piece, _ in run)))
     return segments

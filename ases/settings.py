@@ -1,18 +1,27 @@
-"""A setting is declared once: name, type, default, range and help stand in one field of a
-dataclass.
+"""Every setting, declared once: default, range and help stand with its name.
 
-    @dataclass(frozen=True)
-    class Cooking:
-        minutes: float = setting(10.0, "time on the stove", above=0)
-
-The flags of the commands, their ``--help``, the content of ``config.json`` and all checks are
-derived from such fields. A default of None means that the value is worked out; ``shown`` then says
-from what. A help text fits one line of 80 columns with its default.
+Flags, ``--help``, ``config.json`` and all checks come from these fields. Importing this file is
+cheap.
 """
 
 import math
-from dataclasses import Field, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, get_args, get_type_hints
+
+from ases.segmentation import AS, ES, RULES
+from ases.tasks import TASKS
+
+CHAIN = "CHAIN"  # the role of a direct model's only target, beside ES and AS
+
+#: The sub-models of each mode and the roles each of them writes. Modes differ in nothing else.
+MODES: dict[str, dict[str, tuple[str, ...]]] = {
+    "direct": {"direct": (CHAIN,)},
+    "dsm": {"esm": (ES,), "asm": (AS,)},
+    "usm": {"usm": (ES, AS)},
+}
+
+#: Who sees what in the encoder: ``ases.pairs`` has the picture.
+ENCODERS = ("block-causal", "bidirectional")
 
 
 def setting(
@@ -26,15 +35,13 @@ def setting(
     shown: str | None = None,
     metavar: str | None = None,
 ) -> Any:
-    """A dataclass field that knows what it may hold.
+    """A field that knows its range.
 
     Args:
-        default: its value where none is given.
-        help: what it does, in a few words.
-        low, above, high: smallest value, a value that it must exceed, largest value.
+        low, above, high: smallest value; a value it must exceed; largest value.
         choices: the words it may be.
-        shown: the default in words, where the value alone would not tell.
-        metavar: what stands for the value in a command's help, if not its type: "FILE".
+        shown: the default in words, where the value alone does not tell.
+        metavar: what ``--help`` shows as the value: "FILE".
     """
     facts = dict(
         help=help, low=low, above=above, high=high, choices=choices, shown=shown, metavar=metavar
@@ -42,8 +49,170 @@ def setting(
     return field(default=default, metadata=facts)
 
 
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run, in the method's order."""
+
+    # --- data
+    task: str = setting("mwp", "what the chains are about", choices=tuple(TASKS))
+    data: str | None = setting(
+        None, "JSON Lines, JSON or a table", shown="generated examples", metavar="FILE"
+    )
+    question_field: str = setting("question", "name of --data's questions", metavar="NAME")
+    answer_field: str = setting("answer", "name of --data's answers", metavar="NAME")
+    label_field: str | None = setting(
+        None, "name of --data's true answers", shown="none: the answer states it", metavar="NAME"
+    )
+    skip_bad_rows: bool = setting(False, "leave out rows that cannot be used")
+    seed: int = setting(0, "of data, split, weights, batches", low=0, high=2**63 - 1)
+    train_problems: int | None = setting(
+        None, "training examples", low=1, shown="2000, or all of --data"
+    )
+    test_problems: int | None = setting(None, "test examples", low=1, shown="500, or all of --data")
+    max_number: int = setting(20, "largest number in generated problems", low=10, high=100_000)
+
+    # --- segmentation
+    mode: str = setting("usm", "baseline; two models, one per role; one", choices=tuple(MODES))
+    segmentation: str = setting("interleave", "how to label pieces", choices=tuple(RULES))
+    beta: float = setting(1.0, "AS is above beta times the chain's mean entropy", low=0)
+    # The paper sweeps a gamma that its released code does not have. As an exponent it covers
+    # what that code offers: the sum (0) and the mean (1) [ours].
+    gamma: float = setting(1.0, "piece entropy = sum / tokens ** gamma", low=-10, high=10)
+    entropy_context: str = setting(
+        "prefix", "score after all before it, or the question", choices=("prefix", "question")
+    )
+    scorer: str | None = setting(
+        None, "direct run that measures entropy", shown="train one first", metavar="RUN"
+    )
+    merge: bool = setting(True, "keep every piece a segment, as the released code")
+
+    # --- model
+    encoder: str = setting("block-causal", "encode a chain once, or each context", choices=ENCODERS)
+    size: str = setting(
+        "tiny", "shape of the model", choices=("micro", "tiny", "mini", "small", "base")
+    )
+    dropout: float = setting(0.0, "share of activations to drop in training", low=0, high=0.99)
+    init: str | None = setting(
+        None, "start from a T5-family checkpoint", shown="random weights", metavar="FOLDER"
+    )
+    vocab_size: int = setting(4096, "most ids of the tokenizer", low=260, high=1_000_000)
+    max_question: int = setting(
+        1024, "most ids of a question; longer ones lose their middle", low=16
+    )
+    max_chain: int = setting(4096, "most ids of a training chain", low=16)
+
+    # --- training: the budget is max_steps or max_minutes, whichever ends first
+    max_steps: int | None = setting(
+        1400, "updates, shared by sub-models", low=1, shown="1400, or --max-minutes"
+    )
+    max_minutes: float | None = setting(
+        None, "training time, shared likewise", above=0, shown="no limit"
+    )
+    batch_tokens: int = setting(2048, "padded tokens in a batch, source and target", low=16)
+    accumulate: int = setting(1, "batches in an update", low=1)
+    optimizer: str | None = setting(
+        None,
+        "muon (for matrices, with adamw for the rest) or adamw alone",
+        choices=("muon", "adamw"),
+        shown="muon; adamw with --init",
+    )
+    learning_rate: float | None = setting(
+        None, "adamw's peak", above=0, shown="0.03 beside muon, 0.003 alone"
+    )
+    muon_learning_rate: float = setting(0.01, "muon's peak", above=0)
+    momentum: float = setting(0.95, "of muon", low=0, high=0.999)
+    warmup: float = setting(0.05, "share of the budget in which rates rise", low=0, high=0.9)
+    weight_decay: float = setting(0.2, "a step takes rate times this off matrices", low=0)
+    clip: float = setting(1.0, "largest norm of all gradients together", above=0)
+    validations: int = setting(10, "validations and checkpoints in the budget", low=1)
+    log_every: int = setting(50, "updates between two reports of the loss", low=1)
+    # bfloat16 is fast on GPUs only. Weights and sums stay float32.
+    dtype: str = setting("float32", "of activations", choices=("float32", "bfloat16"))
+    device: str = setting("cpu", "where to run: cpu or cuda")
+
+    # --- decoding
+    max_tokens: int | None = setting(
+        None, "most ids of a segment", low=1, shown="twice the longest in training"
+    )
+    max_rounds: int | None = setting(
+        None, "most segments of a chain", low=1, shown="twice the most in training"
+    )
+
+    #: Fields of ``ModelConfig`` that replace those of ``size``.
+    model: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a model, in the field's own names: T5's folders carry them, too.
+
+    Raises:
+        ValueError: an invalid value.
+    """
+
+    vocab_size: int = setting(4096, "ids of the embedding", low=1, high=10**7)
+    d_model: int = setting(64, "width of the model, D", low=1, high=10**6)
+    d_kv: int = setting(32, "width of a head, K", low=1, high=10**6)
+    d_ff: int = setting(128, "width of the feed-forward layers", low=1, high=10**6)
+    num_layers: int = setting(2, "encoder layers", low=1, high=1000)
+    num_decoder_layers: int = setting(2, "decoder layers", low=1, high=1000)
+    # H times K may differ from D.
+    num_heads: int = setting(2, "attention heads, H", low=1, high=10**6)
+    relative_attention_num_buckets: int = setting(32, "a multiple of 4", low=4, high=10**6)
+    relative_attention_max_distance: int = setting(
+        128, "from here on one bucket", low=1, high=10**6
+    )
+    # gated-gelu is T5 v1.1's, Flan's and mT5's; relu is v1.0's.
+    feed_forward: str = setting("gated-gelu", "activation", choices=("gated-gelu", "relu"))
+    layer_norm_epsilon: float = setting(1e-6, "added to the mean square", low=0)
+    dropout_rate: float = setting(0.0, "share of activations dropped in training", low=0, high=0.99)
+    # Two settings, not one: a checkpoint may store one tensor twice and still not be scaled.
+    tie_word_embeddings: bool = setting(False, "the embedding is the output head")
+    scale_decoder_outputs: bool = setting(False, "multiply the decoder's output by D ** -0.5")
+    # T5 leaves 1/√K to the queries' weights. Adam moves all weights by steps of one size, so
+    # queries that must be √K times smaller get unstable at rates the rest could take [ours].
+    scale_scores: bool = setting(True, "multiply the scores by K ** -0.5")
+    # In a block-causal encoder nothing else marks which segment was the last one [ours].
+    start_from_state: bool = setting(True, "add the newest token's state to the start token")
+    pad_token_id: int = setting(0, "fills batches", low=0)
+    decoder_start_token_id: int = setting(0, "what the decoder reads first", low=0)
+    eos_token_id: int = setting(1, "ends every source and target", low=0)
+
+    def __post_init__(self):
+        wrong = complaints(self)
+        buckets = self.relative_attention_num_buckets
+        farthest = self.relative_attention_max_distance
+        if not wrong and buckets % 4:
+            wrong.append(f"relative_attention_num_buckets is {buckets}; expected a multiple of 4")
+        if not wrong and farthest <= buckets // 2:
+            wrong.append(
+                f"relative_attention_max_distance is {farthest}; expected more than half of "
+                f"relative_attention_num_buckets, {buckets}"
+            )
+        if wrong:
+            raise ValueError(" | ".join(wrong))
+
+
+def _shape(d_model: int, d_kv: int, d_ff: int, layers: int, heads: int) -> dict:
+    depth = dict(num_layers=layers, num_decoder_layers=layers)
+    return dict(d_model=d_model, d_kv=d_kv, d_ff=d_ff, **depth, num_heads=heads)
+
+
+#: "small" and "base" have the shapes of T5 v1.1; the others are for teaching.
+SIZES = {
+    "micro": _shape(32, 16, 64, layers=1, heads=2),
+    "tiny": _shape(64, 32, 128, layers=2, heads=2),
+    "mini": _shape(128, 32, 256, layers=3, heads=4),
+    "small": _shape(512, 64, 1024, layers=8, heads=6),
+    "base": _shape(768, 64, 2048, layers=12, heads=12),
+}
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
 def kind(cls: type, name: str) -> type:
-    """The type of a field, None left out: ``int | None`` → ``int``."""
+    """The type of a field without None: ``int | None`` → ``int``."""
     hint = get_type_hints(cls)[name]
     allowed = [t for t in get_args(hint) if t is not type(None)]
     return allowed[0] if allowed else hint
@@ -68,34 +237,34 @@ def expected(cls: type, f: Field) -> str:
     return words
 
 
-def fits(cls: type, f: Field, value: Any) -> bool:
-    """Whether ``value`` has the type of field ``f`` and lies in its range."""
+def is_valid(cls: type, f: Field, value: Any) -> bool:
+    """Does ``value`` have the type of field ``f`` and lie in its range?"""
     facts, wanted = f.metadata, kind(cls, f.name)
     if value is None:
         return type(None) in get_args(get_type_hints(cls)[f.name])
-    if isinstance(value, bool) or wanted is bool:
-        return wanted is bool and isinstance(value, bool)
-    if not isinstance(value, (int, float) if wanted is float else wanted):
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:  # True is no 1
         return False
-    if wanted not in (int, float):
-        if facts["metavar"] and not value:  # a file or folder without a name
-            return False
-        return not facts["choices"] or value in facts["choices"]
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
+    if facts["choices"]:
+        return value in facts["choices"]
+    if wanted is str:
+        return not facts["metavar"] or value != ""
+    if wanted in (bool, list):
+        return True
     return (
-        (facts["low"] is None or value >= facts["low"])
+        math.isfinite(value)
+        and (facts["low"] is None or value >= facts["low"])
         and (facts["above"] is None or value > facts["above"])
         and (facts["high"] is None or value <= facts["high"])
     )
 
 
 def complaints(settings: Any) -> list[str]:
-    """Everything that is wrong with a dataclass of settings, one line each."""
+    """All invalid values, a line each."""
     cls = type(settings)
-    declared = [f for f in fields(settings) if "help" in f.metadata]
     return [
         f"{f.name} is {getattr(settings, f.name)!r}; expected {expected(cls, f)}"
-        for f in declared
-        if not fits(cls, f, getattr(settings, f.name))
+        for f in fields(settings)
+        if "help" in f.metadata and not is_valid(cls, f, getattr(settings, f.name))
     ]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from ases.config import ModelConfig
+
 from ases.decoding import SegmentWriter, generate_chains
 from ases.model import EncoderDecoder
 from ases.pairs import Segmented, collate, make_pairs, rows_by_model

@@ -9,19 +9,32 @@ from typing import Any
 import torch
 
 from ases import parallel
-from ases.config import ModelConfig, Recipe
 from ases.data import InputError
 from ases.model import EncoderDecoder
-from ases.run.config import FORMAT, RunConfig, check_format
-from ases.run.files import cannot_write, read_log, whole_file, write_text
-from ases.run.interrupt import Signals
+from ases.run.process import Signals
 from ases.run.progress import Meter, say
+from ases.run.read import read_log
+from ases.run.write import cannot_write, whole_file, write_text
+from ases.settings import ModelConfig
 from ases.training import Training, Watcher, usable_device
+
+#: Of run folders: config.json, results.json and checkpoints carry it. It grows by one whenever
+#: this version and the one before cannot read each other's.
+FORMAT = 3
+
+
+def check_format(path: Path, content: object) -> None:
+    """Raise if ``content`` was written in another format."""
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise InputError(
+            f"{path}: format {str(found)[:20]}; this version reads format {FORMAT}: use the "
+            "version that wrote it, or train again"
+        )
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
-    """Write tensors and plain values, with a digest of them all, so that no moment sees half a
-    file."""
+    """Write tensors and plain values with their digest, the whole file or nothing."""
     try:
         with whole_file(path) as file:
             content = content | {"format": FORMAT}
@@ -31,25 +44,26 @@ def save_checkpoint(path: Path, content: dict) -> None:
 
 
 def load_checkpoint(path: Path, run_id: str | None = None) -> dict:
-    """Read what ``save_checkpoint`` wrote; nothing in the file is executed."""
+    """Read what ``save_checkpoint`` wrote; nothing in the file is executed.
+
+    Raises:
+        InputError: the file is missing, damaged, or another run's.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        told = f"cannot be read ({error.strerror}); expected a checkpoint"
-        raise InputError(f"{path}: {told}") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
-        told = f"not a readable checkpoint ({type(error).__name__}); expected one of train.py's"
-        raise InputError(f"{path}: {told}") from None
+        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
     check_format(path, content)
     if not {"config", "model", "name", "digest"} <= content.keys():
-        told = "no model, config and digest in it; expected a checkpoint of train.py's"
-        raise InputError(f"{path}: {told}")
+        raise InputError(f"{path}: no checkpoint of train.py: model, config or digest is missing")
     if content.pop("digest") != weights_digest(content):
-        raise InputError(f"{path}: damaged (its digest is another); expected it as it was written")
+        raise InputError(f"{path}: damaged; its digest does not match")
     if content["name"] != path.name.split(".")[0]:
-        raise InputError(f"{path}: holds the model {content['name']!r}; expected its own")
+        raise InputError(f"{path}: holds the model {content['name']!r}, not its own")
     if run_id not in (None, content.get("run")):
-        raise InputError(f"{path}: another run wrote it; expected the file that this run wrote")
+        raise InputError(f"{path}: written by another run")
     return content
 
 
@@ -94,22 +108,51 @@ def load_model(path: Path, device: str = "cpu", run_id: str | None = None) -> En
     return model.to(usable_device(device)).eval()
 
 
-class Loader(Watcher):
-    """Takes a training up again from its last checkpoint, with ``resume``, and writes nothing."""
+class Recorder(Watcher):
+    """Writes a run's ``metrics.jsonl``, ``<name>.best.pt`` and ``<name>.last.pt``, and shows how
+    far it has come.
 
-    saved = "this process saves nothing"
+    ``best.pt`` has the weights that got most validation tokens right, ``last.pt`` all it takes to
+    resume. With ``resume``, trainings continue from there. Of several processes, one writes.
+    """
 
-    def __init__(self, folder: Path, resume: bool = False):
-        self.folder, self.resume = Path(folder), resume
+    def __init__(self, folder: Path, resume: bool = False, run_id: str = ""):
+        self.folder, self.resume, self.run_id = Path(folder), resume, run_id
+        self.writes = parallel.rank() == 0
+        self.signals = Signals()
+        self.log = self.folder / "metrics.jsonl"
+        self.meter: Meter | None = None
+        self.saved = ""  # what is, in words
+        self.notes: dict[str, str] = {}  # latest loss, validation loss, speed
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
 
-    def start(self, name: str, training: Training) -> None:
-        path = self.folder / f"{name}.last.pt"
-        if not self.resume or not path.exists():
+    def start(self, training: Training) -> None:
+        save = getattr(training.settings, "save", None)
+        if save and self.writes:  # a run's settings, which have limits for decoding by now
+            save(self.folder)
+        if self.resume:
+            self._load(training)
+        if not self.writes:
+            return
+        if training.step:
+            what = "was trained already, for" if training.share >= 1 else "continues after"
+            say(f"{training.name} {what} {training.step:,} steps")
+            self._remember(training)
+        self._drop_rows(training.name, after=training.step)
+        self.notes = {}
+        if training.share < 1:
+            self.meter = Meter(training.name, 1.0, training.share)
+            self.signals.held = True
+
+    def _load(self, training: Training) -> None:
+        path = self.folder / f"{training.name}.last.pt"
+        if not path.exists():
             return
         state, best = load_checkpoint(path), {}
         try:
             if state["progress"]["best"]:  # stopped before its first validation, it has none
-                best = load_checkpoint(self.folder / f"{name}.best.pt")["model"]
+                best = load_checkpoint(self.folder / f"{training.name}.best.pt")["model"]
                 training.model.load_state_dict(best)  # they must fit, too
             training.load_state_dict(state, best)
         except InputError:
@@ -118,105 +161,54 @@ class Loader(Watcher):
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{path}: cannot be resumed ({reason})") from None
 
-
-class Recorder(Loader):
-    """Writes a run's ``metrics.jsonl``, ``<name>.best.pt`` and ``<name>.last.pt``, and shows how
-    far it has come.
-
-    ``best.pt`` has the weights that got most validation tokens right, ``last.pt`` all that
-    resuming needs. With ``resume``, a training goes on from its last checkpoint, or, if it had
-    ended, is only loaded. The folder is made if there is none.
-    """
-
-    def __init__(self, folder: Path, resume: bool = False, run_id: str = ""):
-        super().__init__(folder, resume)
-        self.run_id, self.signals = run_id, Signals()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.log = self.folder / "metrics.jsonl"
-        self.name = ""
-        self.meter: Meter | None = None
-        self.saved = "nothing is saved yet"
-        self.loss = self.validation = self.speed = ""
-
-    def planned(self, recipe: Recipe) -> None:
-        if isinstance(recipe, RunConfig):
-            recipe.save(self.folder)
-
-    def start(self, name: str, training: Training) -> None:
-        super().start(name, training)
-        if training.progress.step:
-            ended = self._share(training) >= 1
-            what = "was trained already, for" if ended else "goes on after"
-            say(f"{name} {what} {training.progress.step:,} steps")
-            self._remember(name, training)
-        self.name, self.signals.held = name, True
-        self._drop_rows(name, after=training.progress.step)
-        self.loss = self.validation = self.speed = ""
-        self.meter = Meter(name, 1.0, self._share(training))
-
-    def step(self, training: Training) -> None:
-        self.meter.update(self._share(training), self._note(training))
+    def record(self, training: Training, report: dict[str, dict]) -> None:
+        if not self.writes:
+            return
+        if row := report.get("training"):
+            self.notes["loss"] = f", loss {row['loss']:.3f}"
+            self.notes["speed"] = f", {row['tokens_per_second'] / 1000:.1f}k tok/s"
+        if row := report.get("validation"):
+            self.notes["validation"] = f", val {row['validation_loss']:.3f}"
+        for row in report.values():
+            self._write_row({"model": training.name} | row)
+        share = min(1.0, training.share)
+        note = "".join(self.notes.get(kind, "") for kind in ("loss", "validation", "speed"))
+        if "validation" in report:
+            if training.best["best_step"] == training.step:
+                weights = {"model": training.best_weights} | training.best
+                self._write(training, "best", {"config": asdict(training.model.config)} | weights)
+            self._save(training)
+            self.meter.line(share, f"step {training.step}{note}")
+        self.meter.update(share, f"step {training.step}{note}")
 
         if self.signals.pending is not None:
-            self._save(self.name, training)
+            self._save(training)
+        if self.signals.pending is not None or share >= 1:
             self.meter.close()
+            self.signals.held = False
             self.signals.check()
 
-    def report(self, name: str, row: dict) -> None:
-        if "loss" in row:
-            self.loss = f", loss {row['loss']:.3f}"
-            self.speed = f", {row['tokens_per_second'] / 1000:.1f}k tok/s"
-        else:
-            self.validation = f", val {row['validation_loss']:.3f}"
-        line = json.dumps({"model": name} | row, allow_nan=False) + "\n"
+    def _write_row(self, row: dict) -> None:
         try:
             with open(self.log, "a", encoding="utf-8") as file:
-                file.write(line)
+                file.write(json.dumps(row, allow_nan=False) + "\n")
         except OSError as error:
             raise cannot_write(self.log, error) from None
 
-    def checkpoint(self, name: str, training: Training, improved: bool) -> None:
-        if improved:
-            best = {"config": asdict(training.model.config), "model": training.best_weights}
-            self._write(name, "best", best | training.progress.best)
-        self._save(name, training)
-        self.meter.line(self._share(training), self._note(training))
+    def _save(self, training: Training) -> None:
+        self._write(training, "last", training.state_dict())
+        self._remember(training)
 
-    def end(self, name: str, training: Training) -> None:
-        self.meter.close()
-        self.signals.held = False
-        self.signals.check()
+    def _write(self, training: Training, kind: str, content: dict) -> None:
+        content = {"name": training.name, "run": self.run_id} | content
+        save_checkpoint(self.folder / f"{training.name}.{kind}.pt", content)
 
-    def _save(self, name: str, training: Training) -> None:
-        self._write(name, "last", training.state_dict())
-        self._remember(name, training)
-
-    def _write(self, name: str, kind: str, content: dict) -> None:
-        content = {"name": name, "run": self.run_id} | content
-        save_checkpoint(self.folder / f"{name}.{kind}.pt", content)
-
-    def _share(self, training: Training) -> float:
-        return min(1.0, training.progress.share(training.settings))
-
-    def _note(self, training: Training) -> str:
-        return f"step {training.progress.step}{self.loss}{self.validation}{self.speed}"
-
-    def _remember(self, name: str, training: Training) -> None:
-        self.saved = f"{name} is saved as of step {training.progress.step:,}"
+    def _remember(self, training: Training) -> None:
+        self.saved = f"{training.name} is saved as of step {training.step:,}"
 
     def _drop_rows(self, name: str, after: int) -> None:
-        """Take back the rows of ``name`` that a resumed run is about to write again."""
-        if not self.log.exists():
-            return
-        rows = read_log(self.log)
-        kept = [row for row in rows if row["model"] != name or row["step"] <= after]
-        write_text(self.log, "".join(json.dumps(row) + "\n" for row in kept))
-
-
-def make_watcher(folder: Path, resume: bool, run_id: str) -> Loader:
-    """The watcher of a command: one of several processes records, and the others go along."""
-    if parallel.rank() > 0:
-        return Loader(folder, resume)
-    recorder = Recorder(folder, resume, run_id)
-    recorder.signals.install()
-    return recorder
+        """Take back the rows that a resumed run is about to write again."""
+        if self.log.exists():
+            rows = read_log(self.log)
+            kept = [row for row in rows if row["model"] != name or row["step"] <= after]
+            write_text(self.log, "".join(json.dumps(row) + "\n" for row in kept))

@@ -1,18 +1,17 @@
-"""Loss curves of runs: `python -m ases.run.plot RUN … --out curves.svg`, and drawn in pages.
+"""Loss curves of runs, for papers: `python -m ases.run.plot RUN … --out curves.svg`.
 
-The command draws with matplotlib; pages bring their own few lines of SVG, for they need nothing
-installed.
+This needs matplotlib; pages draw their own.
 """
 
 import math
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from ases.data import InputError
-from ases.run.command import Parser, run_command
-from ases.run.files import check_place, read_log
+from ases.run.cli import Parser, run_command
 from ases.run.progress import tell
+from ases.run.read import read_log
+from ases.run.write import check_place
 
 #: (step, nats per target token)
 Points = list[tuple[int, float]]
@@ -27,62 +26,6 @@ def read_curves(folder: Path) -> dict[str, dict[str, Points]]:
             if name in row:
                 own[kind].append((row["step"], row[name]))
     return curves
-
-
-# --- in a page -----------------------------------------------------------------------------------
-
-_WIDTH, _HEIGHT, _LEFT, _BELOW = 560, 240, 44, 34
-
-
-def draw_curves(title: str, curves: dict[str, dict[str, Points]]) -> str:
-    """An SVG of losses over steps, the losses on a logarithmic axis; "" where there are none.
-
-    Colours and fonts are those of the page: classes ``line-1`` and so on, one for each model.
-    """
-    points = [p for own in curves.values() for kind in own.values() for p in kind if p[1] > 0]
-    if len(points) < 2:
-        return ""
-    last_step = max(step for step, _ in points)
-    low = math.log10(min(loss for _, loss in points))
-    high = max(math.log10(max(loss for _, loss in points)), low + 0.1)
-
-    def x(step: int) -> float:
-        return _LEFT + (_WIDTH - _LEFT - 8) * step / last_step
-
-    def y(loss: float) -> float:
-        share = (math.log10(loss) - low) / (high - low)
-        return 12 + (_HEIGHT - _BELOW - 12) * (1 - share)
-
-    parts = []
-    for exponent in range(math.floor(low), math.ceil(high) + 1):
-        for mantissa in (1, 2, 5):
-            loss = mantissa * 10.0**exponent
-            if low <= math.log10(loss) <= high:
-                parts.append(f'<path class="grid" d="M{_LEFT} {y(loss):.1f}H{_WIDTH - 8}"/>')
-                parts.append(
-                    f'<text x="{_LEFT - 6}" y="{y(loss) + 4:.1f}" text-anchor="end">{loss:g}</text>'
-                )
-    for share in (0.0, 0.5, 1.0):
-        step = round(share * last_step)
-        anchor = {0.0: "start", 0.5: "middle", 1.0: "end"}[share]
-        parts.append(
-            f'<text x="{x(step):.1f}" y="{_HEIGHT - 16}" text-anchor="{anchor}">{step}</text>'
-        )
-    parts.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 2}" text-anchor="middle">updates</text>')
-
-    for number, own in enumerate(curves.values(), 1):
-        for kind, pairs in own.items():
-            path = "L".join(f"{x(step):.1f} {y(loss):.1f}" for step, loss in pairs if loss > 0)
-            if path:
-                parts.append(f'<path class="line-{number} {kind}" d="M{path}"/>')
-    names = ", ".join(curves)
-    return (
-        f'<svg class="curves" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{escape(f"losses of {names} in {title}")}">{"".join(parts)}</svg>'
-    )
-
-
-# --- as a command --------------------------------------------------------------------------------
 
 
 def plot(folders: list[Path], out: Path) -> None:
@@ -102,12 +45,11 @@ def plot(folders: list[Path], out: Path) -> None:
 
 
 def need_pyplot() -> Any:
-    """matplotlib's part that draws, set to make the same SVG each time."""
+    """matplotlib's pyplot, set to draw the same SVG each time."""
     try:
         import matplotlib
     except ImportError:
-        told = "matplotlib is not installed; expected it for figures: pip install matplotlib"
-        raise InputError(told) from None
+        raise InputError("figures need matplotlib: pip install matplotlib") from None
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "ases"
     from matplotlib import pyplot
@@ -116,7 +58,7 @@ def need_pyplot() -> Any:
 
 
 def save_figure(figure: Any, out: Path) -> None:
-    """Write an SVG, and the folder it stands in."""
+    """Write an SVG."""
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, format="svg", metadata={"Date": None})

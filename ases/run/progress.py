@@ -1,4 +1,4 @@
-"""What long work shows: a bar on a terminal, and a plain line every half minute anywhere else."""
+"""What long work shows: a bar on a terminal, elsewhere a plain line every half minute."""
 
 import sys
 import time

@@ -4,12 +4,12 @@ import re
 from collections.abc import Sequence
 from unicodedata import east_asian_width
 
-from ases.config import CHAIN
 from ases.data import shown
+from ases.decoding import Chain
 from ases.pairs import Segmented
-from ases.recipe import WrittenChain
-from ases.run.files import counted
-from ases.segmentation import AS, split_pieces
+from ases.run.write import counted
+from ases.segmentation import AS, RULES, split_pieces
+from ases.settings import CHAIN, Settings
 
 COLOURS = {"ES": "\033[34m", "AS": "\033[33m"}  # blue and yellow: told apart by all eyes
 _RESET = "\033[0m"
@@ -20,55 +20,68 @@ def show_segments(segments: Sequence[tuple[str, str]], colour: bool = False) -> 
     return "\n".join(_segment(role, text, colour) for role, text in segments)
 
 
-def _segment(role: str, text: str, colour: bool, behind: str = "") -> str:
+def _segment(role: str, text: str, colour: bool) -> str:
     indent = " " * (len(role) + 3)
     lines = [line.strip() for line in shown(text).strip().splitlines()] or ["(empty)"]
     if colour and role in COLOURS:
         lines = [f"{COLOURS[role]}{line}{_RESET}" for line in lines]
-    return f"  {role} " + f"\n{indent}".join(lines) + behind
+    return f"  {role} " + f"\n{indent}".join(lines)
 
 
-def show_answer(chain: WrittenChain, colour: bool = False) -> str:
+def show_answer(chain: Chain, colour: bool = False) -> str:
     """The chain for one question: segments with their roles, stop reason, number."""
     number = "" if chain.number is None else f"; answer: {chain.number}"
     return f"{show_segments(chain.segments, colour)}\n  stopped by {chain.stop}{number}"
 
 
-def show_segmented(s: Segmented, beta: float, colour: bool = False) -> str:
-    """An example with its segments; where labels are by entropy, with H(p) of each piece."""
-    lines = [shown(f"[{s.example.id}] {s.example.question}")]
-    values = iter(s.entropies or [])
+def show_segmented(s: Segmented, settings: Settings, colour: bool = False) -> str:
+    """An example with its segments: "|" stands between pieces, and behind each its entropy."""
+    about = shown(f"[{s.example.id}] {s.example.question}").rstrip()
+    lines = [about] if s.example.question else []
+    entropies = iter(s.entropies or [])
     for segment in s.segments:
-        behind = ""
-        if s.entropies and segment.pieces:
-            own = [f"{next(values):.2f}" for _ in segment.pieces]
-            behind = f"  (H {', '.join(own)})"
-        lines.append(_segment(segment.label, segment.text, colour, behind))
+        pieces = [piece.strip() for piece in segment.pieces]
+        if s.entropies:
+            pieces = [f"{piece} (H {next(entropies):.2f})" for piece in pieces]
+        lines.append(_segment(segment.label, " | ".join(pieces), colour))
     if s.entropies:
-        threshold = beta * sum(s.entropies) / len(s.entropies)
-        lines.append(f"  AS is H above {threshold:.2f} nats, {beta:g} times the mean of this chain")
+        threshold = settings.beta * sum(s.entropies) / len(s.entropies)
+        mean = f"{settings.beta:g} times the chain's mean"
+        lines.append(f"  AS is H above {threshold:.2f} nats, {mean}")
     return "\n".join(lines)
 
 
-def segmented_summary(segmented: Sequence[Segmented], found: dict | None) -> str:
-    """How much was cut into what, and how well labels agree with true roles where those are
-    known."""
+def segmented_summary(
+    segmented: Sequence[Segmented], settings: Settings, found: dict | None
+) -> str:
+    """How much was cut into what, and how well labels agree with true roles, where known."""
     labels = [label for s in segmented for label in s.labels]
     lossless = sum("".join(s.pieces) == s.example.answer for s in segmented)
     n_segments = sum(len(s.segments) for s in segmented)
     lines = [
         f"{counted(len(segmented), 'chain')}, {counted(len(labels), 'piece')}, "
-        f"{labels.count(AS) / len(labels):.1%} AS, {counted(n_segments, 'segment')}; "
-        f"{lossless} of {counted(len(segmented), 'chain')} equal to their pieces joined"
+        f"{labels.count(AS) / max(1, len(labels)):.1%} AS, {counted(n_segments, 'segment')}; "
+        f"{lossless} of {counted(len(segmented), 'chain')} equal to their pieces joined",
+        RULES[settings.segmentation].words,
     ]
-    if segmented[0].entropies is None:
-        lines.append("labels are positions: ES, AS, ES, … in turn, whatever a piece says")
     for role, f in (found or {}).items():
         lines.append(
             f"agreement with the true roles: {role} "
             f"precision {f['precision']:.3f}, recall {f['recall']:.3f}, F1 {f['f1']:.3f}"
         )
     return "\n".join(lines)
+
+
+def segmented_row(s: Segmented) -> dict:
+    """An example with its pieces and segments, for a JSON line."""
+    entropies = s.entropies or [None] * len(s.pieces)
+    pieces = [
+        {"text": text, "label": label, "entropy": entropy}
+        for text, label, entropy in zip(s.pieces, s.labels, entropies)
+    ]
+    segments = [{"label": part.label, "text": part.text} for part in s.segments]
+    example = {"id": s.example.id, "question": s.example.question, "answer": s.example.answer}
+    return example | {"pieces": pieces, "segments": segments}
 
 
 # --- wrong chains --------------------------------------------------------------------------------

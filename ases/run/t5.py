@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 
 from ases.data import InputError
-from ases.run.command import Parser, run_command
-from ases.run.config import RunConfig
+from ases.run.cli import Parser, run_command
 from ases.run.progress import tell
+from ases.run.write import check_place, write_text
 
 
 def export(run: Path, folder: Path) -> list[Path]:
@@ -22,13 +22,12 @@ def export(run: Path, folder: Path) -> list[Path]:
 
     T5 encodes bidirectionally, so only a model trained so says there what it says here.
     """
-    # Only here, for PyTorch takes its time.
-    from ases.pretrained import need_safetensors, save_t5
-    from ases.run.files import check_place, write_text
+    # PyTorch takes its time to load.
+    from ases.extra.t5 import need_safetensors, save_t5
     from ases.run.folder import load_run
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists; expected a new folder")
+        raise InputError(f"{folder}: exists; choose a new folder")
     check_place(folder / "config.json")
     need_safetensors()
     writer = load_run(run)
@@ -48,13 +47,40 @@ def export(run: Path, folder: Path) -> list[Path]:
         # A byte-level tokenizer never needs an unknown token.
         tokens |= {"unk_token": "<unk>" if known else pad, "additional_special_tokens": [end]}
         generation: dict = {"eos_token_id": [tokenizer.eos_id, tokenizer.end_id]}
-        generation |= {"max_new_tokens": writer.recipe.max_tokens}
+        generation |= {"max_new_tokens": writer.settings.max_tokens}
         for field in ("decoder_start_token_id", "pad_token_id"):
             generation[field] = getattr(model.config, field)
         for name, facts in (("tokenizer", tokens), ("generation", generation)):
             write_text(place / f"{name}_config.json", json.dumps(facts, indent=2) + "\n")
         places.append(place)
     return places
+
+
+def fetch(name: str, folder: Path) -> None:
+    """Fetch a checkpoint by its name on the hub, with the huggingface_hub that tokenizers needs.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty; choose a new folder")
+    try:
+        offered = set(HfApi().list_repo_files(name))
+        for file in _wanted(offered):
+            hf_hub_download(name, file, local_dir=folder)
+    except Exception as error:  # network, names, permissions: the library has a class for each
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{name}: cannot be downloaded ({reason})") from None
+
+
+def _wanted(offered: set[str]) -> list[str]:
+    """The files of a checkpoint that are needed here."""
+    endings = (".safetensors", ".safetensors.index.json")
+    weights = [f for f in offered if f.startswith("model") and f.endswith(endings) and "/" not in f]
+    tokenizers = [f for f in ("tokenizer.json", "spiece.model") if f in offered]
+    return ["config.json", *tokenizers, *(sorted(weights) or ["pytorch_model.bin"])]
 
 
 def main() -> None:
@@ -71,15 +97,11 @@ def main() -> None:
     exported.add_argument("folder", type=Path, help="a new folder for it")
     options = parser.parse_args()
     if options.command == "download":
-        from ases import pretrained
-
-        pretrained.download(options.name, options.folder)
+        fetch(options.name, options.folder)
         tell(f"written: {options.folder}")
         return
     for place in export(options.run, options.folder):
         tell(f"written: {place}")
-    if RunConfig.load(options.run).encoder != "bidirectional":
-        print("note: trained with --encoder block-causal; T5's bidirectional one says other things")
 
 
 if __name__ == "__main__":

@@ -1,47 +1,67 @@
-"""The embedded tasks: generated examples whose every piece knows its true role.
+"""Tasks: what the chains are about. A new one needs an entry in ``TASKS``.
 
-Nothing is downloaded and nothing is fixed text: a seed gives the same examples everywhere, and the
-generators know which piece of a chain restates the question (ES) and which derives something (AS),
-so that a segmentation can be scored against the truth.
-
-* ``mwp``, word problems: one to four steps (five or six in the split ``longer``), a fact that does
-not matter
-  now and then, whole numbers from 1 to ``max_number``.
-* ``pet``, PET/CT findings → a numbered impression: every item restates a finding and judges it.
+``mwp`` and ``pet`` bring generated examples: a seed gives the same ones everywhere, and the
+generators know which piece of a chain restates the question (ES) and which derives something (AS).
+``text`` takes any chains, in any language, from a file.
 """
 
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from ases.data import Example
 from ases.tasks.reports import report
 from ases.tasks.word_problems import word_problem
 
-STEPS = (1, 2, 2, 3, 3, 4)
-STEPS_LONGER = (5, 6)
+#: A question, and the pieces of its chain: ("ES" or "AS", text).
+Made = tuple[str, list[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of chains."""
+
+    words: str  # what they are
+    # (random numbers, split, largest number) → an example; None: there are only users' files
+    make: Callable[[random.Random, str, int], Made] | None = None
+    numbers: bool = False  # chains end with "The answer is N.", and are scored by N
+    splits: tuple[str, ...] = ("train", "validation", "test")  # of generated examples
+
+
+def _word_problem(rng: random.Random, split: str, max_number: int) -> Made:
+    steps = (5, 6) if split == "longer" else (1, 2, 2, 3, 3, 4)
+    return word_problem(rng, rng.choice(steps), max_number)
+
+
+TASKS = {
+    "mwp": Task(
+        "math word problems",
+        _word_problem,
+        numbers=True,
+        splits=("train", "validation", "test", "longer"),
+    ),
+    "pet": Task("PET/CT reports", lambda rng, split, max_number: report(rng)),
+    "text": Task("chains without numbers"),
+}
 
 
 def make_splits(
     task: str, n_train: int, n_validation: int, n_test: int, seed: int, max_number: int
 ) -> dict[str, list[Example]]:
-    """Generate the splits ``train``, ``validation``, ``test`` and, for ``mwp``, ``longer``.
+    """Generate the splits of a task. "longer" has problems of more steps than any in training.
 
-    ``longer`` has problems of more steps than any training problem, as many as ``test``. No
-    question occurs twice, within a split or across them. A larger training split begins with the
-    smaller one.
+    No question occurs twice. A larger training split begins with the smaller one.
 
     Raises:
-        ValueError: a range so small that the generator runs out of different questions.
+        ValueError: the generator runs out of different questions.
     """
-    sizes = {"test": n_test, "validation": n_validation, "train": n_train}
-    if task == "mwp":
-        sizes = {"longer": n_test} | sizes
+    sizes = {"train": n_train, "validation": n_validation, "test": n_test, "longer": n_test}
     seen: set[str] = set()
-    splits = {
-        name: _split(task, name, size, seed, max_number, seen) for name, size in sizes.items()
-    }
-    return {
-        name: splits[name] for name in ("train", "validation", "test", "longer") if name in splits
-    }
+    splits: dict[str, list[Example]] = {}
+    for name in ("longer", "test", "validation", "train"):
+        if name in TASKS[task].splits:
+            splits[name] = _split(task, name, sizes[name], seed, max_number, seen)
+    return {name: splits[name] for name in TASKS[task].splits}
 
 
 def _split(
@@ -53,17 +73,9 @@ def _split(
     repeats = 0
     while len(examples) < size:
         if repeats > 1000:
-            raise ValueError(
-                f"only {len(examples)} different {name} questions found with numbers up to "
-                f"{max_number}; "
-                f"expected {size}"
-            )
-        if task == "pet":
-            question, pieces = report(rng)
-        else:
-            steps = rng.choice(STEPS_LONGER if name == "longer" else STEPS)
-            question, pieces = word_problem(rng, steps, max_number)
-
+            found = f"only {len(examples)} different {name} questions"
+            raise ValueError(f"{found} with numbers up to {max_number}; expected {size}")
+        question, pieces = TASKS[task].make(rng, name, max_number)
         if question in seen:
             repeats += 1
             continue

@@ -4,23 +4,22 @@
     save_t5(model, "mine")              # a folder that transformers loads
 
 ``python -m ases.run.t5`` does both from a shell, and downloads.
-
-Two facts of the family are easily confused. Whether the output head *is* the embedding is seen from
-what is stored. Whether the decoder's output is multiplied by D^−0.5 before the head is a setting:
-v1.0 does, v1.1, Flan and mT5 do not. Older configs tell it by ``tie_word_embeddings``, newer ones
-by ``scale_decoder_outputs``.
 """
 
 import json
+from collections import Counter
 from dataclasses import fields
+from itertools import accumulate
 from pathlib import Path
 
+import tokenizers
 import torch
 from torch import Tensor
 
-from ases.config import ModelConfig
 from ases.data import InputError
 from ases.model import EncoderDecoder
+from ases.settings import ModelConfig
+from ases.tokenizer import EOS, PAD, Tokenizer
 
 #: Fields that config.json and ModelConfig share by name.
 _OURS = ["feed_forward", "tie_word_embeddings", "scale_decoder_outputs"]
@@ -177,6 +176,9 @@ def _read_config(path: Path) -> dict:
     if missing:
         raise InputError(f"{path}: {', '.join(missing)} missing; expected a number for each")
 
+    # Two facts, easily confused. Whether the head *is* the embedding is seen from what is stored.
+    # Whether the decoder's output is scaled by D^−0.5 before the head is a setting: v1.0 does it.
+    # Older configs say so by tie_word_embeddings, newer ones by scale_decoder_outputs.
     settings["untied"] = config.get("tie_word_embeddings", family == "t5") is False
     scaled = config.get("scale_decoder_outputs", not settings["untied"])
     settings["feed_forward"] = config.get("feed_forward_proj", "relu")
@@ -257,32 +259,64 @@ def need_safetensors():
     return safetensors.torch
 
 
-# --- downloading ---------------------------------------------------------------------------------
+# --- the tokenizer -------------------------------------------------------------------------------
 
 
-def download(name: str, folder: str | Path) -> None:
-    """Fetch a checkpoint by its name on the hub, with the huggingface_hub that tokenizers needs.
+class T5Tokenizer(Tokenizer):
+    """A T5-family tokenizer, whose end-of-chain token is one of its unused sentinels.
 
-    Raises:
-        InputError: it cannot be had.
+    It cannot write every character (T5's drops newlines and has no "<"): see ``lost_characters``.
     """
-    from huggingface_hub import HfApi, hf_hub_download
 
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder}: is not empty; expected a new folder")
-    try:
-        offered = set(HfApi().list_repo_files(name))
-        for file in _wanted(offered):
-            hf_hub_download(name, file, local_dir=folder)
-    except Exception as error:  # network, names, permissions: the library has a class for each
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{name}: cannot be downloaded ({reason})") from None
+    rows: int | None = None  # of the checkpoint's embedding: mT5's tokenizer has more ids
+
+    def __init__(self, backend: tokenizers.Tokenizer):
+        of_mt5 = backend.token_to_id("▁<extra_id_0>") is not None  # its names have blanks
+        self.SPECIALS = (PAD, EOS, "▁<extra_id_0>" if of_mt5 else "<extra_id_0>")
+        super().__init__(backend)
+
+    def set_rows(self, rows: int, path: Path) -> None:
+        """How many ids the embedding has.
+
+        Raises:
+            InputError: fewer than the special ids need.
+        """
+        if max(self.special_ids) >= rows:
+            raise InputError(f"{path}: its special tokens need more than the model's {rows} ids")
+        self.rows = rows
+
+    def _encode(self, text: str) -> tokenizers.Encoding:
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        if self.rows is not None and max(encoding.ids, default=0) >= self.rows:
+            token = self.backend.id_to_token(max(encoding.ids))
+            told = f"token {token!r} in {text[:80]!r} has the id {max(encoding.ids)}"
+            raise InputError(f"{told}; the checkpoint's embedding has {self.rows} rows")
+        return encoding
+
+    def encode(self, text: str) -> list[int]:
+        return self._encode(text).ids
+
+    def encode_pieces(self, pieces: list[str]) -> list[list[int]]:
+        # Encode the chain as a whole: alone, every piece would get a blank before its first word.
+        # A token belongs to the piece of its first character that is not blank.
+        chain = "".join(pieces)
+        encoding = self._encode(chain)
+        ends = list(accumulate(len(piece) for piece in pieces))
+        ids: list[list[int]] = [[] for _ in pieces]
+        piece = 0
+        for token, (start, stop) in zip(encoding.ids, encoding.offsets):
+            blanks = len(chain[start:stop]) - len(chain[start:stop].lstrip())
+            word = start + blanks if start + blanks < stop else start
+            while piece + 1 < len(pieces) and word >= ends[piece]:
+                piece += 1
+            ids[piece].append(token)
+        return ids
 
 
-def _wanted(offered: set[str]) -> list[str]:
-    """The files of a checkpoint that are needed here."""
-    endings = (".safetensors", ".safetensors.index.json")
-    weights = [f for f in offered if f.startswith("model") and f.endswith(endings) and "/" not in f]
-    tokenizers = [f for f in ("tokenizer.json", "spiece.model") if f in offered]
-    return ["config.json", *tokenizers, *(sorted(weights) or ["pytorch_model.bin"])]
+def lost_characters(tokenizer: Tokenizer, texts: list[str]) -> tuple[float, str]:
+    """Share of characters that encoding loses, and which; of blanks, only newlines count."""
+    counts = Counter(c for text in texts for c in text if c == "\n" or not c.isspace())
+    lost = {c for c in counts if c not in tokenizer.decode(tokenizer.encode(f"a {c} a"))}
+    total = counts.total()
+    share = sum(counts[c] for c in lost) / total if total else 0.0
+    return share, "".join(sorted(lost, key=lambda c: -counts[c]))

@@ -1,38 +1,32 @@
-"""From files to examples, and back to files.
+"""Reading files: examples, questions, JSON and logs.
 
-A file is recognised by its content, not by its name:
-
-* JSON Lines, one object a line (GSM8K's own files are of this form), or one JSON array of objects;
-* a table with a header, separated by commas, semicolons or tabs (cPET-11K's file is of this form,
-  with a BOM).
-
-Two fields are needed, ``question`` and ``answer`` or what the user calls them; ``id`` or ``qid`` is
-used if there is one. Word-problem answers are brought to one form: ``<<3*4=12>>`` notes go, and the
-answer ends with ``The answer is N.``, whether it came as ``#### N`` or as a looser "the answer is".
-The true answer may stand in a third field. Everything else in a text stays as it is, but for white
-space at both its ends.
+A data file is recognised by its content, not by its name: JSON Lines, one JSON array of objects,
+or a table with a header, separated by commas, semicolons or tabs. It needs two fields, ``question``
+and ``answer`` or what the user calls them; ``id`` or ``qid`` is used if there is one. Answers of
+tasks with numbers are brought to one form: ``<<3*4=12>>`` notes go, and the answer ends with ``The
+answer is N.`` The true answer may stand in a third field.
 """
 
 import csv
 import errno
 import io
 import json
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ases.answers import Stated, find_answer
 from ases.data import Example, InputError
+from ases.run.write import counted
+from ases.tasks import TASKS
 
 FORMATS = "JSON Lines, a JSON array, or a table with a header"
 
-#: Where a row stands, as "7" for a line or "item 7", and the row, or what is wrong with it.
+#: Where a row stands ("7", "item 7"), and the row or what is wrong with it.
 Rows = Iterator[tuple[str, dict | InputError]]
 
 
@@ -93,12 +87,12 @@ def read_examples(
     data = scan_examples(path, task, columns, skip_bad_rows)
     if data.problems and not skip_bad_rows:
         more = f" ({len(data.problems) - 1} more)" if len(data.problems) > 1 else ""
-        told = "leave such rows out with --skip-bad-rows, or see them all with segment.py --check"
+        told = "fix these rows (segment.py --check lists them), or pass --skip-bad-rows"
         raise InputError(f"{data.problems[0]}{more}; {told}")
     if not data.examples:
         bad = f", {len(data.problems)} bad" if data.problems else ""
         told = f"no usable row ({len(data.empty)} without question or answer{bad})"
-        raise InputError(f"{path}: {told}; expected at least one")
+        raise InputError(f"{path}: {told}")
     return data
 
 
@@ -118,8 +112,8 @@ def scan_examples(
 ) -> Dataset:
     """Read a file to its end; each bad row is a line of ``problems``."""
     path = Path(path)
-    if columns.label is not None and task != "mwp":
-        raise InputError(f"--label-field is {columns.label!r}; only --task mwp has true answers")
+    if columns.label is not None and not TASKS[task].numbers:
+        raise InputError(f"--label-field has no effect with --task {task}; remove it")
     return _scan(path, _read_text(path, columns), task, columns, skip_contradicted)
 
 
@@ -162,7 +156,7 @@ def _scan(
             id_ = _id(row) or (f"line-{line}" if line.isdigit() else line.replace(" ", "-"))
             if id_ in seen:
                 first = f"{path}:{seen[id_]}"
-                told = f"field 'id': {id_!r} stands already in {first}; expected unique ids"
+                told = f"field 'id': {id_!r} is the id of {first}, too"
                 raise InputError(told)
             seen[id_] = line
             if empty := [name for name in columns.needed if not texts[name]]:
@@ -170,7 +164,7 @@ def _scan(
                 continue
             answer = texts.get(columns.answer, "")
             example = Example(id_, texts[columns.question], answer)
-            if task == "mwp" and columns.answer is not None:
+            if columns.answer is not None and TASKS[task].numbers:
                 stated = _stated(columns.answer, answer)
                 data.restated += "####" in answer
                 data.dropped += stated.dropped
@@ -202,66 +196,6 @@ def _stated(
     if stated is None:
         raise InputError(f"field {column!r}: no final number that can be read; expected {wanted}")
     return stated
-
-
-def counted(n: int, thing: str) -> str:
-    """ "1 chain", "2 chains" """
-    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing; UTF-8. Its folder is made if there is none."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
-            file.write(text.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise cannot_write(path, error) from None
-
-
-def cannot_write(path: Path, error: Exception) -> InputError:
-    """The complaint about a file that could not be written."""
-    reason = getattr(error, "strerror", None) or "the disk may be full"
-    return InputError(f"{path}: cannot be written ({reason}); expected a place with room for it")
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file so that no moment sees half of it: a temporary file beside it, fsync, rename.
-
-    A link is followed, and what is no regular file, as ``/dev/null``, is written to as it is.
-    """
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        with open(path, "wb") as file:
-            yield file
-        return
-    number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with open(number, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    """What permissions new files lack; mkstemp lets nobody else read."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def check_place(path: Path) -> None:
-    """Make sure that ``path`` can be written, its folders included; nothing is made yet."""
-    nearest = next(p for p in path.absolute().parents if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        reason = "read-only" if nearest.is_dir() else "no folder"
-        raise InputError(f"{path}: {nearest} is {reason}; expected a place that can be written")
 
 
 def read_bytes(path: Path) -> bytes:

@@ -1,44 +1,42 @@
-"""What comes of writing chains: predictions, results, and notes about the questions.
-
-Their form on disk is that of ``predictions.jsonl`` and ``results.json``.
-"""
+"""Writing and scoring chains: predictions, results, and notes about questions."""
 
 import hashlib
 import json
-import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ases import parallel
-from ases.beam import beam_search
 from ases.data import Example, InputError
+from ases.decoding import Chain
+from ases.extra.beam import beam_search
 from ases.metrics import is_correct
-from ases.pairs import Segmented
-from ases.recipe import ChainWriter, WrittenChain, score_chains
-from ases.run.config import FORMAT
-from ases.run.files import counted, read_json, write_text
+from ases.recipe import Writer, score_chains
+from ases.run.checkpoints import FORMAT
 from ases.run.progress import Meter
+from ases.run.read import read_json
+from ases.run.write import counted, json_lines, write_text
+from ases.tasks import TASKS
 
 
 def evaluate(
-    writer: ChainWriter, examples: Sequence[Example], beams: int = 1, second_try: bool = False
+    writer: Writer, examples: Sequence[Example], beams: int = 1, second_try: bool = False
 ) -> tuple[dict, list[dict]]:
     """Write a chain for each example and score it: the content of ``results.json`` and
     ``predictions.jsonl``."""
-    config: Any = writer.recipe  # a run's has its data, too
+    config: Any = writer.settings  # a run's has its data, too
     started = time.perf_counter()
     own = write_chains(writer, parallel.own_part(examples), beams, second_try)
     chains = parallel.gather(own, len(examples))
     seconds = time.perf_counter() - started
 
-    task = config.data.task
+    task = config.task
     predictions = [prediction(task, *row) for row in zip(examples, chains)]
     questions = [e.question for e in examples]
     results: dict = {"format": FORMAT, "run": config.run_id, "task": task, "mode": config.mode}
-    labels = None if config.mode == "direct" else config.segmentation.segmentation
+    labels = None if config.mode == "direct" else config.segmentation
     results |= {"segmentation": labels} | score_chains(task, examples, chains)
     results["problems"] = hashlib.sha256("\0".join(sorted(questions)).encode()).hexdigest()[:16]
     results["cut_questions"] = writer.cut_questions(questions)
@@ -47,8 +45,8 @@ def evaluate(
 
 
 def write_chains(
-    writer: ChainWriter, examples: Sequence[Example], beams: int = 1, second_try: bool = False
-) -> list[WrittenChain]:
+    writer: Writer, examples: Sequence[Example], beams: int = 1, second_try: bool = False
+) -> list[Chain]:
     """A chain for each example, with a bar."""
     search = None if beams == 1 else partial(beam_search, width=beams)
     meter = Meter("chains", len(examples))
@@ -64,7 +62,7 @@ def write_chains(
         meter.close()
 
 
-def prediction(task: str, example: Example, chain: WrittenChain) -> dict:
+def prediction(task: str, example: Example, chain: Chain) -> dict:
     """A line of ``predictions.jsonl``; without a reference, it has nothing that compares with
     one."""
     line: dict = {"id": example.id, "question": example.question}
@@ -78,7 +76,7 @@ def prediction(task: str, example: Example, chain: WrittenChain) -> dict:
         "rounds": len(chain.segments),
         "segments": [{"role": role, "text": text} for role, text in chain.segments],
     }
-    if task == "mwp":
+    if TASKS[task].numbers:
         line["answer"] = None if chain.number is None else str(chain.number)
         if example.label is not None:
             line["label"] = example.label
@@ -88,7 +86,7 @@ def prediction(task: str, example: Example, chain: WrittenChain) -> dict:
 
 
 def question_notes(
-    writer: ChainWriter, questions: Sequence[str], trained_on: Sequence[Example] | None = ()
+    writer: Writer, questions: Sequence[str], trained_on: Sequence[Example] | None = ()
 ) -> list[str]:
     """What a user should know of questions that a model can hardly answer, or knows already.
     ``trained_on``: the run's training split; None if it is gone."""
@@ -99,11 +97,11 @@ def question_notes(
         shares = f"{seen:,} of {len(asked):,} questions"
         notes.append(f"note: {shares} were in this run's training data")
     if cut := writer.cut_questions(questions):
-        limit = writer.recipe.max_question
+        limit = writer.settings.max_question
         long = counted(cut, "question")
         notes.append(f"note: {long} longer than {limit} tokens; the middle is left out")
     letters = [c for c in "".join(questions) if not c.isspace()]
-    known = set(getattr(writer.recipe, "characters", ""))
+    known = set(getattr(writer.settings, "characters", ""))
     unknown = [c for c in letters if c not in known]
     if unknown and known:
         some = " ".join(dict.fromkeys(unknown[:1000]))[:39]
@@ -131,12 +129,6 @@ def replace_text(path: Path, content: str) -> None:
     write_text(path, content)
 
 
-def json_lines(rows: Iterable[dict]) -> str:
-    """JSON Lines, with every character as it is, but for control characters."""
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", lines)
-
-
 def training_facts(reports: dict[str, dict]) -> dict:
     """What ``results.json`` says of the training; a scorer's time is told apart."""
     seconds = {name: report["seconds"] for name, report in reports.items()}
@@ -154,18 +146,3 @@ def training_seconds(folder: Path) -> float | None:
         return read_json(folder / "results.json", "results")["train_seconds"]
     except (InputError, KeyError, TypeError):
         return None
-
-
-# --- of segmentation -----------------------------------------------------------------------------
-
-
-def segmented_row(s: Segmented) -> dict:
-    """What segmentation made of an example, for a JSON line."""
-    entropies = s.entropies or [None] * len(s.pieces)
-    pieces = [
-        {"text": text, "label": label, "entropy": entropy}
-        for text, label, entropy in zip(s.pieces, s.labels, entropies)
-    ]
-    segments = [{"label": part.label, "text": part.text} for part in s.segments]
-    example = {"id": s.example.id, "question": s.example.question, "answer": s.example.answer}
-    return example | {"pieces": pieces, "segments": segments}

@@ -1,0 +1,1 @@
+"""Beside the method: beam search, T5 checkpoints."""

@@ -1,0 +1,427 @@
+"""Command lines: flags are derived from settings, and a user's mistake becomes one line.
+
+All wrong values are told together. A mistake ends the command with exit code 2 and no traceback.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ases.data import InputError, shown
+from ases.run.process import several_processes
+from ases.segmentation import RULES
+from ases.settings import Settings, expected, is_valid, kind, setting
+
+T = TypeVar("T")
+Given = dict[str, Any]  # the flags that the user gave, by name, with their values
+
+DEVICES = ("auto", "cpu", "cuda")
+SPLITS = ("train", "validation", "test", "longer", "all")
+
+# --- flags ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Flags of train.py beside a run's settings."""
+
+    device: str = setting("auto", "auto: cuda where there is one", choices=DEVICES)
+    out_dir: str | None = setting(
+        None, "folder of the run", shown="runs/TASK-MODE-…", metavar="FOLDER"
+    )
+    overwrite: bool = setting(False, "replace the run in that folder")
+    resume: str | None = setting(
+        None, "continue, maybe with a higher --max-steps or --max-minutes", metavar="RUN"
+    )
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """Flags of segment.py."""
+
+    scorer: str | None = setting(None, "direct run that measures entropy", metavar="RUN")
+    split: str = setting("all", "which examples", choices=SPLITS)
+    check: bool = setting(False, "list the rows of --data that cannot be used")
+    show: int | None = setting(None, "print the first N examples to read instead", low=0)
+    report: str | None = setting(None, "page with pieces, labels, entropies", metavar="FILE.html")
+    out: str | None = setting(None, "file for JSON lines", shown="standard output", metavar="FILE")
+    overwrite: bool = setting(False, "replace --out or --report if it exists")
+    device: str = setting("auto", "of the scorer", choices=DEVICES)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Flags of evaluate.py."""
+
+    run: list | None = setting(
+        None, "folder that train.py wrote; several are compared", metavar="FOLDER"
+    )
+    data: str | None = setting(None, "another file", shown="the run's own data", metavar="FILE")
+    split: str | None = setting(
+        None, "which split to score", shown="test, or all of --data", choices=SPLITS
+    )
+    beams: int = setting(1, "beam search; 1 decodes greedily", low=1, high=64)
+    second_try: bool = setting(False, "write segments that fail again, with 4 beams")
+    device: str = setting("auto", "auto: cuda where there is one", choices=DEVICES)
+    question: str | None = setting(None, "print the chain for this question")
+    questions: str | None = setting(
+        None, "write chains for all questions of a file; - is standard input", metavar="FILE"
+    )
+    show_wrong: int = setting(0, "print N wrong chains beside the references", low=0)
+    report: str | None = setting(None, "page with scores and all chains", metavar="FILE.html")
+    out_dir: str | None = setting(
+        None, "folder for results", shown="RUN/eval-SPLIT", metavar="FOLDER"
+    )
+    overwrite: bool = setting(False, "replace results in that folder")
+
+
+OF_FILES = "question_field answer_field label_field skip_bad_rows"
+DATA = f"task data {OF_FILES} seed train_problems test_problems"
+
+#: Flags of each command, by group: names of fields of its options or of ``Settings``.
+TRAIN = {
+    "data": DATA,
+    "method": "mode segmentation beta gamma entropy_context scorer encoder",
+    "model": "size dropout init",
+    "training": "max_steps max_minutes batch_tokens optimizer learning_rate",
+    "run": "device out_dir overwrite resume",
+}
+SEGMENT = {
+    "data": DATA,
+    "method": "segmentation beta gamma entropy_context merge scorer",
+    "what to do": "split check show report out overwrite device",
+}
+EVALUATE = {
+    "what to score": f"run data {OF_FILES} split beams second_try device",
+    "ask instead": "question questions",
+    "output": "show_wrong report out_dir overwrite",
+}
+#: What users of other programs type.
+SYNONYMS = {
+    "--epochs": "--max-steps",
+    "--steps": "--max-steps",
+    "--max-epochs": "--max-steps",
+    "--lr": "--learning-rate",
+    "--batch-size": "--batch-tokens",
+    "--model": "--size",
+    "--output-dir": "--out-dir",
+    "--output": "--out-dir",
+    "--num-beams": "--beams",
+    "--gpu": "--device",
+}
+
+# --- flags that do not go together ---------------------------------------------------------------
+
+#: Flags that have no effect, when, and why.
+Conflicts = list[tuple[str, Callable[[Given], bool], str]]
+
+_MEASURING = " or ".join(name for name, rule in RULES.items() if rule.needs_entropy)
+
+
+def _labels_without_entropy(given: Given) -> bool:
+    return not RULES[given.get("segmentation", "interleave")].needs_entropy
+
+
+_BOTH: Conflicts = [
+    (
+        "beta gamma entropy_context scorer",
+        _labels_without_entropy,
+        f"without --segmentation {_MEASURING}",
+    ),
+]
+_FREE_IN_RESUMING = {"resume", "device", "data", "max_steps", "max_minutes"}
+_OF_SCORES = "data split answer_field label_field skip_bad_rows show_wrong report"
+TRAIN_CONFLICTS: Conflicts = [
+    *_BOTH,
+    (OF_FILES, lambda given: "data" not in given, "without --data"),
+    ("segmentation", lambda given: given.get("mode") == "direct", "with --mode direct"),
+    ("size dropout", lambda given: "init" in given, "with --init: the checkpoint has a shape"),
+]
+RESUME_CONFLICTS: Conflicts = [
+    (
+        " ".join({name for names in TRAIN.values() for name in names.split()} - _FREE_IN_RESUMING),
+        lambda given: "resume" in given,
+        "with --resume: the run keeps its settings",
+    )
+]
+SEGMENT_CONFLICTS: Conflicts = [
+    *_BOTH,
+    (OF_FILES, lambda given: "data" not in given, "without --data"),
+    ("split show report out", lambda given: "check" in given, "with --check"),
+]
+EVALUATE_CONFLICTS: Conflicts = [
+    (
+        f"{_OF_SCORES} questions question_field out_dir overwrite",
+        lambda given: "question" in given,
+        "with --question",
+    ),
+    (_OF_SCORES, lambda given: "questions" in given, "with --questions"),
+    (
+        OF_FILES,
+        lambda given: not {"data", "question", "questions"} & set(given),
+        "on the run's own data",
+    ),
+]
+
+
+def _useless(given: Given, conflicts: Conflicts) -> list[str]:
+    complaints = {}  # one for each flag
+    for names, applies, why in conflicts:
+        if applies(given):
+            for name in names.split():
+                if name in given:
+                    complaints.setdefault(name, f"{_flag(name)} has no effect {why}; remove it")
+    return list(complaints.values())
+
+
+def train_complaints(given: Given) -> list[str]:
+    """Flags of train.py that do not go together."""
+    complaints = _useless(given, RESUME_CONFLICTS if "resume" in given else TRAIN_CONFLICTS)
+    out_dir = Path(given.get("out_dir", "")).resolve()
+    for name in ("scorer", "init"):
+        if "out_dir" in given and name in given and Path(given[name]).resolve() == out_dir:
+            complaints.append(f"--out-dir and --{name} are one folder; choose another --out-dir")
+    return complaints
+
+
+def segment_complaints(given: Given) -> list[str]:
+    """Flags of segment.py that do not go together."""
+    complaints = _useless(given, SEGMENT_CONFLICTS) + _bad_outputs(given, ("out", "report"))
+    if not _labels_without_entropy(given) and "scorer" not in given:
+        named = given["segmentation"]
+        complaints.append(f"--segmentation {named} needs --scorer, the folder of a direct run")
+    if "check" in given and "data" not in given:
+        complaints.append("--check needs --data, the file to check")
+    return complaints
+
+
+def evaluate_complaints(given: Given) -> list[str]:
+    """Flags of evaluate.py that do not go together."""
+    complaints = _useless(given, EVALUATE_CONFLICTS) + _bad_outputs(given, ("report",))
+    runs = [Path(run).resolve() for run in given.get("run", [])]
+    if not runs:
+        complaints.append("--run is missing; expected the folder of a run")
+    if len(set(runs)) < len(runs):
+        complaints.append("--run names a folder twice")
+    question = given.get("question", "?")
+    if not question.strip() or any("\ud800" <= c <= "\udfff" for c in question):
+        complaints.append("--question is empty or not valid Unicode")
+    if Path(given.get("report", ".html")).suffix not in (".html", ""):
+        complaints.append(f"--report is {given['report']!r}; expected a name that ends in .html")
+    return complaints
+
+
+def _bad_outputs(given: Given, names: tuple[str, ...]) -> list[str]:
+    complaints = []
+    for name in names:
+        path = Path(given[name]) if name in given else None
+        if path and path.is_dir():
+            complaints.append(f"--{name} is {str(path)!r}, a folder; expected a file")
+        elif path and path.exists() and "overwrite" not in given:
+            told = f"--{name} is {str(path)!r}, which exists"
+            complaints.append(f"{told}; choose another file, or pass --overwrite")
+    places = [Path(given[name]).resolve() for name in ("data", *names) if name in given]
+    if len(set(places)) < len(places):
+        complaints.append("--data and the outputs must be different files")
+    return complaints
+
+
+# --- parsing -------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains in one line."""
+
+    def error(self, message: str):
+        raise InputError(f"{message}; see --help")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Two columns, 80 wide."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=24, width=80)
+
+
+class _Once(argparse.Action):
+    """Keeps a flag's value, and complains about a second one."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if hasattr(namespace, self.dest):
+            parser.error(f"{option_string} is given twice")
+        setattr(namespace, self.dest, values)
+
+
+def parse(
+    description: str,
+    options: type,
+    groups: dict[str, str],
+    complain: Callable[[Given], list[str]],
+    epilog: str = "",
+    positional: str = "",
+) -> Given:
+    """Read the command line.
+
+    Args:
+        options: the command's own flags.
+        groups: all its flags.
+        complain: finds flags that do not go together.
+        epilog: ends the help.
+        positional: name and help of an argument without a flag: "text: a chain".
+    """
+    name, _, about = positional.partition(": ")
+    parser = Parser(
+        usage=f"%(prog)s [flags] {name.upper()}",
+        description=description,
+        epilog=epilog,
+        formatter_class=_Help,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    if positional:
+        parser.add_argument(name, nargs="?", help=about)
+    declared = {}
+    own = {f.name: (options, f) for f in fields(options)}
+    shared = {f.name: (Settings, f) for f in fields(Settings)}
+    for title, names in groups.items():
+        group = parser.add_argument_group(title)
+        for name in names.split():
+            declared[name] = (shared | own)[name]
+            _add_flag(group, *declared[name])
+    group.add_argument("-h", "--help", action="help", help="show this and stop")
+
+    namespace, unknown = parser.parse_known_args()
+    wrong = _unknown_flags(unknown, [_flag(name) for name in declared])
+    given: Given = {}
+    for name, text in vars(namespace).items():
+        if name not in declared:
+            given[name] = text
+            continue
+        cls, f = declared[name]
+        value = _convert(kind(cls, name), text)
+        if value is not None and is_valid(cls, f, value):
+            given[name] = value
+        else:
+            wrong.append(f"{_flag(name)} is {text!r}; expected {expected(cls, f)}")
+    wrong += complain(given)
+    if given.get("device") == "cuda" and choose_device("auto") == "cpu":
+        wrong.append("--device is 'cuda'; PyTorch finds no GPU here")
+    if wrong:
+        raise InputError(" | ".join(wrong))
+    return given
+
+
+def of(cls: type[T], given: Given, **more: Any) -> T:
+    """The settings ``cls`` with the values given for its fields; ``more`` sets others."""
+    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: value for name, value in given.items() if name in names} | more)
+
+
+def _flag(name: str) -> str:
+    # The only one that is on by default.
+    return "--no-merge" if name == "merge" else f"--{name.replace('_', '-')}"
+
+
+def _add_flag(group: Any, cls: type, f: Any) -> None:
+    wanted, facts = kind(cls, f.name), f.metadata
+    text = facts["help"].replace("%", "%%")
+    if wanted is bool:
+        const = not f.default
+        group.add_argument(_flag(f.name), dest=f.name, action="store_const", const=const, help=text)
+        return
+    shown = facts["shown"] or f.default
+    if shown is not None:
+        text += f" [{shown}]"
+    metavar = facts["metavar"] or {int: "N", float: "X"}.get(wanted, "TEXT")
+    if facts["choices"]:
+        metavar = "{" + ",".join(facts["choices"]) + "}"
+    action = "append" if wanted is list else _Once
+    group.add_argument(_flag(f.name), dest=f.name, metavar=metavar, action=action, help=text)
+
+
+def _convert(wanted: type, text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    try:
+        return wanted(text)
+    except ValueError:
+        return None
+
+
+def _unknown_flags(words: Iterable[str], flags: list[str]) -> list[str]:
+    complaints = []
+    for word in words:
+        name = word.split("=", 1)[0].replace("_", "-")
+        if not word.startswith("-"):
+            if not complaints:  # behind an unknown flag stands its value
+                complaints.append(f"unexpected argument {word!r}")
+            continue
+        alike = difflib.get_close_matches(name, flags, n=1, cutoff=0.75)
+        known = SYNONYMS.get(name) if SYNONYMS.get(name) in flags else next(iter(alike), None)
+        complaints.append(
+            f"{word} is no flag; {f'did you mean {known}?' if known else 'see --help'}"
+        )
+    return complaints
+
+
+def choose_device(device: str) -> str:
+    """``cpu`` or ``cuda``; ``auto`` is what there is."""
+    if device != "auto":
+        return device
+    import torch  # here: it takes longer than all else that --help needs
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+# --- ending --------------------------------------------------------------------------------------
+
+
+def run_command(main: Callable[[], None], alone: bool = True) -> None:
+    """Call ``main``; a user's mistake becomes one line on standard error and exit code 2.
+
+    A KeyboardInterrupt's text is printed. ``alone``: refuse to run under torchrun.
+    """
+    streams: list[Any] = [sys.stdout, sys.stderr]
+    for stream in streams:
+        # Files and pipes get UTF-8; a terminal that cannot show a character gets its number.
+        if stream.isatty():
+            stream.reconfigure(errors="backslashreplace")
+        else:
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    try:
+        if alone and several_processes():
+            raise InputError("this command runs in one process; start it without torchrun")
+        main()
+    except (InputError, FloatingPointError) as error:
+        _end(f"error: {error}", 2)
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that cannot be written
+        place = error.filename or "output"
+        _end(f"error: {place}: cannot be read or written ({error.strerror or error})", 2)
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        reason = " ".join(str(error).split())[:120]
+        told = f"error: not enough memory ({reason}); try a smaller model, smaller batches"
+        _end(f"{told}, or shorter texts", 2)
+    except KeyboardInterrupt as interrupt:
+        told = interrupt.args[0] if interrupt.args else "stopped"
+        _end(told, 128 + getattr(interrupt, "number", 2))
+
+
+def _end(message: str, code: int) -> None:
+    print(shown(message), file=sys.stderr)
+    sys.exit(code)
+
+
+def colours_wanted() -> bool:
+    """Is standard output a terminal, and NO_COLOR (https://no-color.org) not set?"""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

@@ -1,0 +1,73 @@
+"""Writing files: whole or not at all."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from ases.data import InputError
+
+
+def counted(n: int, thing: str) -> str:
+    """ "1 chain", "2 chains" """
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
+def json_lines(rows: Iterable[dict]) -> str:
+    """JSON Lines, with every character as it is, but for control characters."""
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", lines)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file, and make its folder if there is none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: Exception) -> InputError:
+    """The complaint about a file that could not be written."""
+    reason = getattr(error, "strerror", None) or "the disk may be full"
+    return InputError(f"{path}: cannot be written ({reason})")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing so that no moment sees half of it: a temporary file, then a rename.
+
+    Follows links, and writes to what is no regular file, as ``/dev/null``, as it is.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as file:
+            yield file
+        return
+    number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with open(number, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)  # mkstemp lets nobody else read
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def check_place(path: Path) -> None:
+    """Raise if ``path`` cannot be written; makes nothing yet."""
+    nearest = next(p for p in path.absolute().parents if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "read-only" if nearest.is_dir() else "no folder"
+        raise InputError(f"{path}: cannot be written; {nearest} is {reason}")
