@@ -328,9 +328,7 @@ class EncoderDecoder(nn.Module):
 
         x = self.dropout(self.embedding(batch.decoder_input))
         if self.config.start_from_state:
-            # The state of the newest token that a target reads joins the target's first input.
-            rows, places, newest = batch.begins
-            x = x.index_put((rows, places), states[rows, newest], accumulate=True)
+            x = start_from(states, x, batch.begins)
         mask, cross_mask = Mask(*batch.target_span, self.decoder_bias()), Mask(*batch.cross_span)
         for block, cross in zip(self.decoder, self._cross(states)):
             x = block(x, mask, cross=(cross, cross_mask))
@@ -397,6 +395,18 @@ class EncoderDecoder(nn.Module):
         for name, parameter in self.named_parameters():
             if "norm" not in name:
                 nn.init.normal_(parameter, std=spread[name.split(".")[-2]])
+
+
+def start_from(states: Tensor, x: Tensor, begins: tuple[Tensor, ...]) -> Tensor:
+    """Add to each target's first input the encoder's state of the newest token it reads [ours].
+
+    Args:
+        states: (B, S, D) of the encoder.
+        x: (B, T, D) embedded decoder inputs.
+        begins: each target's row, its first place, and the place of the source token, (N,).
+    """
+    rows, places, newest = begins
+    return x.index_put((rows, places), states[rows, newest], accumulate=True)
 
 
 def token_losses(logits: Tensor, target: Tensor) -> Tensor:

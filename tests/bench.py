@@ -15,11 +15,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from ases.extra.t5 import save_t5
 from ases.model import EncoderDecoder
-from ases.pretrained import save_t5
 from ases.recipe import Splits
-from ases.run.config import DataSettings
-from ases.run.folder import load_splits
+from ases.run.folder import Settings, load_splits
 
 
 def arguments(description: str, **defaults: object) -> argparse.Namespace:
@@ -96,9 +95,9 @@ class Report:
 def examples(task: str, data: str, n: int) -> Splits:
     """Splits of a file, or generated ones; the training split has at most ``n``."""
     if data:
-        splits, _ = load_splits(DataSettings(task=task, data=data))
+        splits, _ = load_splits(Settings(task=task, data=data))
     else:
-        splits, _ = load_splits(DataSettings(task=task, train_problems=n))
+        splits, _ = load_splits(Settings(task=task, train_problems=n))
     return splits | {"train": splits["train"][:n]}
 
 

@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from ases.attention import attention, bias_matrix, blocks, causal, packed, padding, seen_keys
+from ases.attention import attention, bias_matrix, block_span, causal_span, packed_span, seen_keys
 
 H, K, TOKENS, SPAN, BLOCK = 8, 64, 32768, 128, 64
 KINDS = ("dense", "ragged", "causal", "block-causal", "packed")
@@ -32,13 +32,13 @@ def make_runs(kind: str, B: int, n: int):
         return None, None
     if kind == "ragged":
         lengths = torch.linspace(n // 4, n, B, device="cuda").int()
-        return padding(lengths, n, lengths)
+        return block_span(lengths[:, None].expand(-1, n), lengths)
     if kind == "causal":
-        return causal(n, device="cuda")
+        return causal_span(n, device="cuda")
     ends = (place // BLOCK + 1) * BLOCK
     if kind == "block-causal":
-        return blocks(ends.clamp(max=n).expand(B, -1))
-    return packed((place // (4 * BLOCK) * (4 * BLOCK)).expand(B, -1))
+        return block_span(ends.clamp(max=n).expand(B, -1))
+    return packed_span((place // (4 * BLOCK) * (4 * BLOCK)).expand(B, -1))
 
 
 def seen_pairs(first, last, B: int, n: int) -> int:

@@ -18,12 +18,12 @@ from dataclasses import replace
 import torch
 from bench import Report, alternate, arguments, in_transformers
 
-from ases.config import SIZES, ModelConfig
 from ases.decoding import Decoded, SegmentWriter, generate_chains, greedy
 from ases.model import EncoderDecoder
 from ases.pairs import encode_question
 from ases.run.folder import load_run, load_splits
 from ases.segmentation import AS, ES
+from ases.settings import SIZES, ModelConfig
 
 
 class Theirs:
@@ -33,8 +33,8 @@ class Theirs:
         self.model = in_transformers(writer.models["usm"]).eval()
         if writer.models["usm"].config.start_from_state:
             self.model.decoder.register_forward_pre_hook(self.start_from_state, with_kwargs=True)
-        self.tokenizer, self.max_tokens = writer.tokenizer, writer.recipe.max_tokens
-        self.block_causal = writer.recipe.encoder == "block-causal"
+        self.tokenizer, self.max_tokens = writer.tokenizer, writer.settings.max_tokens
+        self.block_causal = writer.settings.encoder == "block-causal"
         self.batched = batched
 
     @torch.inference_mode()
@@ -89,9 +89,9 @@ class Theirs:
 
 def compare(report: Report, folder: str, n: int, rounds: int) -> None:
     writer = load_run(folder)
-    splits, _ = load_splits(writer.recipe.data)
+    splits, _ = load_splits(writer.settings.data)
     questions = [example.question for example in splits["test"][:n]]
-    limit = writer.recipe.max_question
+    limit = writer.settings.max_question
     ids = [encode_question(q, writer.tokenizer, limit)[0] for q in questions]
     chains = {}
 
@@ -102,7 +102,7 @@ def compare(report: Report, folder: str, n: int, rounds: int) -> None:
     def theirs(name, write, few):
         def program():
             chains[name] = generate_chains(
-                write, ids[:few], writer.tokenizer, (ES, AS), writer.recipe.max_rounds
+                write, ids[:few], writer.tokenizer, (ES, AS), writer.settings.max_rounds
             )
             return few
 

@@ -9,11 +9,11 @@ padded to 512, in batches of 24. Theirs compute the entropies with our formula.
 import torch
 from bench import Report, alternate, arguments, examples, in_transformers
 
-from ases.config import SIZES, ModelConfig
 from ases.entropy import chain_entropies, token_entropies
 from ases.model import EncoderDecoder
 from ases.pairs import pad_rows
 from ases.segmentation import split_pieces
+from ases.settings import SIZES, ModelConfig
 from ases.tokenizer import Tokenizer
 
 

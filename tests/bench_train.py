@@ -24,10 +24,10 @@ from pathlib import Path
 import torch
 from bench import Report, alternate, arguments, examples, in_transformers, matrix_product_flops
 
-from ases.config import SIZES, ModelConfig, SegmentationSettings, TrainingSettings
 from ases.model import EncoderDecoder
 from ases.pairs import Pair, collate, make_batches, make_rows, rows_by_model
 from ases.recipe import segment
+from ases.settings import SIZES, ModelConfig, Settings
 from ases.tokenizer import Tokenizer
 from ases.training import Training
 
@@ -79,7 +79,7 @@ def dense(report: Report, size: str, rounds: int, n_updates: int = 10) -> None:
     pairs = [Pair("", [ids(S)], ids(T)) for _ in range(B)]
     batch = collate([row for p in pairs for row in make_rows([p], "bidirectional")], pad_id=0)
     lengths = torch.full((B,), S)
-    training = Training(model, TrainingSettings(optimizer="adamw", learning_rate=1e-4))
+    training = Training(model, Settings(optimizer="adamw", learning_rate=1e-4))
 
     def ours():
         for _ in range(n_updates):
@@ -98,16 +98,14 @@ def dense(report: Report, size: str, rounds: int, n_updates: int = 10) -> None:
 
 
 def ragged(report: Report, splits, tokenizer, size: str, rounds: int, n_updates: int) -> None:
-    chains = segment(splits["train"], SegmentationSettings())
+    chains = segment(splits["train"], Settings())
     rows = {
         encoder: rows_by_model("usm", chains, tokenizer, encoder)["usm"]
         for encoder in ("block-causal", "bidirectional")
     }
     programs, facts = {}, {}
     for name, encoder in (("ours", "block-causal"), ("ours, re-encoding", "bidirectional")):
-        training = Training(
-            new_model(size, tokenizer.vocab_size), TrainingSettings(optimizer="adamw")
-        )
+        training = Training(new_model(size, tokenizer.vocab_size), Settings(optimizer="adamw"))
         batches = make_batches(rows[encoder], 2048, 0, 0)
         collated = [collate([rows[encoder][i] for i in b], 0) for b in batches]
         padded = sum(b.source.numel() + b.target.numel() for b in collated)
@@ -151,7 +149,7 @@ def our_updates(training, rows, batches, n_updates):
 
 def epochs(report: Report, splits, tokenizer, size: str, rounds: int, n_updates: int) -> None:
     """Seconds of an epoch: those of an update times the number of batches."""
-    chains = segment(splits["train"], SegmentationSettings())
+    chains = segment(splits["train"], Settings())
     programs = {}
     for name, mode, encoder in (
         ("ours", "direct", "block-causal"),
@@ -160,7 +158,7 @@ def epochs(report: Report, splits, tokenizer, size: str, rounds: int, n_updates:
     ):
         rows = rows_by_model(mode, chains, tokenizer, encoder)[mode]
         batches = make_batches(rows, 2048, 0, 0)
-        training = Training(new_model(size, tokenizer.vocab_size), TrainingSettings())
+        training = Training(new_model(size, tokenizer.vocab_size), Settings())
 
         update = our_updates(training, rows, batches, n_updates)
         tokens = sum(row.target_length for row in rows)

@@ -32,7 +32,7 @@ KERNELS = {
 }
 
 
-def compile_kernel(name: str, dtype: str, width: int, n_queries: int, bias: bool, runs: bool):
+def compile_kernel(name: str, dtype: str, width: int, n_queries: int, bias: bool, spans: bool):
     """The compiled kernel, with arguments as the model gives them: aligned, of float32 bias."""
     kernel, tensors = KERNELS[name]
     torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
@@ -41,8 +41,8 @@ def compile_kernel(name: str, dtype: str, width: int, n_queries: int, bias: bool
     constants = tile | dict(
         HAS_BIAS=bias,
         GRADIENT=bias,
-        HAS_FIRST=runs,
-        HAS_LAST=runs,
+        HAS_FIRST=spans,
+        HAS_LAST=spans,
         WIDTH=width,
         BLOCK_K=width,
         PRECISION="ieee" if dtype == "fp32" else "tf32",
@@ -57,7 +57,7 @@ def compile_kernel(name: str, dtype: str, width: int, n_queries: int, bias: bool
         elif argument in tensors:
             signature[argument] = kernels.Rows(*rows)
             attributes |= {(place, part): ALIGNED for part in range(4)}
-        elif argument == "runs":
+        elif argument == "spans":
             signature[argument] = kernels.RunEnds(*ends)
         elif argument == "bias":
             signature[argument] = kernels.Bias("*fp32", "i32", "i32")
@@ -103,7 +103,7 @@ def machine_code(compiled) -> dict:
     }
 
 
-#: kernels, type, head width, queries, bias, runs
+#: kernels, type, head width, queries, bias, spans
 CONFIGURATIONS = [
     (tuple(KERNELS), "bf16", 64, 1024, True, True),
     (tuple(KERNELS), "bf16", 64, 1024, False, True),
@@ -116,13 +116,13 @@ CONFIGURATIONS = [
 
 def main() -> None:
     printed = False
-    for names, dtype, width, n_queries, bias, runs in CONFIGURATIONS:
+    for names, dtype, width, n_queries, bias, spans in CONFIGURATIONS:
         for name in names:
-            found = machine_code(compile_kernel(name, dtype, width, n_queries, bias, runs))
+            found = machine_code(compile_kernel(name, dtype, width, n_queries, bias, spans))
             if not printed:
-                print("kernel", "type", "width", "queries", "bias", "runs", *found, sep="\t")
+                print("kernel", "type", "width", "queries", "bias", "spans", *found, sep="\t")
                 printed = True
-            print(name, dtype, width, n_queries, bias, runs, *found.values(), sep="\t", flush=True)
+            print(name, dtype, width, n_queries, bias, spans, *found.values(), sep="\t", flush=True)
             assert found["spills"] == 0 and found["stack"] == 0, "registers are spilled"
             assert found["shared"] <= SHARED_LIMIT, "too much shared memory"
             assert found["warps"] == (8 if name == "keys" and width > 64 else 4)

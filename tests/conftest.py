@@ -15,9 +15,12 @@ if not torch.cuda.is_available():
         "1"  # before triton is imported: its kernels then run on the CPU
     )
 
-from ases.config import ModelConfig
+from ases.attention import block_span, packed_span
 from ases.data import TOY
+from ases.decoding import Reader
 from ases.model import EncoderDecoder
+from ases.pairs import Batch
+from ases.settings import ModelConfig
 from ases.tokenizer import Tokenizer
 
 TOY_PIECES = [
@@ -35,6 +38,37 @@ def pytest_addoption(parser):
     parser.addoption(
         "--solutions", default=None, help="your answers to docs/exercises.md, a Python file"
     )
+
+
+class Ids:
+    """All that decoding needs of a tokenizer."""
+
+    pad_id, eos_id, end_id = 0, 1, 2
+
+
+def logits_of(model, source, inputs, lengths=None):
+    """Logits of decoder inputs (B, T) over sources (B, S), each token seeing all of its own."""
+    lengths = torch.tensor([source.shape[1]] * len(source)) if lengths is None else lengths
+    n, t = source.shape[1], inputs.shape[1]
+    begins = (torch.arange(len(source)), torch.zeros(len(source), dtype=torch.long), lengths - 1)
+    batch = Batch(
+        source,
+        inputs,
+        inputs,
+        source_span=block_span(lengths[:, None].expand(-1, n), lengths),
+        target_span=packed_span(torch.zeros_like(inputs)),
+        cross_span=block_span(lengths[:, None].expand(-1, t)),
+        begins=begins,
+        source_tokens=1,
+        target_tokens=1,
+    )
+    return model(batch)
+
+
+def read_whole(model, sources):
+    """A cache over sources, lists of ids, each of one block."""
+    reader = Reader(model, "bidirectional")
+    return reader.read(list(range(len(sources))), [[list(source)] for source in sources])
 
 
 @pytest.fixture(scope="session")

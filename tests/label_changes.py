@@ -12,10 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from ases.config import SegmentationSettings
 from ases.entropy import chain_entropies
 from ases.run.folder import load_scorer, load_splits
 from ases.segmentation import AS, entropy_labels, interleaved_labels, piece_entropies, split_pieces
+from ases.settings import Settings
 
 CHANGES = {
     "β = 0.8": dict(beta=0.8),
@@ -45,13 +45,13 @@ def main() -> None:
         for c in ("prefix", "question")
     }
 
-    def labels(settings: SegmentationSettings) -> list[str]:
+    def labels(settings: Settings) -> list[str]:
         found = []
         for of_chain in tokens[settings.entropy_context]:
             found += entropy_labels(piece_entropies(of_chain, settings.gamma), settings.beta)
         return found
 
-    defaults = SegmentationSettings(segmentation="entropy")
+    defaults = Settings(segmentation="entropy")
     base = labels(defaults)
     print(
         f"{description}\n{args.split}: {len(examples)} chains, {len(base)} pieces, {base.count(AS) / len(base):.1%} AS"

@@ -6,18 +6,23 @@ import math
 import pytest
 import torch
 
-from ases.attention import attention, bias_matrix, blocks, causal, packed, padding
+from ases.attention import attention, bias_matrix, block_span, causal_span, packed_span
+
+
+def padding(lengths, n_queries, query_lengths=None):
+    return block_span(lengths[:, None].expand(-1, n_queries), query_lengths)
+
 
 Q, T = 4, 6
 RUNS = {
     "all keys": (None, None),
     "padding": padding(torch.tensor([6, 2]), Q),
     "padding on both sides": padding(torch.tensor([6, 2]), Q, torch.tensor([4, 1])),
-    "causal": causal(Q),
-    "causal with a cache": causal(Q, offset=2),
-    "blocks": blocks(torch.tensor([[1, 1, 3, 3], [2, 4, 4, 6]])),
-    "prefix, empty at first": blocks(torch.tensor([[0, 0, 3, 3], [0, 2, 2, 5]])),
-    "packed": packed(torch.tensor([[0, 0, 2, 2], [0, 1, 1, 4]])),
+    "causal": causal_span(Q),
+    "causal with a cache": causal_span(Q, offset=2),
+    "blocks": block_span(torch.tensor([[1, 1, 3, 3], [2, 4, 4, 6]])),
+    "prefix, empty at first": block_span(torch.tensor([[0, 0, 3, 3], [0, 2, 2, 5]])),
+    "packed": packed_span(torch.tensor([[0, 0, 2, 2], [0, 1, 1, 4]])),
     "first only": (torch.tensor([[0, 1, 3, 6], [0, 0, 0, 0]]), None),
     "gaps": (
         torch.tensor([[0, 3, 3, 5], [1, 1, 4, 4]]),
@@ -135,10 +140,10 @@ def test_a_constant_on_the_bias_changes_nothing():
 
 def test_packed_is_separate():
     q, k, v, rel_bias = random_inputs(1, 2, 9, 9, 5)
-    first, last = packed(torch.tensor([[0, 0, 0, 0, 4, 4, 4, 4, 4]]))
+    first, last = packed_span(torch.tensor([[0, 0, 0, 0, 4, 4, 4, 4, 4]]))
     together = attention(q, k, v, rel_bias, first=first, last=last, backend="reference")
     for part in (slice(0, 4), slice(4, 9)):
-        first, last = causal(part.stop - part.start)
+        first, last = causal_span(part.stop - part.start)
         alone = attention(
             q[:, :, part], k[:, :, part], v[:, :, part], rel_bias, first=first, last=last
         )
@@ -174,7 +179,7 @@ def test_every_integer_type(dtype):
         (dict(k=torch.zeros(2, 3, 6, 4)), r"k has shape .* expected \(2, 3, T, 5\)"),
         (dict(v=torch.zeros(2, 3, 5, 5)), "v has shape"),
         (dict(v=torch.zeros(2, 3, 6, 5, dtype=torch.float64)), "v is torch.float64"),
-        (dict(rel_bias=torch.zeros(3, 10)), r"rel_bias .* \(3, 2 \* span \+ 1\)"),
+        (dict(rel_bias=torch.zeros(3, 10)), r"rel_bias .* \(3, 2 \* reach \+ 1\)"),
         (dict(rel_bias=torch.zeros(2, 9)), "rel_bias"),
         (dict(first=torch.zeros(2, 5, dtype=torch.int32)), r"first .* \(2, 4\) or \(1, 4\)"),
         (dict(last=torch.ones(2, 4)), "last is torch.float32"),
@@ -183,7 +188,7 @@ def test_every_integer_type(dtype):
             r"last\[1, 3\] is 7; expected 0 to 6",
         ),
         (dict(first=torch.tensor([[0, -1, 0, 0]])), r"first\[0, 1\] is -1; expected 0 to 6"),
-        (dict(last=torch.tensor([[1, 3, 2, 4]])), r"last\[0, 2\] is 2 after 3"),
+        (dict(last=torch.tensor([[1, 3, 2, 4]])), r"last\[0, 2\] is 2; expected no decrease"),
         (dict(query_offset=-1), "query_offset"),
         (dict(backend="flash"), "backend"),
     ],

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ases.run.command import run_command
-from ases.run.files import read_examples
+from ases.run.cli import run_command
+from ases.run.read import read_examples
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--size micro --train-problems 60 --test-problems 12 --device cpu".split()

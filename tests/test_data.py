@@ -6,8 +6,8 @@ import json
 import pytest
 
 from ases.data import Example, InputError, split_examples
-from ases.run.files import Columns, read_examples, read_questions, scan_examples
 from ases.run.folder import data_digest
+from ases.run.read import Columns, read_examples, read_questions, scan_examples
 
 QA = {"question": "1 + 1?", "answer": "The answer is 2."}
 

@@ -2,23 +2,19 @@
 
 import itertools
 import random
+from functools import partial
 
 import pytest
 import torch
-from conftest import TOY, TOY_PIECES
+from conftest import TOY, TOY_PIECES, Ids, logits_of, read_whole
 
-from ases.beam import beam_search
-from ases.config import CHAIN, ModelConfig
-from ases.decoding import Chain, Decoded, SegmentWriter, encode_sources, generate_chains, greedy
+from ases import decoding
+from ases.decoding import Decoded, Reader, generate_chains, greedy
+from ases.extra.beam import beam_search
 from ases.model import EncoderDecoder
 from ases.pairs import make_pairs
 from ases.segmentation import AS, ES, make_segments
-
-
-class Ids:
-    """All that decoding needs of a tokenizer."""
-
-    pad_id, eos_id, end_id = 0, 1, 2
+from ases.settings import CHAIN, ModelConfig
 
 
 def oracle(model, source, max_tokens):
@@ -26,9 +22,7 @@ def oracle(model, source, max_tokens):
     ids = []
     for _ in range(max_tokens):
         inputs = torch.tensor([[0, *ids]])
-        ids.append(
-            int(model(torch.tensor([source]), inputs, torch.tensor([len(source)]))[0, -1].argmax())
-        )
+        ids.append(int(logits_of(model, torch.tensor([source]), inputs)[0, -1].argmax()))
         if ids[-1] in (1, 2):
             break
     return ids
@@ -58,7 +52,7 @@ def test_greedy_is_the_oracle_in_any_batch_and_order(seed):
         order = rng.sample(range(17), 17)
         for start in range(0, 17, size):
             batch = order[start : start + size]
-            cache = encode_sources(model, [sources[i] for i in batch])
+            cache = read_whole(model, [sources[i] for i in batch])
             for i, decoded in zip(batch, greedy(model, cache, Ids, 15)):
                 end = {1: "segment", 2: "chain"}.get(expected[i][-1], "length")
                 assert (decoded.ids, decoded.end) == (
@@ -87,13 +81,12 @@ def test_wide_beams_find_what_brute_force_finds(length_penalty, forbidden):
         for ids in all_sequences(5, 3):
             if ids[-1] in (1, 2) and ids[:-1] == forbidden:
                 continue
-            logits = model(
-                torch.tensor([source]), torch.tensor([[0, *ids[:-1]]]), torch.tensor([3])
-            )[0].log_softmax(-1)
+            inputs = torch.tensor([[0, *ids[:-1]]])
+            logits = logits_of(model, torch.tensor([source]), inputs)[0].log_softmax(-1)
             score = float(sum(logits[t, i] for t, i in enumerate(ids))) / len(ids) ** length_penalty
             if score > best:
                 best, best_ids = score, ids
-        cache = encode_sources(model, [source])
+        cache = read_whole(model, [source])
         [found] = beam_search(model, cache, Ids, 3, [forbidden], 40, length_penalty)
         assert found.ids == [i for i in best_ids if i not in (1, 2)]
         assert found.score == pytest.approx(best, abs=1e-5)
@@ -103,12 +96,12 @@ def test_wide_beams_find_what_brute_force_finds(length_penalty, forbidden):
 def test_one_beam_is_greedy_and_batches_do_not_matter():
     model, rng = random_model(7), random.Random(1)
     sources = [[rng.randint(3, 11) for _ in range(rng.randint(1, 9))] for _ in range(9)]
-    one = beam_search(model, encode_sources(model, sources), Ids, 8, width=1, length_penalty=0.0)
-    plain = greedy(model, encode_sources(model, sources), Ids, 8)
+    one = beam_search(model, read_whole(model, sources), Ids, 8, width=1, length_penalty=0.0)
+    plain = greedy(model, read_whole(model, sources), Ids, 8)
     assert [(d.ids, d.end) for d in one] == [(d.ids, d.end) for d in plain]
-    together = beam_search(model, encode_sources(model, sources), Ids, 8, width=3)
+    together = beam_search(model, read_whole(model, sources), Ids, 8, width=3)
     for source, expected in zip(sources, together):
-        [alone] = beam_search(model, encode_sources(model, [source]), Ids, 8, width=3)
+        [alone] = beam_search(model, read_whole(model, [source]), Ids, 8, width=3)
         assert (alone.ids, alone.end) == (expected.ids, expected.end)
         assert alone.score == pytest.approx(expected.score, abs=1e-5)
 
@@ -125,7 +118,7 @@ def search_by_the_book(model, source, max_tokens, width, penalty):
         candidates = []
         for score, ids in running:
             inputs = torch.tensor([[0, *ids]])
-            logits = model(torch.tensor([source]), inputs, torch.tensor([len(source)]))[0, -1]
+            logits = logits_of(model, torch.tensor([source]), inputs)[0, -1]
             log_p = logits.log_softmax(-1).tolist()
             candidates += [(score + p, [*ids, token]) for token, p in enumerate(log_p)]
         candidates = sorted(candidates, key=lambda c: -c[0])[: 2 * width]
@@ -145,7 +138,7 @@ def test_beams_by_the_book(width, penalty):
     for seed in range(12):
         model = random_model(seed, vocab_size=6)
         score, ids = search_by_the_book(model, [3, 4, 5], 7, width, penalty)
-        cache = encode_sources(model, [[3, 4, 5]])
+        cache = read_whole(model, [[3, 4, 5]])
         [found] = beam_search(model, cache, Ids, 7, None, width, penalty)
         assert found.ids == (ids[:-1] if ids[-1] in (1, 2) else ids)
         assert found.score == pytest.approx(score, abs=1e-5)
@@ -154,21 +147,57 @@ def test_beams_by_the_book(width, penalty):
 # --- the loop ------------------------------------------------------------------------------------
 
 
-def scripted(script, calls):
-    """A decoder that writes ``script[question's first id][number of segments so far]``."""
+class Scripted:
+    """In place of models: reads contexts, and writes ``script[first id][number of segments]``."""
 
-    def write(role, chains, contexts):
-        calls.append((role, contexts))
-        return [script[context[0][0]][len(context) - 1] for context in contexts]
+    def __init__(self, script, monkeypatch):
+        self.script, self.calls = script, []
+        self.models = {role: object() for role in (ES, AS, CHAIN)}
+        self.names = {id(model): role for role, model in self.models.items()}
+        scripted = self
 
-    return write
+        class Read:
+            first = torch.zeros(0)
+
+            def __init__(self, contexts):
+                self.contexts = contexts
+
+            def to_write(self):
+                return self
+
+        class Silent:
+            def __init__(self, model, encoder):
+                self.model = model
+
+            def read(self, chains, contexts):
+                scripted.calls.append((scripted.names[id(self.model)], contexts))
+                return Read(contexts)
+
+        monkeypatch.setattr(decoding, "Reader", Silent)
+
+    def search(self, model, cache, tokenizer, max_tokens, forbidden):
+        return [self.script[context[0][0]][len(context) - 1] for context in cache.contexts]
+
+    def chains(self, roles, questions, tokenizer=Ids, rounds=4):
+        models = {role: self.models[role] for role in roles}
+        return generate_chains(
+            models, questions, tokenizer, "block-causal", 6, rounds, search=self.search
+        )
+
+
+class Spelling(Ids):
+    """Ids as text."""
+
+    @staticmethod
+    def decode(ids):
+        return "".join(f"<{i}>" for i in ids)
 
 
 def segment(*ids):
     return Decoded(list(ids), "segment")
 
 
-def test_roles_alternate_and_finished_chains_leave():
+def test_roles_alternate_and_finished_chains_leave(monkeypatch):
     script = {
         10: [segment(20), segment(21), Decoded([22], "chain")],
         11: [Decoded([30], "chain")],
@@ -177,71 +206,130 @@ def test_roles_alternate_and_finished_chains_leave():
         14: [segment(), segment(60), segment()],
         15: [segment(70), segment(71), segment(72), segment(73)],
     }
-    calls = []
-    chains = generate_chains(
-        scripted(script, calls), [[q] for q in script], Ids, (ES, AS), max_rounds=4
-    )
-    assert chains == [
-        Chain([(ES, [20]), (AS, [21]), (ES, [22])], "end"),
-        Chain([(ES, [30])], "end"),
-        Chain([(ES, [40]), (AS, [41, 41])], "length"),
-        Chain([(ES, [50]), (AS, [50])], "stuck"),
-        Chain([(ES, []), (AS, [60]), (ES, [])], "stuck"),
-        Chain([(ES, [70]), (AS, [71]), (ES, [72]), (AS, [73])], "rounds"),
+    scripted = Scripted(script, monkeypatch)
+    chains = scripted.chains((ES, AS), [[q] for q in script], Spelling)
+    assert [(chain.roles, chain.ids, chain.stop) for chain in chains] == [
+        ([ES, AS, ES], [[20], [21], [22]], "end"),
+        ([ES], [[30]], "end"),
+        ([ES, AS], [[40], [41, 41]], "length"),
+        ([ES, AS], [[50], [50]], "stuck"),
+        ([ES, AS, ES], [[], [60], []], "stuck"),
+        ([ES, AS, ES, AS], [[70], [71], [72], [73]], "rounds"),
     ]
-    assert [(role, len(contexts)) for role, contexts in calls] == [
-        (ES, 6),
-        (AS, 5),
-        (ES, 3),
-        (AS, 1),
+    assert chains[2].text == "<40><41><41>" and chains[2].segments == [
+        (ES, "<40>"),
+        (AS, "<41><41>"),
     ]
-    assert calls[2][1] == [
+    asked = [(role, len(contexts)) for role, contexts in scripted.calls]
+    assert asked == [(ES, 6), (AS, 5), (ES, 3), (AS, 1)]
+    assert scripted.calls[2][1] == [
         [[10, 1], [20, 1], [21, 1]],
         [[14, 1], [1], [60, 1]],
         [[15, 1], [70, 1], [71, 1]],
     ]
 
 
-def test_inference_reads_what_training_read(tokenizer):
-    segments = make_segments(TOY_PIECES, [ES, AS, ES, AS, AS])
-    pairs = make_pairs(TOY.question, segments, tokenizer)
-    read = []
-
-    def teacher(role, chains, contexts):
-        pair = pairs[len(read)]
-        read.append((role, contexts[0]))
+def test_generation_reads_what_training_read(tokenizer, monkeypatch):
+    pairs = make_pairs(TOY.question, make_segments(TOY_PIECES, [ES, AS, ES, AS, AS]), tokenizer)
+    question, written = tokenizer.encode(TOY.question), []
+    for pair in pairs:
         end = "chain" if tokenizer.end_id in pair.target else "segment"
-        return [Decoded([i for i in pair.target if i not in tokenizer.special_ids], end)]
-
-    [chain] = generate_chains(teacher, [tokenizer.encode(TOY.question)], tokenizer, (ES, AS), 10)
+        written.append(Decoded([i for i in pair.target if i not in tokenizer.special_ids], end))
+    scripted = Scripted({question[0]: written}, monkeypatch)
+    [chain] = scripted.chains((ES, AS), [question], tokenizer, 10)
+    read = [(role, contexts[0]) for role, contexts in scripted.calls]
     assert read == [(p.role, p.context) for p in pairs] and chain.stop == "end"
-    assert tokenizer.decode([i for _, ids in chain.segments for i in ids]) == TOY.answer
+    assert chain.text == TOY.answer
 
 
-def test_direct_is_one_round():
+def test_direct_is_one_round(monkeypatch):
     script = {10: [Decoded([20, 21], "chain")], 11: [segment(30)]}
-    chains = generate_chains(scripted(script, []), [[10], [11]], Ids, (CHAIN,), max_rounds=1)
-    assert [(c.stop, len(c.segments)) for c in chains] == [("end", 1), ("no-end", 1)]
+    chains = Scripted(script, monkeypatch).chains((CHAIN,), [[10], [11]], Spelling, 1)
+    assert [(c.stop, len(c.ids)) for c in chains] == [("end", 1), ("no-end", 1)]
+
+
+# --- what is kept between rounds -----------------------------------------------------------------
+
+
+class Anew(Reader):
+    """Forgets everything after each round."""
+
+    def read(self, chains, contexts):
+        self.cache, self.n_blocks = None, 0
+        return super().read(chains, contexts)
+
+
+def that_ends(search):
+    """Random models hardly ever end a segment: end it somewhere, by what stands in it."""
+
+    def shortened(*arguments):
+        written = [decoded.ids for decoded in search(*arguments)]
+        ends = ["chain" if sum(ids) % 7 == 0 else "segment" for ids in written]
+        return [Decoded(ids[: 1 + len(set(ids))], end) for ids, end in zip(written, ends)]
+
+    return shortened
+
+
+SEARCHES = {"greedy": that_ends(greedy), "beams": that_ends(partial(beam_search, width=2))}
+
+
+def some_questions(seed):
+    rng = random.Random(seed)
+    return [[rng.randint(3, 11) for _ in range(rng.randint(0, 12))] for _ in range(11)]
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
+@pytest.mark.parametrize("dual", [False, True], ids=["usm", "dsm"])
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_chains_are_those_of_reading_everything_anew(search, dual, seed, monkeypatch):
+    first = random_model(seed).double()
+    models = {ES: first, AS: random_model(seed + 10).double() if dual else first}
+    arguments = models, some_questions(seed), Spelling, "block-causal", 6, 7, search
+    kept = generate_chains(*arguments)
+    monkeypatch.setattr(decoding, "Reader", Anew)
+    assert generate_chains(*arguments) == kept
+    rounds = {len(chain.ids) for chain in kept}
+    assert len(rounds) > 1 and max(rounds) > 2  # chains leave at different times
+    alone = [generate_chains(models, [q], *arguments[2:]) for q in arguments[1]]
+    assert [chain for [chain] in alone] == kept
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_segments_that_fail_are_written_again(seed, monkeypatch):
+    """Those that are too long or repeat the one before, and only those, from the same context."""
+    model, tried = random_model(seed).double(), []
+
+    def search(*arguments):
+        written = that_ends(greedy)(*arguments)
+        return [Decoded(d.ids, "length" if sum(d.ids) % 3 == 0 else d.end) for d in written]
+
+    def second_try(*arguments):
+        tried.append(arguments[-1])
+        return that_ends(partial(beam_search, width=3))(*arguments)
+
+    models = {ES: model, AS: model}
+    arguments = models, some_questions(seed), Spelling, "block-causal", 6, 7, search, second_try
+    kept = generate_chains(*arguments)
+    assert len(tried) > 1 and sum(map(len, tried)) < sum(len(chain.ids) for chain in kept)
+    assert "length" not in {chain.stop for chain in kept}
+    monkeypatch.setattr(decoding, "Reader", Anew)
+    assert generate_chains(*arguments) == kept
+
+
 @pytest.mark.parametrize("encoder", ["block-causal", "bidirectional"])
-def test_the_dual_path_asks_the_model_of_the_role(encoder):
-    models = {ES: random_model(1), AS: random_model(2)}
-    questions = [[4, 5, 6, 1], [7, 1], [8, 9, 4, 4, 5, 1]]
-    for role, model in models.items():  # of one block, either encoder says the same
-        writer = SegmentWriter(models, Ids, 6, encoder)
-        written = writer(role, [0, 1, 2], [[question] for question in questions])
-        expected = greedy(model, encode_sources(model, questions), Ids, 6)
-        assert [d.ids for d in written] == [d.ids for d in expected]
+def test_the_second_try_may_not_repeat_the_segment_before(encoder):
+    model, forbidden = random_model(1), []
 
+    def second_try(model, cache, tokenizer, max_tokens, before):
+        forbidden.append(before)
+        return [Decoded([4], "segment") for _ in before]
 
-@torch.no_grad()
-def test_a_bidirectional_encoder_reads_each_context_anew():
-    model = random_model(3)
-    contexts = [[[4, 5, 1], [6, 1]], [[7, 1], [8, 9, 1]]]
-    writer = SegmentWriter({ES: model, AS: model}, Ids, 6, "bidirectional")
-    writer(ES, [0, 1], [context[:1] for context in contexts])
-    sources = [[i for block in context for i in block] for context in contexts]
-    expected = greedy(model, encode_sources(model, sources), Ids, 6)
-    assert writer(AS, [0, 1], contexts) == expected
+    def stubborn(model, cache, tokenizer, max_tokens, forbidden):
+        return [Decoded([5], "segment") for _ in cache.first]
+
+    models, questions = {ES: model, AS: model}, [[3], [6, 7]]
+    chains = generate_chains(models, questions, Spelling, encoder, 6, 4, stubborn, second_try)
+    assert chains[1].ids == [[5], [4], [5], [4]]
+    assert forbidden == [[[5], [5]]] * 2

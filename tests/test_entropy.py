@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import TOY, TOY_PIECES
+from conftest import TOY, TOY_PIECES, logits_of
 
 from ases.entropy import chain_entropies, token_entropies
 
@@ -14,9 +14,7 @@ def plainly(model, tokenizer, question, ids):
     """Entropies of the tokens ``ids`` after ``question``, one sequence, no padding."""
     source = [*tokenizer.encode(question), tokenizer.eos_id]
     with torch.no_grad():
-        logits = model(
-            torch.tensor([source]), torch.tensor([[0, *ids[:-1]]]), torch.tensor([len(source)])
-        )
+        logits = logits_of(model, torch.tensor([source]), torch.tensor([[0, *ids[:-1]]]))
     return token_entropies(logits)[0].tolist()
 
 

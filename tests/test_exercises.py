@@ -10,11 +10,11 @@ import torch
 
 import ases.entropy
 import ases.segmentation
-from ases.config import SIZES, ModelConfig, SegmentationSettings, TrainingSettings
 from ases.model import EncoderDecoder, start_from
 from ases.pairs import Pair, Row, collate, rows_by_model
 from ases.recipe import segment
 from ases.segmentation import AS, ES
+from ases.settings import SIZES, ModelConfig, Settings
 from ases.tasks import make_splits
 from ases.tokenizer import Tokenizer
 from ases.training import fit
@@ -121,12 +121,10 @@ def test_6_a_better_score(mine):
     splits = make_splits("mwp", 60, 30, 1, seed=0, max_number=20)
     tokenizer = Tokenizer.train([t for e in splits["train"] for t in (e.question, e.answer)], 1000)
     rows, validation = (
-        rows_by_model(
-            "usm", segment(splits[name], SegmentationSettings()), tokenizer, "block-causal"
-        )["usm"]
+        rows_by_model("usm", segment(splits[name], Settings()), tokenizer, "block-causal")["usm"]
         for name in ("train", "validation")
     )
-    base = TrainingSettings(max_steps=60, batch_tokens=2048, validations=1)
+    base = Settings(max_steps=60, batch_tokens=2048, validations=1)
 
     def loss(settings):
         torch.manual_seed(0)

@@ -23,7 +23,7 @@ import runner
 import tables
 from trials import EXPERIMENTS, PROBLEMS, Trial
 
-from ases.run.command import run_command
+from ases.run.cli import run_command
 from ases.tasks import make_splits
 
 
@@ -232,7 +232,7 @@ def test_mistakes(results, monkeypatch, capsys):
     good = json.dumps(asdict(SMALL) | {"format": 2})
     for content, told in (
         ("[]", "trials.jsonl:1: not a trial's JSON"),
-        (good, "trials.jsonl:1: a trial of format 2"),
+        (good, "trials.jsonl:1: a trial of version 2"),
     ):
         (results / "trials.jsonl").write_text(content + "\n")
         with pytest.raises(SystemExit) as end:

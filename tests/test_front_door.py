@@ -15,9 +15,9 @@ from ases.recipe import score_chains
 from ases.tasks import make_splits
 from tests.test_commands import SMALL, succeed
 
-RECIPE = ases.Recipe(
+RECIPE = ases.Settings(
     mode="usm",
-    training=ases.TrainingSettings(max_steps=6, validations=2),
+    training=ases.Settings(max_steps=6, validations=2),
     model=dict(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2),
 )
 
@@ -27,7 +27,7 @@ def test_every_name_is_there_and_costs_nothing_before_it_is_used():
     assert set(ases.__all__) <= set(dir(ases))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = ases.nonsense
-    code = "import sys, ases; ases.TOY; ases.Recipe; sys.exit('torch' in sys.modules)"
+    code = "import sys, ases; ases.TOY; ases.Settings; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -46,7 +46,7 @@ def test_a_list_too_short_to_split_and_settings_that_may_not_be():
     with pytest.raises(ValueError, match="1 different question"):
         ases.train([ases.TOY], RECIPE)
     with pytest.raises(ValueError, match="mode is 'both'"):
-        ases.train([ases.TOY] * 9, ases.Recipe(mode="both"))
+        ases.train([ases.TOY] * 9, ases.Settings(mode="both"))
 
 
 @pytest.mark.parametrize(
@@ -103,11 +103,11 @@ PIECES = ases.segment([ases.TOY])[0].segments
     "call, message",
     [
         (
-            lambda w: ases.segment([ases.TOY], ases.SegmentationSettings("interleaved")),
+            lambda w: ases.segment([ases.TOY], ases.Settings(segmentation="interleaved")),
             "segmentation is 'interleaved'",
         ),
         (
-            lambda w: ases.segment([ases.TOY], ases.SegmentationSettings(beta=float("nan"))),
+            lambda w: ases.segment([ases.TOY], ases.Settings(beta=float("nan"))),
             "beta is nan",
         ),
         (lambda w: ases.segment([ases.TOY], "entropy"), "'entropy' in place of settings"),
@@ -156,7 +156,7 @@ def test_train_and_import_leave_the_process_as_it_was():
     ases.train(examples(), RECIPE)
     assert torch.equal(torch.get_rng_state(), before)
     code = "import csv, pkgutil, importlib, ases; before = csv.field_size_limit()\n"
-    code += "import ases.run.files, ases.run.folder, ases.run.page, ases.run.start\n"
+    code += "import ases.run.files, ases.run.folder, ases.run.page, ases.run.folder\n"
     code += "assert csv.field_size_limit() == before"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -172,8 +172,8 @@ def test_limits_are_twice_the_longest(writer):
     splits = split_examples(examples(), 0)
     segmented = ases.segment(splits["train"])
     pairs = [ases.make_pairs(s.example.question, s.segments, writer.tokenizer) for s in segmented]
-    assert writer.recipe.max_tokens == 2 * max(len(p.target) for own in pairs for p in own)
-    assert writer.recipe.max_rounds == 2 * max(len(s.segments) for s in segmented)
+    assert writer.settings.max_tokens == 2 * max(len(p.target) for own in pairs for p in own)
+    assert writer.settings.max_rounds == 2 * max(len(s.segments) for s in segmented)
 
 
 def test_two_models_share_updates_rounded_up():

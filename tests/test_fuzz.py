@@ -19,15 +19,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ases.config import ModelConfig
 from ases.data import InputError
+from ases.extra.t5 import load_t5, save_t5
 from ases.model import EncoderDecoder
-from ases.pretrained import load_t5, save_t5
 from ases.run.checkpoints import Loader, load_checkpoint, load_model, weights_digest
-from ases.run.config import RunConfig
-from ases.run.files import read_log, read_questions, scan_examples
-from ases.run.folder import load_run
+from ases.run.folder import RunConfig, load_run
 from ases.run.plot import read_curves
+from ases.run.read import read_log, read_questions, scan_examples
+from ases.settings import ModelConfig
 from ases.tokenizer import Tokenizer
 from tests.test_commands import command, succeed
 from tests.test_hostile import QUICK

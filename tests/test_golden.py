@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from ases.answers import parse_answer
-from ases.decoding import Decoded, generate_chains
 from ases.entropy import token_entropies
 from ases.metrics import score
-from ases.pairs import encode_question, make_direct_pair, make_pairs, make_rows
+from ases.pairs import collate, encode_question, make_direct_pair, make_pairs
 from ases.segmentation import (
     AS,
     ES,
@@ -134,39 +133,23 @@ def check_one_encoding(row, question):
     expected = {"source": source, "ends": ends, "targets": targets, "reads": reads}
     assert row["one_encoding"] == expected
     segments = make_segments(PROBLEMS[row["id"]]["pieces"], row["labels"])
-    [own] = make_rows(make_pairs(question, segments, make.Letters), "block-causal")
-    assert vars(own) == expected
+    own = make_pairs(question, segments, make.Letters)
+    batch = collate([own], make.Letters.pad_id)
+    assert batch.source[0].tolist() == source and batch.source_span[1][0].tolist() == ends
+    assert [pair.target for pair in own] == targets
+    assert [len(pair.source) for pair in own] == reads
 
 
 def test_decoding():
     for row in read("decoding.json"):
-        shown, turns = [], iter(row["script"])
-
-        def write(role, chains, contexts):
-            shown.append((role, contexts[0]))
-            step = next(turns)
-            return [
-                Decoded(
-                    [ord(c) for c in step["segment"]],
-                    {"</s>": "segment", "<end>": "chain", "limit": "length"}[step["ended_by"]],
-                )
-            ]
-
-        [chain] = generate_chains(
-            write,
-            [[ord(c) for c in row["question"]]],
-            make.Letters,
-            row["roles"],
-            row["max_rounds"],
-        )
-        spelled = [
-            {"role": role, "context": "".join(make.Letters.decode(b) + "</s>" for b in context)}
-            for role, context in shown
-        ]
-        assert spelled == row["read"] and chain.stop == row["stop"]
-        assert [
-            {"label": role, "text": make.Letters.decode(ids)} for role, ids in chain.segments
-        ] == row["segments"]
+        ends = {"</s>": "segment", "<end>": "chain", "limit": "length"}
+        script = [[step["segment"], ends[step["ended_by"]]] for step in row["script"]]
+        roles = tuple(row["roles"])
+        chain, shown = make.written_by(script, roles, row["max_rounds"], row["question"])
+        contexts = [{"role": role, "context": make.spelled(blocks)} for role, blocks in shown]
+        assert contexts == row["read"] and chain.stop == row["stop"]
+        segments = [{"label": role, "text": text} for role, text in chain.segments]
+        assert segments == row["segments"]
 
 
 def test_attention():

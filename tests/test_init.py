@@ -9,14 +9,14 @@ from conftest import TOY, TOY_PIECES
 from test_commands import fail, succeed
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from ases.config import ModelConfig
 from ases.data import InputError
+from ases.extra.t5 import load_t5, save_t5
 from ases.model import EncoderDecoder
 from ases.pairs import make_direct_pair, make_pairs
-from ases.pretrained import load_t5, save_t5
 from ases.run.folder import check_vocabulary
 from ases.segmentation import AS, ES, make_segments
-from ases.tokenizer import SentinelTokenizer, Tokenizer, lost_characters
+from ases.settings import ModelConfig
+from ases.tokenizer import T5Tokenizer, Tokenizer, lost_characters
 
 pytest.importorskip("safetensors")
 
@@ -63,7 +63,7 @@ def folder(tmp_path):
 
 def test_sentinels_take_the_places_of_our_tokens(folder):
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    assert isinstance(tokenizer, SentinelTokenizer)
+    assert isinstance(tokenizer, T5Tokenizer)
     assert (tokenizer.pad_id, tokenizer.eos_id) == (0, 1)
     assert tokenizer.end_id == tokenizer.backend.token_to_id("<extra_id_0>")
     assert tokenizer.eos_id not in tokenizer.encode(TOY.question)
@@ -127,7 +127,7 @@ def test_the_tokenizer_of_mt5(folder, tmp_path):
     (tmp_path / "tokenizer.json").write_text(backend.to_str())
 
     loaded = Tokenizer.load(tmp_path / "tokenizer.json")
-    assert isinstance(loaded, SentinelTokenizer) and loaded.end_id == rows - 3
+    assert isinstance(loaded, T5Tokenizer) and loaded.end_id == rows - 3
     check_vocabulary(tmp_path, rows, tmp_path / "tokenizer.json", loaded)
     assert max(loaded.encode(TOY.answer)) < rows < loaded.vocab_size
     for encode in (loaded.encode, lambda text: loaded.encode_pieces([text])):

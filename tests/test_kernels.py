@@ -13,9 +13,9 @@ import torch
 
 pytest.importorskip("triton")
 
-from ases.attention import attention, blocks, causal, packed, padding
-from ases.config import ModelConfig
+from ases.attention import attention, block_span, causal_span, packed_span
 from ases.model import RelativeBias
+from ases.settings import ModelConfig
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -106,24 +106,25 @@ def runs(kind, Q, T, seed=0):
     if kind == "dense":
         first, last = None, None
     elif kind == "padding":
-        first, last = padding(torch.tensor([1, max(1, T - 3)]), Q)
+        first, last = block_span(torch.tensor([[1], [max(1, T - 3)]]).expand(-1, Q))
     elif kind == "padding on both sides":
-        first, last = padding(torch.tensor([T, max(1, T // 2)]), Q, torch.tensor([Q // 3, Q]))
+        ends = torch.tensor([[T], [max(1, T // 2)]]).expand(-1, Q)
+        first, last = block_span(ends, torch.tensor([Q // 3, Q]))
     elif kind == "causal":
-        first, last = causal(Q, max(0, T - Q))
+        first, last = causal_span(Q, max(0, T - Q))
         last = last.clamp(max=T)
     elif kind == "blocks":
-        first, last = blocks(sorted_ends(1))
+        first, last = block_span(sorted_ends(1))
     elif kind == "prefix":
         ends = sorted_ends()
         ends[:, : Q // 3] = 0
-        first, last = blocks(ends)
+        first, last = block_span(ends)
     elif kind == "packed":
         starts = torch.zeros(2, Q, dtype=torch.int64)
         starts[0, Q // 2 :] = Q // 2
         starts[1, Q // 4 :] = Q // 4
         starts[1, -(Q // 5) :] = Q
-        first, last = (x.clamp(max=T) for x in packed(starts))
+        first, last = (x.clamp(max=T) for x in packed_span(starts))
     elif kind == "first only":
         first, last = sorted_ends(), None
     else:
@@ -367,10 +368,10 @@ def test_a_constant_on_the_bias_changes_nothing():
 
 def test_packed_is_separate():
     q, k, v, rel_bias, _ = make(1, 2, 90, 90, 16, torch.float32, 7)
-    first, last = packed(torch.tensor([[0] * 40 + [40] * 50], device=DEVICE))
+    first, last = packed_span(torch.tensor([[0] * 40 + [40] * 50], device=DEVICE))
     together = attention(q, k, v, rel_bias, first=first, last=last, backend="triton", scale=0.3)
     for part in (slice(0, 40), slice(40, 90)):
-        first, last = causal(part.stop - part.start, device=DEVICE)
+        first, last = causal_span(part.stop - part.start, device=DEVICE)
         q1, k1, v1 = (x[:, :, part] for x in (q, k, v))
         alone = attention(q1, k1, v1, rel_bias, first=first, last=last, backend="triton", scale=0.3)
         assert torch.allclose(together[:, :, part], alone, atol=1e-5)

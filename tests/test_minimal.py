@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from ases.config import ModelConfig
 
-from ases.decoding import SegmentWriter, generate_chains
+from ases.decoding import generate_chains
 from ases.model import EncoderDecoder
 from ases.pairs import Segmented, collate, make_pairs, rows_by_model
 from ases.segmentation import (
@@ -18,6 +17,7 @@ from ases.segmentation import (
     piece_entropies,
     split_pieces,
 )
+from ases.settings import ModelConfig
 from ases.tasks import make_splits
 from ases.tokenizer import Tokenizer
 
@@ -88,12 +88,20 @@ def test_pairs(minimal):
         assert plain_pairs(minimal, row) == [(p.role, p.context, p.target) for p in ours]
 
 
-def test_losses_and_gradients(minimal, encoder):
-    """A packed row has the loss of its pairs, each encoded alone."""
+def random_labels(n):
+    return [random.choice(("ES", "AS")) for _ in range(n)]  # first segments may be empty
+
+
+@pytest.mark.parametrize("labels", [interleaved_labels, random_labels])
+@pytest.mark.parametrize("model", ["usm", "asm"])
+def test_losses_and_gradients(minimal, encoder, labels, model):
+    """A row has the loss of its pairs, each encoded alone."""
     plain, ours = both_models(minimal, encoder)
-    rows = segmented()[:8]
-    loss, n = plain.loss([pair for row in rows for pair in plain_pairs(minimal, row)])
-    batch = collate(rows_by_model("usm", rows, TOKENIZER, encoder)["usm"], TOKENIZER.pad_id)
+    rows = segmented(labels)[:8]
+    pairs = [pair for row in rows for pair in plain_pairs(minimal, row)]
+    loss, n = plain.loss([pair for pair in pairs if model == "usm" or pair[0] == "AS"])
+    mode = "usm" if model == "usm" else "dsm"
+    batch = collate(rows_by_model(mode, rows, TOKENIZER, encoder)[model], TOKENIZER.pad_id)
     own = ours.loss_sum(batch)
     assert n == batch.target_tokens and own.item() == pytest.approx(loss.item(), rel=1e-12)
     loss.backward()
@@ -110,10 +118,10 @@ def test_chains(minimal, encoder, mode):
     if mode == "dsm":
         models["AS"] = both_models(minimal, encoder, seed=1)
     questions = [TOKENIZER.encode(e.question) for e in EXAMPLES[:6]]
-    writer = SegmentWriter({role: m[1] for role, m in models.items()}, TOKENIZER, 12, encoder)
-    written = generate_chains(writer, questions, TOKENIZER, ("ES", "AS"), 4)
+    fast = {role: m[1] for role, m in models.items()}
+    written = generate_chains(fast, questions, TOKENIZER, encoder, 12, 4)
     for question, chain in zip(questions, written, strict=True):
         alone = minimal.write_chain({role: m[0] for role, m in models.items()}, question, 4, 12)
         if chain.stop == "stuck":  # which the page does not know
-            alone = alone[: len(chain.segments)]
-        assert alone == chain.segments
+            alone = alone[: len(chain.ids)]
+        assert alone == list(zip(chain.roles, chain.ids))

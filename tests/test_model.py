@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import logits_of, read_whole
 
-from ases.attention import padding
-from ases.config import SIZES, ModelConfig
 from ases.model import EncoderDecoder, RMSNorm, relative_position_bucket, token_losses
 from ases.pairs import Pair, collate, make_rows
+from ases.settings import SIZES, ModelConfig
 
 LENGTHS = [(9, 6), (5, 6), (1, 6), (7, 6)]  # of source and target
 
@@ -138,9 +138,9 @@ def test_padding_more_changes_nothing(model):
         source=torch.where(long.source == 0, padding, long.source)[rows],
         decoder_input=long.decoder_input[rows],
         target=long.target[rows],
-        source_runs=[end[rows] for end in long.source_runs],
-        target_runs=[end[rows] for end in long.target_runs],
-        cross_runs=[end[rows] for end in long.cross_runs],
+        source_span=[end[rows] for end in long.source_span],
+        target_span=[end[rows] for end in long.target_span],
+        cross_span=[end[rows] for end in long.cross_span],
         begins=[part[rows] for part in long.begins],
     )
     assert torch.allclose(model.loss_sum(wider), model.loss_sum(short), rtol=1e-6)
@@ -149,40 +149,36 @@ def test_padding_more_changes_nothing(model):
 def test_loss_is_a_sum_over_real_target_tokens(model):
     batch = batch_of([(5, 3), (4, 2)])
     source, lengths = batch.source, torch.tensor([5, 4])
-    log_p = model(source, batch.decoder_input, lengths).log_softmax(-1)
+    log_p = logits_of(model, source, batch.decoder_input, lengths).log_softmax(-1)
     real = [(b, t) for b, n in enumerate((3, 2)) for t in range(n)]
     by_hand = -sum(log_p[b, t, batch.target[b, t]] for b, t in real)
     assert torch.allclose(model.loss_sum(batch), by_hand)
 
 
+SOURCES = [[4, 5, 6, 7, 8, 9], [10, 11], [12, 13, 14, 15]]
+SOURCE = torch.tensor([row + [0] * (6 - len(row)) for row in SOURCES])
+LENGTHS_OF_SOURCES = torch.tensor([6, 2, 4])
+
+
 @pytest.mark.parametrize("chunks", [[1] * 8, [3, 1, 4], [8]])
 @torch.no_grad()
-def test_cached_decoding_is_uncached_decoding(model, chunks):
-    source, lengths, inputs = (
-        torch.randint(4, 90, (3, 6)),
-        torch.tensor([6, 2, 4]),
-        torch.randint(0, 90, (3, 8)),
-    )
-    whole = model(source, inputs, lengths)
-    cache = model.start(model.encode(source, padding(lengths, 6)), lengths)
-    parts = [model.decode(chunk, cache) for chunk in inputs.split(chunks, dim=1)]
+def test_cached_writing_is_the_forward_pass(model, chunks):
+    inputs = torch.randint(0, 90, (3, 8))
+    whole = logits_of(model, SOURCE, inputs, LENGTHS_OF_SOURCES)
+    cache = read_whole(model, SOURCES)
+    parts = [model.write(chunk, cache) for chunk in inputs.split(chunks, dim=1)]
     assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-5)
 
 
 @torch.no_grad()
 def test_cache_rows_can_be_selected(model):
-    source, lengths, inputs = (
-        torch.randint(4, 90, (3, 6)),
-        torch.tensor([6, 2, 4]),
-        torch.randint(0, 90, (3, 4)),
-    )
-    cache = model.start(model.encode(source, padding(lengths, 6)), lengths)
-    model.decode(inputs[:, :2], cache)
+    inputs = torch.randint(0, 90, (3, 4))
+    cache = read_whole(model, SOURCES)
+    model.write(inputs[:, :2], cache)
     rows = torch.tensor([2, 0, 2])
     cache.select(rows)
-    assert torch.allclose(
-        model.decode(inputs[rows, 2:], cache), model(source, inputs, lengths)[rows, 2:], atol=1e-5
-    )
+    whole = logits_of(model, SOURCE, inputs, LENGTHS_OF_SOURCES)
+    assert torch.allclose(model.write(inputs[rows, 2:], cache), whole[rows, 2:], atol=1e-5)
 
 
 def test_sizes_by_name_and_bad_shapes():

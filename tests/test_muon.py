@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ases.config import ModelConfig, TrainingSettings
 from ases.model import EncoderDecoder
-from ases.muon import Muon, orthogonalise
+from ases.optim import Muon, orthogonalise
+from ases.settings import ModelConfig, Settings
 from ases.training import make_optimizers
 
 SHAPES = [(24, 24), (40, 24), (24, 40), (24, 24), (7, 1)]
@@ -64,11 +64,11 @@ def test_who_trains_what():
             for optimizer in make_optimizers(model, settings)
         ]
 
-    [[muon], [adamw, vectors]] = groups(TrainingSettings(optimizer="muon"))
+    [[muon], [adamw, vectors]] = groups(Settings(optimizer="muon"))
     outside = ["decoder_bias.table", "embedding", "encoder_bias.table", "head"]
     assert adamw == [f"{name}.weight" for name in outside]
     assert len(muon) == 7 + 11 and all("norm" in name for name in vectors)
     assert sorted(muon + adamw + vectors) == sorted(names.values())
 
-    [[adamw, no_decay]] = groups(TrainingSettings(optimizer="adamw"))
+    [[adamw, no_decay]] = groups(Settings(optimizer="adamw"))
     assert (adamw, no_decay) == (sorted(muon + [f"{name}.weight" for name in outside]), vectors)

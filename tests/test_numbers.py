@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from ases.config import SIZES, ModelConfig, TrainingSettings
+from ases import training
 from ases.model import EncoderDecoder
 from ases.pairs import collate, rows_by_model
 from ases.recipe import segment, training_texts
+from ases.settings import SIZES, ModelConfig, Settings
 from ases.tasks import make_splits
 from ases.tokenizer import Tokenizer
 from ases.training import Training
@@ -24,25 +25,27 @@ def batches():
 def new_training(vocab_size, **settings):
     torch.manual_seed(0)
     model = EncoderDecoder(ModelConfig(vocab_size=vocab_size, **SIZES["micro"]))
-    return Training(model, TrainingSettings(max_steps=40, **settings))
+    return Training("usm", model, Settings(max_steps=40, validations=1, log_every=1000, **settings))
 
 
-def losses(training, batches, n):
-    """Loss per target token of each update."""
-    found = []
-    for i in range(n):
-        batch = batches[i % len(batches)]
-        training.update([batch])
-        found.append(float(training.loss_sum) / batch.target_tokens)
-        training.loss_sum.zero_()
+def losses(trained, updates, monkeypatch):
+    """Loss per target token of each update, a list of batches."""
+    stream = (batch for update in updates for batch in update)
+    monkeypatch.setattr(training, "_stream", lambda rows, trained: stream)
+    found, own = [], training.fit(trained, [[]], [[]])
+    for update in updates:
+        next(own)
+        found.append(float(trained.loss_sum) / sum(batch.target_tokens for batch in update))
+        trained.loss_sum.zero_()
     return found
 
 
-def test_bfloat16_stays_close_to_float32(batches):
-    """The loss of one model within 0.5 %, and the losses of 40 updates, over which errors add up, within 3 %."""
+def test_bfloat16_stays_close_to_float32(batches, monkeypatch):
+    """The first loss within 0.5 %; those of 40 updates, over which errors add up, within 3 %."""
     batches, vocab_size = batches
-    full = losses(new_training(vocab_size), batches, 40)
-    half = losses(new_training(vocab_size, dtype="bfloat16"), batches, 40)
+    updates = [[batches[i % len(batches)]] for i in range(39)]
+    full = losses(new_training(vocab_size), updates, monkeypatch)
+    half = losses(new_training(vocab_size, dtype="bfloat16"), updates, monkeypatch)
     assert half[0] == pytest.approx(full[0], rel=0.005)
     assert half == pytest.approx(full, rel=0.03)
     assert full[-1] < 0.7 * full[0]
@@ -66,20 +69,15 @@ def test_compiling_changes_nothing_but_rounding(batches, backend):
             torch.testing.assert_close(p.grad, gradient, rtol=1e-3, atol=1e-4)
 
 
-def test_a_batch_in_parts_is_the_batch(batches):
+def test_a_batch_in_parts_is_the_batch(monkeypatch):
     """Accumulated, whatever the parts, gradients and losses are those of the whole."""
     splits = make_splits("mwp", 12, 4, 4, seed=1, max_number=20)
     tokenizer = Tokenizer.train(training_texts(splits), 400)
     rows = rows_by_model("usm", segment(splits["train"]), tokenizer, "block-causal")["usm"]
-    whole = losses(new_training(tokenizer.vocab_size), [collate(rows, 0)], 3)
+    size = tokenizer.vocab_size
+    whole = losses(new_training(size), [[collate(rows, 0)]] * 3, monkeypatch)
     for parts in ((1, 11), (5, 1, 6), (1,) * 12):
-        training = new_training(tokenizer.vocab_size)
-        for expected in whole:
-            start, cut = 0, []
-            for n in parts:
-                cut.append(collate(rows[start : start + n], 0))
-                start += n
-            training.update(cut)
-            tokens = sum(part.target_tokens for part in cut)
-            assert float(training.loss_sum) / tokens == pytest.approx(expected, rel=1e-4)
-            training.loss_sum.zero_()
+        starts = [sum(parts[:i]) for i in range(len(parts))]
+        cut = [collate(rows[start : start + n], 0) for start, n in zip(starts, parts)]
+        found = losses(new_training(size, accumulate=len(parts)), [cut] * 3, monkeypatch)
+        assert found == pytest.approx(whole, rel=1e-4)

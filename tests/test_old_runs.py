@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ases.run.config import FORMAT
-from ases.run.folder import load_run
+from ases.run.folder import FORMAT, load_run
 from tests.test_commands import command, fail, succeed
 
 FOLDERS = sorted((Path(__file__).parent / "old_runs").glob("format-*"))

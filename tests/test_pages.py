@@ -8,10 +8,10 @@ import pytest
 
 from ases.data import Example
 from ases.metrics import score
-from ases.recipe import WrittenChain, segment
+from ases.recipe import Chain, segment
+from ases.run.evaluation import prediction
 from ases.run.page import evaluation_page, segmentation_page, tag, text
 from ases.run.plot import draw_curves, main, read_curves
-from ases.run.results import prediction
 
 BROWSER = next(
     (
@@ -51,7 +51,7 @@ def evaluation():
             n = i if run == "runs/a" or i == 0 else 9
             segments = [("ES", f"He has {n}."), ("AS", f" The answer is {n}.")]
             stop = "end" if i < 2 else "stuck"
-            chain = WrittenChain("".join(t for _, t in segments), segments, stop)
+            chain = Chain("".join(t for _, t in segments), segments, stop)
             written.append(prediction("mwp", example, chain))
         predictions[run] = written
         texts = [line["prediction"] for line in written]
@@ -111,11 +111,11 @@ def test_an_evaluation_is_filtered_and_searched(evaluation, browser, tmp_path):
 
 
 def test_a_segmentation_with_entropies(browser, tmp_path, model, tokenizer):
-    from ases.config import SegmentationSettings
     from ases.data import TOY
     from ases.recipe import Scorer
+    from ases.settings import Settings
 
-    settings = SegmentationSettings("entropy")
+    settings = Settings(segmentation="entropy")
     examples = [TOY, Example("evil", EVIL, f"{EVIL} 胰头, so 3. The answer is 3.")]
     segmented = segment(examples, settings, Scorer(model, tokenizer))
     content = segmentation_page(segmented, settings, "data: 2", tokenizer)
@@ -133,10 +133,10 @@ def test_a_segmentation_with_entropies(browser, tmp_path, model, tokenizer):
 
 
 def test_labels_by_position_are_called_so():
-    from ases.config import SegmentationSettings
     from ases.data import TOY
+    from ases.settings import Settings
 
-    content = segmentation_page(segment([TOY]), SegmentationSettings(), "data: 1")
+    content = segmentation_page(segment([TOY]), Settings(), "data: 1")
     assert "Labels are positions" in content and content.count('<li class="segment es">') == 4
 
 

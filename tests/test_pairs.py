@@ -5,11 +5,9 @@ from conftest import TOY, TOY_PIECES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ases.config import CHAIN
 from ases.pairs import (
     IGNORE,
     Pair,
-    Row,
     collate,
     encode_question,
     join_context,
@@ -17,8 +15,11 @@ from ases.pairs import (
     make_direct_pair,
     make_pairs,
     make_rows,
+    source_length,
+    target_length,
 )
 from ases.segmentation import AS, ES, interleaved_labels, make_segments
+from ases.settings import CHAIN
 
 
 class Letters:
@@ -103,33 +104,15 @@ def test_pairs_of_any_example_are_its_chain(labelled, merge):
 
 def test_rows_by_hand():
     pairs = make_pairs("a", make_segments(["b", "cd", "e"], [ES, AS, ES]), LETTERS)
-    whole = Row(
-        source=[10, 1, 11, 1, 12, 13, 1],
-        ends=[2, 2, 4, 4, 7, 7, 7],
-        targets=[[11, 1], [12, 13, 1], [14, 2, 1]],
-        reads=[2, 4, 7],
-    )
-    assert make_rows(pairs, "block-causal") == [whole]
-    assert make_rows([pairs[1]], "block-causal") == [  # what the ASM learns of this chain
-        Row([10, 1, 11, 1], [2, 2, 4, 4], [[12, 13, 1]], [4])
-    ]
+    assert make_rows(pairs, "block-causal") == [pairs]
+    assert (source_length(pairs), target_length(pairs)) == (7, 8)
+    assert make_rows([pairs[1]], "block-causal") == [[pairs[1]]]  # the ASM's
     assert make_rows(pairs, "bidirectional") == [
-        Row([10, 1], [2] * 2, [[11, 1]], [2]),
-        Row([10, 1, 11, 1], [4] * 4, [[12, 13, 1]], [4]),
-        Row([10, 1, 11, 1, 12, 13, 1], [7] * 7, [[14, 2, 1]], [7]),
+        [Pair(ES, [[10, 1]], [11, 1])],
+        [Pair(AS, [[10, 1, 11, 1]], [12, 13, 1])],
+        [Pair(ES, [[10, 1, 11, 1, 12, 13, 1]], [14, 2, 1])],
     ]
     assert make_rows([], "block-causal") == make_rows([], "bidirectional") == []
-
-
-@settings(deadline=None)
-@given(LABELLED)
-def test_both_encoders_learn_the_same_targets(labelled):
-    pieces, labels = [p for p, _ in labelled], [label for _, label in labelled]
-    pairs = make_pairs("q", make_segments(pieces, labels), LETTERS)
-    [row] = make_rows(pairs, "block-causal")
-    alone = make_rows(pairs, "bidirectional")
-    assert row.targets == [target for r in alone for target in r.targets]
-    assert [row.source[:read] for read in row.reads] == [r.source for r in alone]
 
 
 # --- batches -------------------------------------------------------------------------------------
@@ -137,14 +120,14 @@ def test_both_encoders_learn_the_same_targets(labelled):
 
 def test_collate_by_hand():
     rows = [
-        Row([10, 1, 11, 1], [2, 2, 4, 4], [[11, 1], [12, 13, 1]], [2, 4]),
-        Row([14, 1], [2, 2], [[15, 2, 1]], [2]),
+        [Pair(ES, [[10, 1]], [11, 1]), Pair(AS, [[10, 1], [11, 1]], [12, 13, 1])],
+        [Pair(ES, [[14, 1]], [15, 2, 1])],
     ]
     batch = collate(rows, pad_id=0, start_id=9)
     assert batch.source.tolist() == [[10, 1, 11, 1], [14, 1, 0, 0]]
     assert batch.decoder_input.tolist() == [[9, 11, 9, 12, 13], [9, 15, 2, 0, 0]]
     assert batch.target.tolist() == [[11, 1, 12, 13, 1], [15, 2, 1, IGNORE, IGNORE]]
-    assert (batch.source_tokens, batch.target_tokens, batch.tokens) == (6, 8, 14)
+    assert (batch.source_tokens, batch.target_tokens) == (6, 8)
 
     def seen(runs):
         return [
@@ -152,18 +135,19 @@ def test_collate_by_hand():
             for row in zip(*(end.tolist() for end in runs))
         ]
 
-    assert seen(batch.source_runs) == [
+    assert seen(batch.source_span) == [
         [[0, 1], [0, 1], [0, 1, 2, 3], [0, 1, 2, 3]],
         [[0, 1], [0, 1], [], []],
     ]
-    assert seen(batch.target_runs) == [
+    assert seen(batch.target_span) == [
         [[0], [0, 1], [2], [2, 3], [2, 3, 4]],
         [[0], [0, 1], [0, 1, 2], [], []],
     ]
-    assert seen(batch.cross_runs) == [
+    assert seen(batch.cross_span) == [
         [[0, 1], [0, 1], [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]],
         [[0, 1], [0, 1], [0, 1], [], []],
     ]
+    assert [part.tolist() for part in batch.begins] == [[0, 0, 1], [0, 2, 0], [1, 3, 1]]
     assert batch.source.dtype == torch.int64
 
 
@@ -174,7 +158,7 @@ def test_batches_hold_every_row_once_within_the_bound():
     batches = make_batches(rows, 300, seed=1, epoch=0)
     assert sorted(i for b in batches for i in b) == list(range(501))
     for b in batches:
-        width = max(len(rows[i].source) for i in b) + max(rows[i].target_length for i in b)
+        width = max(source_length(rows[i]) for i in b) + max(target_length(rows[i]) for i in b)
         assert len(b) * width <= 300 or len(b) == 1
     assert make_batches(rows, 300, seed=1, epoch=0) == batches
     assert make_batches(rows, 300, seed=1, epoch=1) != batches
@@ -182,8 +166,8 @@ def test_batches_hold_every_row_once_within_the_bound():
 
 
 def test_batches_come_in_random_order():
-    rows = [Row([5] * n, [n] * n, [[6, 1]], [n]) for n in range(4, 164, 4)]
+    rows = [[Pair(ES, [[5] * n], [6, 1])] for n in range(4, 164, 4)]
     batches = make_batches(rows, 200, seed=0, epoch=0)
-    longest = [max(len(rows[i].source) for i in batch) for batch in batches]
+    longest = [max(source_length(rows[i]) for i in batch) for batch in batches]
     assert len(batches) > 10 and longest != sorted(longest)
     assert make_batches(rows, 200, seed=0, epoch=1) != batches != make_batches(rows, 200, 1, 0)

@@ -20,17 +20,17 @@ SCRIPT = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 import train
-from ases.run.command import run_command
+from ases.run.cli import run_command
 from ases.training import Training
 
-update = Training.update
+add_time = Training.add_time
 
-def interrupted(self, batches):
-    update(self, batches)
-    if os.environ["RANK"] == "{rank}" and self.progress.step == {step}:
+def interrupted(self, since):
+    if os.environ["RANK"] == "{rank}" and self.step == {step}:
         os.kill({process}, signal.{signal})
+    return add_time(self, since)
 
-Training.update = interrupted
+Training.add_time = interrupted
 run_command(train.main, alone=False)
 """
 
@@ -95,7 +95,7 @@ def test_a_lost_process_ends_the_run_and_others_go_on(alone, tmp_path, who, numb
         saved = re.search(r"usm is saved as of step (\d+)", done.stderr).group(1)
         done = torchrun(3, "--resume", run)
         assert done.returncode == 0, done.stderr
-        assert f"usm goes on after {saved} steps" in done.stderr
+        assert f"usm continues after {saved} steps" in done.stderr
     else:
         succeed("train.py", "--resume", run)
     alike(run, alone / "usm")
@@ -109,7 +109,7 @@ def test_mistakes_are_one_line(tmp_path):
 
 def test_other_commands_are_for_one_process(tmp_path):
     done = torchrun(2, "--split", "test", script=ROOT / "segment.py")
-    assert done.returncode != 0 and "expected one, without it" in done.stderr
+    assert done.returncode != 0 and "start it without torchrun" in done.stderr
 
 
 TOGETHER = """
@@ -118,7 +118,6 @@ sys.path.insert(0, {root!r})
 import torch
 from torch import distributed
 from ases import parallel
-from ases.pairs import Row
 distributed.init_process_group("gloo")
 rank, n = parallel.rank(), parallel.count()
 assert parallel.total(rank + 1) == 6 and type(parallel.total(2)) is int
@@ -127,11 +126,11 @@ assert parallel.first(10.0 + rank) == 10.0
 for count in range(8):
     own = parallel.own_part(list(range(count)))
     assert parallel.gather([i * i for i in own], count) == [i * i for i in range(count)]
-parallel.check_alike("usm", [Row([1], [1], [[1]], [1])])
+parallel.check_alike("usm", [1])
 try:
-    parallel.check_alike("usm", [Row([rank // 2], [1], [[1]], [1])])
+    parallel.check_alike("usm", [rank // 2])
 except ValueError as error:
-    assert "usm: process 2 has other rows than process 0" in str(error)
+    assert "usm: processes 2 and 0 have different data" in str(error)
     print("noticed", flush=True)
 distributed.destroy_process_group()
 """

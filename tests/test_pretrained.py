@@ -18,12 +18,12 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from ases.beam import beam_search
 from ases.data import InputError
 from ases.decoding import encode_sources, greedy
+from ases.extra.beam import beam_search
+from ases.extra.t5 import download, load_t5, save_t5
 from ases.model import EncoderDecoder
 from ases.pairs import Pair, Row, collate, make_rows
-from ases.pretrained import download, load_t5, save_t5
 
 V10 = dict(feed_forward_proj="relu")
 V11 = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False)
@@ -172,17 +172,17 @@ def test_states_logits_loss_and_gradients(variant, precision, tolerance, tmp_pat
     expected = theirs(
         input_ids=batch.source, attention_mask=mask, labels=batch.target, output_hidden_states=True
     )
-    states = ours.encode(batch.source, batch.source_runs)
+    states = ours.encode(batch.source, batch.source_span)
     for b, n in enumerate(mask.sum(1)):
         assert relative(states[b, :n], expected.encoder_last_hidden_state[b, :n]) <= tolerance
     real = batch.target != -100
-    assert relative(ours.logits(batch)[real], expected.logits[real]) <= tolerance
+    assert relative(ours(batch)[real], expected.logits[real]) <= tolerance
     loss = ours.loss_sum(batch) / batch.target_tokens
     assert relative(loss, expected.loss) <= tolerance
 
     loss.backward()
     expected.loss.backward()
-    from ases.pretrained import _t5_name
+    from ases.extra.t5 import _t5_name
 
     gradients = {name: p.grad for name, p in theirs.named_parameters()}
     seen = set()
@@ -256,7 +256,7 @@ def test_written_models_are_loaded_by_transformers(variant, tmp_path):
     real = batch.target != -100
     with torch.no_grad():
         logits = theirs(input_ids=batch.source, attention_mask=mask, labels=batch.target).logits
-        assert relative(logits[real], ours.logits(batch)[real]) <= 1e-4
+        assert relative(logits[real], ours(batch)[real]) <= 1e-4
     again = load_t5(tmp_path / "out")
     assert all(
         torch.equal(a, b) for a, b in zip(again.state_dict().values(), ours.state_dict().values())
@@ -535,14 +535,14 @@ def test_a_run_is_exported_with_its_tokenizer(tmp_path):
         )
         with torch.no_grad():
             expected = theirs(input_ids=sources, decoder_input_ids=torch.tensor([[0, 5, 6]])).logits
-            assert torch.allclose(own.logits(batch), expected, atol=1e-4)
+            assert torch.allclose(own(batch), expected, atol=1e-4)
         generation = theirs.generation_config
         assert generation.decoder_start_token_id == generation.pad_token_id == 0
         assert generation.eos_token_id == [writer.tokenizer.eos_id, writer.tokenizer.end_id]
         with torch.no_grad():
             written = theirs.generate(sources)[0, 1:].tolist()
         cache = encode_sources(own, [sources[0].tolist()])
-        [greedily] = greedy(own, cache, writer.tokenizer, writer.recipe.max_tokens)
+        [greedily] = greedy(own, cache, writer.tokenizer, writer.settings.max_tokens)
         assert written[: len(greedily.ids)] == greedily.ids
     with pytest.raises(InputError, match="exists; expected a new folder"):
         export(tmp_path / "run", tmp_path / "t5")

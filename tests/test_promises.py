@@ -9,7 +9,7 @@ from dataclasses import fields
 import pytest
 
 import ases
-from ases.run.flags import EVALUATE_FLAGS, SEGMENT_FLAGS, TRAIN_FLAGS
+from ases.run.cli import EVALUATE_FLAGS, SEGMENT_FLAGS, TRAIN_FLAGS
 from tests.test_commands import command
 
 MODULES = [

@@ -6,11 +6,11 @@ from unicodedata import east_asian_width
 import pytest
 
 from ases.data import Example
-from ases.recipe import WrittenChain, score_chains
+from ases.recipe import Chain, score_chains
 from ases.run import progress
-from ases.run.results import prediction
+from ases.run.evaluation import prediction
+from ases.run.scores import explained, same_problems, score_cell, table
 from ases.run.show import first_difference, is_wrong, show_segments, show_wrong
-from ases.run.table import explained, same_problems, score_cell, table
 
 RESULTS = {
     "n": 500,
@@ -51,14 +51,14 @@ def test_runs_on_different_problems_are_told_apart():
 
 
 def line(segments, reference, task="mwp"):
-    chain = WrittenChain("".join(text for _, text in segments), segments, "end")
+    chain = Chain("".join(text for _, text in segments), segments, "end")
     return prediction(task, Example("x", "q?", reference), chain)
 
 
 def test_a_label_is_what_counts():
     example = Example("x", "q?", "so 5. The answer is 5.", label="6.0")
     for number, right in ((5, False), (6, True)):
-        chain = WrittenChain(f"The answer is {number}.", [("ES", "…")], "end")
+        chain = Chain(f"The answer is {number}.", [("ES", "…")], "end")
         written = prediction("mwp", example, chain)
         assert written["correct"] is right and written["label"] == "6.0"
         assert score_chains("mwp", [example], [chain])["accuracy"] == right

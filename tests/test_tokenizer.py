@@ -53,7 +53,7 @@ def test_pieces_are_encoded_one_by_one(tokenizer):
 
 
 def test_saved_and_loaded(tmp_path, tokenizer):
-    tokenizer.save(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.json").write_text(tokenizer.text(), encoding="utf-8")
     loaded = Tokenizer.load(tmp_path / "tokenizer.json")
     assert (
         loaded.encode(TOY.answer) == tokenizer.encode(TOY.answer)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import ases.training as training
-from ases.config import ModelConfig, TrainingSettings
 from ases.data import InputError
 from ases.model import EncoderDecoder
 from ases.pairs import Pair, make_rows
 from ases.run.checkpoints import Recorder, load_checkpoint, load_model, save_checkpoint
 from ases.segmentation import ES
+from ases.settings import ModelConfig, Settings
 from ases.training import learning_rate_at, validate_on
 
 CONFIG = ModelConfig(
@@ -27,9 +27,7 @@ CONFIG = ModelConfig(
     num_heads=2,
     dropout_rate=0.1,
 )
-OPTIONS = TrainingSettings(
-    max_steps=24, batch_tokens=60, validations=4, log_every=5, learning_rate=1e-2
-)
+OPTIONS = Settings(max_steps=24, batch_tokens=60, validations=4, log_every=5, learning_rate=1e-2)
 
 
 # Copying the first token: something a small model learns in a few steps.
@@ -43,8 +41,23 @@ ROWS = [
 ]
 
 
-def fit(model, name, rows, validation, settings, folder, resume=False):
-    return training.fit(name, model, rows, validation, settings, Recorder(folder, resume))
+class Silent:
+    def start(self, training):
+        pass
+
+    def record(self, training, report):
+        pass
+
+
+def fit(model, name, rows, validation, settings, folder=None, resume=False, stop_at=None):
+    trained = training.Training(name, model, settings)
+    watcher = Recorder(folder, resume) if folder else Silent()
+    watcher.start(trained)
+    for report in training.fit(trained, rows, validation):
+        watcher.record(trained, report)
+        if trained.step == stop_at:
+            raise KeyboardInterrupt
+    return trained.summary()
 
 
 def new_model(seed=0) -> EncoderDecoder:
@@ -98,23 +111,14 @@ def test_same_seed_same_losses_and_weights(tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize("stop_at, accumulate", [(1, 1), (7, 1), (13, 3), (23, 1)])
-def test_a_stopped_run_resumes_bit_for_bit(tmp_path, monkeypatch, stop_at, accumulate, optimizer):
+def test_a_stopped_run_resumes_bit_for_bit(tmp_path, stop_at, accumulate, optimizer):
     options = replace(OPTIONS, accumulate=accumulate, optimizer=optimizer)
     for name in ("whole", "halves"):
         (tmp_path / name).mkdir()
     fit(whole := new_model(), "usm", ROWS, ROWS, options, tmp_path / "whole")
 
-    update = training.Training.update
-
-    def stop(self, batches):
-        if self.progress.step == stop_at:
-            raise KeyboardInterrupt
-        update(self, batches)
-
-    monkeypatch.setattr(training.Training, "update", stop)
     with pytest.raises(KeyboardInterrupt):
-        fit(new_model(), "usm", ROWS, ROWS, options, tmp_path / "halves")
-    monkeypatch.undo()
+        fit(new_model(), "usm", ROWS, ROWS, options, tmp_path / "halves", stop_at=stop_at + 1)
     torch.rand(5)  # the world moves on in between
     fit(
         resumed := new_model(seed=9 if stop_at > 6 else 0),
@@ -246,14 +250,11 @@ def test_resuming_with_another_shape_is_refused(tmp_path):
 
 @pytest.mark.parametrize("steps, validations", [(500, 50), (24, 4), (7, 3), (5, 10), (100, 7)])
 def test_no_validation_comes_twice(steps, validations):
-    settings, progress, done = (
-        replace(OPTIONS, max_steps=steps, validations=validations),
-        training.Progress(),
-        0,
-    )
-    for progress.step in range(1, steps + 1):
-        if progress.validations_due(settings) > progress.validations:
-            progress.validations, done = progress.validations_due(settings), done + 1
+    settings = replace(OPTIONS, max_steps=steps, validations=validations)
+    trained, done = training.Training("usm", new_model(), settings), 0
+    for trained.step in range(1, steps + 1):
+        if trained.validations_due > trained.validations:
+            trained.validations, done = trained.validations_due, done + 1
     assert done == min(steps, validations)
 
 
@@ -272,23 +273,26 @@ def test_gradients_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
 
 
 def test_between_equals_the_lower_loss_is_kept():
-    trained = training.Training(new_model(), OPTIONS)
-    for accuracy, loss, kept in (
-        (0.5, 2.0, True),
-        (0.5, 2.5, False),
-        (0.5, 1.5, True),
-        (0.4, 1.0, False),
+    trained = training.Training("usm", new_model(), OPTIONS)
+    for step, (accuracy, loss, kept) in enumerate(
+        (
+            (0.5, 2.0, True),
+            (0.5, 2.5, False),
+            (0.5, 1.5, True),
+            (0.4, 1.0, False),
+        )
     ):
-        found = {"validation_loss": loss, "validation_accuracy": accuracy}
-        assert trained.keep_if_best(found) is kept
+        trained.step = step
+        trained.keep_if_best({"validation_loss": loss, "validation_accuracy": accuracy})
+        assert (trained.best["best_step"] == step) is kept
 
 
 def test_a_word_that_is_no_setting(tmp_path):
-    from ases.config import Recipe
     from ases.recipe import train
+    from ases.settings import Settings
 
     with pytest.raises(ValueError, match="encoder is 'bidir'; expected one of"):
-        train([], Recipe(encoder="bidir"))
+        train([], Settings(encoder="bidir"))
 
 
 # --- what nobody would notice at once ------------------------------------------------------------
@@ -302,7 +306,7 @@ def test_the_weights_of_the_best_validation_are_kept(tmp_path, monkeypatch):
         return {"validation_loss": 1.0, "validation_accuracy": next(accuracies)}
 
     monkeypatch.setattr(training, "validate_on", scripted)
-    report = training.fit("usm", model := new_model(), ROWS, ROWS, OPTIONS)
+    report = fit(model := new_model(), "usm", ROWS, ROWS, OPTIONS)
     assert report["best_step"] == 12 and len(seen) == 4
     assert all(torch.equal(p, kept) for p, kept in zip(model.parameters(), seen[1]))
     assert not all(torch.equal(p, last) for p, last in zip(model.parameters(), seen[3]))
@@ -318,7 +322,7 @@ def test_gradients_are_clipped_before_the_step(monkeypatch):
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
     options = replace(OPTIONS, optimizer="adamw", clip=0.01)
-    training.fit("usm", new_model(), ROWS, ROWS, options)
+    fit(new_model(), "usm", ROWS, ROWS, options)
     assert norms == pytest.approx([0.01] * 24, rel=1e-3)  # it was larger in every step
 
 
@@ -343,16 +347,11 @@ def test_the_optimizers_by_hand():
     ]["peak"] == pytest.approx(0.03)
 
 
-def test_epochs_are_shuffled_anew(monkeypatch):
-    orders, update = [], training.Training.update
-
-    def watched(self, batches):
-        orders.append([tuple(b.source.flatten().tolist()) for b in batches])
-        update(self, batches)
-
-    monkeypatch.setattr(training.Training, "update", watched)
+def test_epochs_are_shuffled_anew():
     rows = [row([5 + i, 1], [5 + i, 1]) for i in range(20)]
-    training.fit("usm", new_model(), rows, rows, replace(OPTIONS, max_steps=15, batch_tokens=16))
+    settings = replace(OPTIONS, batch_tokens=16)
+    batches = training._stream(rows, training.Training("usm", new_model(), settings))
+    orders = [[tuple(next(batches).source.flatten().tolist())] for _ in range(15)]
     epochs = [orders[i : i + 5] for i in (0, 5, 10)]  # every batch has four rows of 4 tokens
     ids = [sorted(i for batch in epoch for source in batch for i in source) for epoch in epochs]
     assert ids[0] == ids[1] == ids[2] == sorted([*range(5, 25), *[1] * 20])
@@ -381,7 +380,7 @@ def test_own_random_numbers():
 
     def work(seed, place):
         options = replace(OPTIONS, seed=seed, max_steps=40)
-        training.fit("usm", models[seed, place], ROWS, ROWS, options)
+        fit(models[seed, place], "usm", ROWS, ROWS, options)
 
     def weights(seed, place):
         return torch.cat([p.detach().flatten() for p in models[seed, place].parameters()])

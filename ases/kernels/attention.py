@@ -1,4 +1,4 @@
-"""Fused attention over runs of keys with a relative position bias, both directions, in Triton.
+"""Fused attention over spans of keys with a relative position bias, both directions, in Triton.
 
 The matrix of scores never exists. A program owns one block of queries (or, for the gradients of
 keys and values, of keys) and walks over blocks of the other side. docs/attention.md draws the
@@ -25,8 +25,8 @@ pass over the keys sums p_ij dP_ij instead.
 
 **The mirror.** Query i sees keys first_i ≤ j < last_i, and both ends only grow with i. So key j is
 seen by the queries from the first whose last exceeds j up to the last whose first is at most j: a
-run again, and its ends only grow with j. The key gradient is therefore the query gradient with the
-roles exchanged: same walk, same masks, dual runs, bias read backwards (SIGN = −1).
+span again, and its ends only grow with j. The key gradient is therefore the query gradient with the
+roles exchanged: same walk, same masks, dual spans, bias read backwards (SIGN = −1).
 
 **The bias gradient** sums dS along diagonals. Rotating row r of a tile by r turns diagonals into
 columns. A tile is twice as high as wide, so rows wrap none, one or two times, and sums over rows
@@ -48,7 +48,7 @@ LN_2 = tl.constexpr(math.log(2))
 # Fixed for each kernel where it is defined.
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 # Decoding changes these at every step. That must not compile new kernels.
-_VARYING = ["n_queries", "n_keys", "offset", "span"]
+_VARYING = ["n_queries", "n_keys", "offset", "reach"]
 
 
 class Rows(NamedTuple):
@@ -61,7 +61,7 @@ class Rows(NamedTuple):
 
 
 class RunEnds(NamedTuple):
-    """The two ends of the runs, each (B, n), with their strides."""
+    """The two ends of the spans, each (B, n), with their strides."""
 
     first: Tensor
     first_batch: int
@@ -149,22 +149,22 @@ def _store(
 
 
 @triton.jit
-def _ends(runs, b, at, n, n_others, HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr):
-    """The runs of the rows ``at``, kept within 0 … n_others; rows beyond n see nothing."""
+def _ends(spans, b, at, n, n_others, HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr):
+    """The spans of the rows ``at``, kept within 0 … n_others; rows beyond n see nothing."""
     first = tl.zeros_like(at)
     last = tl.where(at < n, n_others, 0)
     if HAS_FIRST:
-        place = runs.first + b * runs.first_batch + at * runs.first_row
+        place = spans.first + b * spans.first_batch + at * spans.first_row
         first = tl.maximum(tl.load(place, mask=at < n, other=0).to(tl.int32), 0)
     if HAS_LAST:
-        place = runs.last + b * runs.last_batch + at * runs.last_row
+        place = spans.last + b * spans.last_batch + at * spans.last_row
         last = tl.minimum(tl.load(place, mask=at < n, other=0).to(tl.int32), n_others)
     return first, last
 
 
 @triton.jit
 def _walk(
-    runs, b, start, n, n_others, shift, span,
+    spans, b, start, n, n_others, shift, reach,
     HAS_BIAS: tl.constexpr, HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr,
     BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
@@ -175,10 +175,10 @@ def _walk(
         bounds: (low, high, inner, outer). What any row sees lies in low … high; tiles within
             inner … outer are seen by all rows and need no mask.
         stops: the walk's beginning, the band's two ends, the walk's end. Before the band and
-            behind it, whole tiles lie beyond the span.
+            behind it, whole tiles lie beyond the reach.
     """
     at = start + tl.arange(0, BLOCK)
-    first, last = _ends(runs, b, at, n, n_others, HAS_FIRST, HAS_LAST)
+    first, last = _ends(spans, b, at, n, n_others, HAS_FIRST, HAS_LAST)
     # Both ends only grow, but rows that see nothing must not widen the walk.
     low = tl.min(tl.where(first < last, first, n_others), 0)
     high = tl.max(tl.where(first < last, last, 0), 0)
@@ -188,9 +188,9 @@ def _walk(
     left, right = high, high
     if HAS_BIAS:
         whole = tl.cdiv(high, STEP) * STEP
-        left = tl.maximum(start + shift - span + 1, 0) // STEP * STEP
+        left = tl.maximum(start + shift - reach + 1, 0) // STEP * STEP
         left = tl.maximum(tl.minimum(left, whole), begin)
-        right = tl.cdiv(tl.maximum(start + BLOCK - 1 + shift + span, 0), STEP) * STEP
+        right = tl.cdiv(tl.maximum(start + BLOCK - 1 + shift + reach, 0), STEP) * STEP
         right = tl.maximum(tl.minimum(right, whole), left)
     return (at, first, last), (low, high, inner, outer), (begin, left, right, high)
 
@@ -247,15 +247,15 @@ def _forward_tiles(
 
 @triton.jit(do_not_specialize=_VARYING)
 def forward_kernel(
-    q, k, v, bias, runs, out, stats,
-    heads, n_queries, n_keys, offset, span, scale,
+    q, k, v, bias, spans, out, stats,
+    heads, n_queries, n_keys, offset, reach, scale,
     HAS_BIAS: tl.constexpr, HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr,
     BLOCK: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     m0, b, h = _program(n_queries, heads, BLOCK, True)
     own, bounds, stops = _walk(
-        runs, b, m0, n_queries, n_keys, offset, span, HAS_BIAS, HAS_FIRST, HAS_LAST, BLOCK, STEP
+        spans, b, m0, n_queries, n_keys, offset, reach, HAS_BIAS, HAS_FIRST, HAS_LAST, BLOCK, STEP
     )
     at, first, last = own
     q_own = _load(_base(q, b, h), m0, first < last, BLOCK, WIDTH, BLOCK_K)
@@ -267,7 +267,7 @@ def forward_kernel(
     m = tl.full([BLOCK], float("-inf"), tl.float32)
     # Before the band, in it, behind it; all at once where there is no bias.
     for part in tl.static_range(3 if HAS_BIAS else 1):
-        far = tl.load(zero + (part - 1) * span)
+        far = tl.load(zero + (part - 1) * reach)
         a, l, m = _forward_tiles(
             (a, l, m), q_own, own, bounds, stops[part], stops[part + 1], keys, values,
             scale, zero - offset, far, HAS_BIAS, part == 1, STEP, WIDTH, BLOCK_K, PRECISION,
@@ -297,7 +297,7 @@ def _diagonals(ds, BLOCK: tl.constexpr, STEP: tl.constexpr):
 
 @triton.jit
 def _row_sums(
-    q, do, m, r, block, bounds, stops, keys, values, scale, zero, offset, span,
+    q, do, m, r, block, bounds, stops, keys, values, scale, zero, offset, reach,
     HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -313,7 +313,7 @@ def _row_sums(
         s = _scores(q, k, block, others, True, scale, zero, 0.0, 1, False, False, "ieee")
         if HAS_BIAS:
             difference = others[None, :] - at[:, None] - offset
-            s += tl.load(zero + tl.minimum(tl.maximum(difference, -span), span))
+            s += tl.load(zero + tl.minimum(tl.maximum(difference, -reach), reach))
         p = tl.exp2(s - m[:, None]) * r[:, None]
         delta += tl.sum(p * _dot(do, tl.trans(v), "ieee"), 1)
     return delta
@@ -355,8 +355,8 @@ def _query_gradient_tiles(
 
 @triton.jit(do_not_specialize=_VARYING)
 def query_gradient_kernel(
-    q, k, v, do, out, dq, bias, runs, stats, band_ptr,
-    heads, n_queries, n_keys, offset, span, scale,
+    q, k, v, do, out, dq, bias, spans, stats, band_ptr,
+    heads, n_queries, n_keys, offset, reach, scale,
     HAS_BIAS: tl.constexpr, GRADIENT: tl.constexpr, HAS_FIRST: tl.constexpr,
     HAS_LAST: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -364,7 +364,7 @@ def query_gradient_kernel(
     STEP: tl.constexpr = BLOCK // 2  # see _diagonals
     m0, b, h = _program(n_queries, heads, BLOCK, True)
     own, bounds, stops = _walk(
-        runs, b, m0, n_queries, n_keys, offset, span, HAS_BIAS, HAS_FIRST, HAS_LAST, BLOCK, STEP
+        spans, b, m0, n_queries, n_keys, offset, reach, HAS_BIAS, HAS_FIRST, HAS_LAST, BLOCK, STEP
     )
     at, first, last = own
     q_own = _load(_base(q, b, h), m0, first < last, BLOCK, WIDTH, BLOCK_K)
@@ -377,7 +377,7 @@ def query_gradient_kernel(
 
     if PRECISION == "ieee":
         delta = _row_sums(
-            q_own, do_own, m, r, own, bounds, stops, keys, values, scale, zero, offset, span,
+            q_own, do_own, m, r, own, bounds, stops, keys, values, scale, zero, offset, reach,
             HAS_BIAS, BLOCK, STEP, WIDTH, BLOCK_K,
         )  # fmt: skip
     else:
@@ -390,7 +390,7 @@ def query_gradient_kernel(
     band = sums + bias.centre - offset - m0
     dq_own = tl.zeros([BLOCK, BLOCK_K], tl.float32)
     for part in tl.static_range(3 if HAS_BIAS else 1):
-        far = tl.load(zero + (part - 1) * span)
+        far = tl.load(zero + (part - 1) * reach)
         dq_own, total = _query_gradient_tiles(
             dq_own, q_own, do_own, m, r, delta, own, bounds, stops[part], stops[part + 1],
             keys, values, scale, zero - offset, far, band,
@@ -431,15 +431,15 @@ def _key_gradient_tiles(
 
 @triton.jit(do_not_specialize=_VARYING)
 def key_gradient_kernel(
-    q, k, v, do, dk, dv, bias, runs, stats,
-    heads, n_queries, n_keys, offset, span, scale,
+    q, k, v, do, dk, dv, bias, spans, stats,
+    heads, n_queries, n_keys, offset, reach, scale,
     HAS_BIAS: tl.constexpr, HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr,
     BLOCK: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     n0, b, h = _program(n_keys, heads, BLOCK, False)
     own, bounds, stops = _walk(
-        runs, b, n0, n_keys, n_queries, -offset, span, HAS_BIAS, HAS_FIRST, HAS_LAST, BLOCK, STEP
+        spans, b, n0, n_keys, n_queries, -offset, reach, HAS_BIAS, HAS_FIRST, HAS_LAST, BLOCK, STEP
     )
     _, first, last = own
     k_own = _load(_base(k, b, h), n0, first < last, BLOCK, WIDTH, BLOCK_K)
@@ -451,7 +451,7 @@ def key_gradient_kernel(
     dv_own = tl.zeros([BLOCK, BLOCK_K], tl.float32)
     for part in tl.static_range(3 if HAS_BIAS else 1):
         # Queries far to the left see this key far to their right.
-        far = tl.load(zero + (1 - part) * span)
+        far = tl.load(zero + (1 - part) * reach)
         dk_own, dv_own = _key_gradient_tiles(
             dk_own, dv_own, k_own, v_own, own, bounds, stops[part], stops[part + 1],
             _base(q, b, h), _base(do, b, h), stats, row, scale, zero - offset, far,

@@ -56,7 +56,7 @@ def _rows(x: Tensor) -> Rows:
 
 
 def _bias(rel_bias: Tensor | None, pad: int, dummy: Tensor) -> Bias:
-    """(H, 2·span + 1) → (H, 2·span + 1 + 2·pad) float32, times log₂ e, its ends repeated."""
+    """(H, 2·reach + 1) → (H, 2·reach + 1 + 2·pad) float32, times log₂ e, its ends repeated."""
     if rel_bias is None:
         return Bias(dummy, 0, 0)
     left = rel_bias[:, :1].expand(-1, pad)
@@ -65,7 +65,7 @@ def _bias(rel_bias: Tensor | None, pad: int, dummy: Tensor) -> Bias:
     return Bias(padded, padded.shape[1], rel_bias.shape[1] // 2 + pad)
 
 
-def _run_ends(first: Tensor | None, last: Tensor | None, batch: int, dummy: Tensor) -> RunEnds:
+def _span_ends(first: Tensor | None, last: Tensor | None, batch: int, dummy: Tensor) -> RunEnds:
     ends: list[Any] = []
     for end in (first, last):
         if end is None:
@@ -79,7 +79,7 @@ def _run_ends(first: Tensor | None, last: Tensor | None, batch: int, dummy: Tens
 def dual_runs(
     first: Tensor | None, last: Tensor | None, n_keys: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Which queries see each key: runs (rows, Q) of keys → runs (rows, T) of queries.
+    """Which queries see each key: spans (rows, Q) of keys → spans (rows, T) of queries.
 
     >>> first, last = dual_runs(torch.tensor([[0, 0, 1]]), torch.tensor([[1, 2, 3]]), 3)
     >>> first.tolist(), last.tolist()  # key 0 is seen by queries 0 and 1, key 1 by 1 and 2, ...
@@ -132,15 +132,15 @@ def _forward(
     r = torch.empty_like(m)
 
     tile = tiles(q.dtype, K, Q)["forward"]
-    span = 0 if rel_bias is None else rel_bias.shape[1] // 2
+    reach = 0 if rel_bias is None else rel_bias.shape[1] // 2
     bias = _bias(rel_bias, tile["BLOCK"] + tile["STEP"], m)
-    runs = _run_ends(first, last, B, m)
-    sizes = (H, Q, T, offset, span, scale * LOG2_E)
+    spans = _span_ends(first, last, B, m)
+    sizes = (H, Q, T, offset, reach, scale * LOG2_E)
     constants = _constants(q, rel_bias, first, last) | tile
     grid = (B * H * triton.cdiv(Q, tile["BLOCK"]),)
     with torch.cuda.device_of(q):  # Triton launches on the current device
         forward_kernel[grid](
-            _rows(q), _rows(k), _rows(v), bias, runs, _rows(out), Stats(m, r, r),
+            _rows(q), _rows(k), _rows(v), bias, spans, _rows(out), Stats(m, r, r),
             *sizes, **constants,
         )  # fmt: skip
     return out, m, r
@@ -162,7 +162,7 @@ def _backward(
     scale: float,
     bias_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dQ, dK, dV laid out like q, k, v, and db, (H, 2·span + 1) float32 (empty if not wanted)."""
+    """dQ, dK, dV laid out like q, k, v, and db, (H, 2·reach + 1) float32 (empty if not wanted)."""
     do, q, k, v = _unit_columns(do), _unit_columns(q), _unit_columns(k), _unit_columns(v)
     B, H, Q, K = q.shape
     T = k.shape[2]
@@ -171,22 +171,22 @@ def _backward(
 
     tile = tiles(q.dtype, K, Q)
     pad = 2 * tile["queries"]["BLOCK"]
-    span = 0 if rel_bias is None else rel_bias.shape[1] // 2
+    reach = 0 if rel_bias is None else rel_bias.shape[1] // 2
     bias = _bias(rel_bias, pad, m)
     n_blocks = triton.cdiv(Q, tile["queries"]["BLOCK"])
     sums = m
     if bias_gradient:
         sums = torch.zeros(B, H, n_blocks, bias.width, dtype=torch.float32, device=q.device)
-    sizes = (H, Q, T, offset, span, scale * LOG2_E)
+    sizes = (H, Q, T, offset, reach, scale * LOG2_E)
     constants = _constants(q, rel_bias, first, last)
-    runs = _run_ends(first, last, B, m)
-    dual = _run_ends(*dual_runs(first, last, T), B, m)
+    spans = _span_ends(first, last, B, m)
+    dual = _span_ends(*dual_runs(first, last, T), B, m)
     # What hides the first keys from queries hides the last queries from keys.
     dual_constants = constants | dict(HAS_FIRST=last is not None, HAS_LAST=first is not None)
     with torch.cuda.device_of(q):
         query_gradient_kernel[(B * H * n_blocks,)](
-            _rows(q), _rows(k), _rows(v), _rows(do), _rows(out), _rows(dq), bias, runs, stats, sums,
-            *sizes, GRADIENT=bias_gradient, **constants, **tile["queries"],
+            _rows(q), _rows(k), _rows(v), _rows(do), _rows(out), _rows(dq),
+            bias, spans, stats, sums, *sizes, GRADIENT=bias_gradient, **constants, **tile["queries"],
         )  # fmt: skip
         key_gradient_kernel[(B * H * triton.cdiv(T, tile["keys"]["BLOCK"]),)](
             _rows(q), _rows(k), _rows(v), _rows(do), _rows(dk), _rows(dv), bias, dual, stats,

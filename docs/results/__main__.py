@@ -6,8 +6,8 @@ from tables import fill_pages, long_tables, table
 from trials import EXPERIMENTS
 
 from ases.data import InputError
-from ases.run.command import Parser, run_command
-from ases.run.files import write_text
+from ases.run.cli import Parser, run_command
+from ases.run.write import write_text
 
 
 def main() -> None:

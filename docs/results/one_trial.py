@@ -13,27 +13,27 @@ from cuts import CUTS
 from roles import by_true_role, entropies_against_roles
 from trials import GENERATED, STEPS, Trial
 
-from ases.beam import beam_search
-from ases.config import SIZES, Recipe, SegmentationSettings, TrainingSettings
 from ases.data import Example, split_examples
+from ases.extra.beam import beam_search
 from ases.model import EncoderDecoder
-from ases.pairs import Segmented, make_batches, rows_by_model
+from ases.pairs import Segmented, make_batches, rows_by_model, target_length
 from ases.recipe import (
-    ChainWriter,
     Scorer,
     Splits,
+    Writer,
     agreement,
     score_chains,
     segment,
     train,
     training_texts,
 )
-from ases.run.files import read_examples
+from ases.run.read import read_examples
 from ases.segmentation import AS, split_pieces
+from ases.settings import Settings
 from ases.tasks import make_splits
 from ases.tasks.word_problems import word_problem
 from ases.tokenizer import Tokenizer
-from ases.training import Watcher
+from ases.training import Training, Watcher
 
 Cut = Callable[[Sequence[Example]], list[Segmented]]
 
@@ -41,7 +41,7 @@ MAX_NUMBER = 20
 PRETRAINING = 3000  # updates
 VOCABULARY = 4096
 BLANK = "▢"  # stands where clauses were left out
-#: Arguments of ``ChainWriter.write``.
+#: Arguments of ``Writer.write``.
 DECODINGS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "second try": {"second_try": beam_search},
@@ -91,12 +91,13 @@ class Curves(Watcher):
     def __init__(self):
         self.found: dict[str, dict[str, list]] = {}
 
-    def report(self, name: str, row: dict) -> None:
-        own = self.found.setdefault(name, {"training": [], "validation": []})
-        kind, loss = "training", row.get("loss")
-        if loss is None:
-            kind, loss = "validation", row["validation_loss"]
-        own[kind].append([row["seconds"], loss])
+    def start(self, training: Training) -> None:
+        self.found[training.name] = {"training": [], "validation": []}
+
+    def record(self, training: Training, report: dict[str, dict]) -> None:
+        for kind, row in report.items():
+            loss = row.get("loss", row.get("validation_loss"))
+            self.found[training.name][kind].append([row["seconds"], loss])
 
 
 # --- data ----------------------------------------------------------------------------------------
@@ -138,33 +139,37 @@ def problems_of(steps: int, n: int = 100) -> list[Example]:
 # --- training ------------------------------------------------------------------------------------
 
 
-def _train(trial: Trial, folder: str) -> tuple[Splits, Cut, ChainWriter, Curves, float]:
+def _train(trial: Trial, folder: str) -> tuple[Splits, Cut, Writer, Curves, float]:
     everything = _all_splits(trial, folder)
     splits = _limited(everything, trial)
     cut: Cut = segment
     if trial.labels == "entropy":
-        scorer = _scorer(trial.baseline, folder)
-        settings = SegmentationSettings("entropy", beta=trial.beta, gamma=trial.gamma)
-        cut = partial(segment, settings=settings, scorer=scorer)
+        rule = Settings(segmentation="entropy", beta=trial.beta, gamma=trial.gamma)
+        cut = partial(segment, settings=rule, scorer=_scorer(trial.baseline, folder))
     elif trial.labels != "interleave":
         cut = CUTS[trial.labels]
 
-    recipe = Recipe(mode=trial.mode, encoder=trial.encoder, model=dict(SIZES[trial.size]))
+    settings = Settings(
+        mode=trial.mode,
+        encoder=trial.encoder,
+        size=trial.size,
+        seed=trial.seed,
+        max_number=MAX_NUMBER,
+    )
     start: dict[str, Any] = {"tokenizer": Tokenizer.train(training_texts(splits), VOCABULARY)}
     if trial.pretrained:
         model, start["tokenizer"] = _pretrained(trial.task, trial.data, trial.seed, folder)
         start["initial"] = partial(copy.deepcopy, model)
     # As many updates as the trial's epochs take: its own, or direct's.
-    mode = recipe.mode if trial.equal == "epochs" else "direct"
-    rows = rows_by_model(mode, cut(splits["train"]), start["tokenizer"], recipe.encoder)
-    tokens = recipe.training.batch_tokens
-    batches = sum(len(make_batches(own, tokens, 0, 0)) for own in rows.values())
-    settings = TrainingSettings(max_steps=trial.epochs * batches, seed=trial.seed)
+    mode = trial.mode if trial.equal == "epochs" else "direct"
+    rows = rows_by_model(mode, cut(splits["train"]), start["tokenizer"], trial.encoder)
+    batches = sum(len(make_batches(own, settings.batch_tokens, 0, 0)) for own in rows.values())
+    settings = replace(settings, max_steps=trial.epochs * batches)
     if trial.pretrained:  # lower rates keep what was learned
         settings = replace(settings, learning_rate=0.01, muon_learning_rate=0.003)
 
     curves, before = Curves(), time.process_time()
-    writer = train(splits, replace(recipe, training=settings), curves, cut=cut, **start)
+    writer = train(splits, settings, curves, cut=cut, **start)
     return splits, cut, writer, curves, time.process_time() - before
 
 
@@ -183,8 +188,8 @@ def _pretrained(task: str, data: str, seed: int, folder: str) -> tuple[EncoderDe
     tokenizer = Tokenizer.train(training_texts(splits), VOCABULARY)
     holed = {name: _with_holes(splits[name], rng) for name in ("train", "validation")}
     holed["validation"] = holed["validation"][:300]
-    settings = TrainingSettings(max_steps=PRETRAINING, seed=seed)
-    writer = train(holed, Recipe(mode="direct", training=settings), tokenizer=tokenizer)
+    settings = Settings(mode="direct", max_steps=PRETRAINING, seed=seed)
+    writer = train(holed, settings, tokenizer=tokenizer)
     return writer.models["direct"], tokenizer
 
 
@@ -207,13 +212,11 @@ def _with_holes(examples: Sequence[Example], rng: random.Random) -> list[Example
 # --- results -------------------------------------------------------------------------------------
 
 
-def _target_tokens(writer: ChainWriter, segmented: Sequence[Segmented]) -> dict[str, float]:
+def _target_tokens(writer: Writer, segmented: Sequence[Segmented]) -> dict[str, float]:
     """Target tokens a chain, of each sub-model: times nats a token, its share of nats a chain."""
-    recipe = writer.recipe
-    rows = rows_by_model(recipe.mode, segmented, writer.tokenizer, recipe.encoder)
-    return {
-        name: sum(row.target_length for row in own) / len(segmented) for name, own in rows.items()
-    }
+    settings = writer.settings
+    rows = rows_by_model(settings.mode, segmented, writer.tokenizer, settings.encoder)
+    return {name: sum(map(target_length, own)) / len(segmented) for name, own in rows.items()}
 
 
 def _rounded(found: Any) -> Any:

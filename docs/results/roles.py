@@ -9,7 +9,7 @@ from ases.entropy import chain_entropies, token_entropies
 from ases.metrics import role_agreement
 from ases.model import EncoderDecoder
 from ases.pairs import collate, rows_by_model
-from ases.recipe import ChainWriter, segment
+from ases.recipe import Writer, segment
 from ases.segmentation import (
     AS,
     ES,
@@ -20,7 +20,7 @@ from ases.segmentation import (
 )
 
 
-def entropies_against_roles(writer: ChainWriter, examples: Sequence[Example]) -> dict:
+def entropies_against_roles(writer: Writer, examples: Sequence[Example]) -> dict:
     """F1 of both roles against the true ones, of several rules on the entropies of a direct model:
     a piece is AS where its value is above the mean of its chain's (β = 1)."""
     pieces = [split_pieces(e.answer) for e in examples]
@@ -42,7 +42,7 @@ def entropies_against_roles(writer: ChainWriter, examples: Sequence[Example]) ->
 
 
 @torch.inference_mode()
-def by_true_role(writer: ChainWriter, examples: Sequence[Example]) -> dict:
+def by_true_role(writer: Writer, examples: Sequence[Example]) -> dict:
     """Loss, entropy and accuracy of a direct model on the tokens of each true role, teacher-forced,
     and on digits behind "=", which are computed."""
     model: EncoderDecoder = writer.models["direct"]
@@ -51,7 +51,7 @@ def by_true_role(writer: ChainWriter, examples: Sequence[Example]) -> dict:
     rows = rows_by_model("direct", segmented, tokenizer, "block-causal")["direct"]
     for i in range(0, len(rows), 50):
         batch = collate(rows[i : i + 50], 0)
-        log_p = torch.log_softmax(model.logits(batch), -1)
+        log_p = torch.log_softmax(model(batch), -1)
         entropy, best = token_entropies(log_p), log_p.argmax(-1)
         for r, s in enumerate(segmented[i : i + 50]):
             place = 0

@@ -12,11 +12,10 @@ from pathlib import Path
 import torch
 from one_trial import run_trial
 from tqdm import tqdm
-from trials import GENERATED, Trial
+from trials import GENERATED, VERSION, Trial
 
 from ases.data import InputError
-from ases.run.config import FORMAT
-from ases.run.files import write_text
+from ases.run.write import write_text
 
 RESULTS = Path(__file__).parent
 FIELDS = [field.name for field in fields(Trial)]
@@ -37,11 +36,9 @@ def read_results() -> dict[Trial, dict]:
             version = row["format"]
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{path}:{number}: not a trial's JSON") from None
-        if version != FORMAT:
-            raise InputError(
-                f"{path}:{number}: a trial of format {version}, whose models are not those of "
-                f"format {FORMAT}; move the file away to train again"
-            )
+        if version != VERSION:
+            told = f"a trial of version {version}; these are of {VERSION}"
+            raise InputError(f"{path}:{number}: {told}; move the file away to train again")
         results[trial] = row
     return results
 
@@ -62,7 +59,7 @@ def run_missing(trials: Sequence[Trial], folder: str, processes: int) -> None:
         futures = {pool.submit(run_trial, trial, folder): trial for trial in missing}
         for done in tqdm(as_completed(futures), total=len(futures), unit="trial", disable=None):
             trial = futures[done]
-            row = asdict(trial) | {"format": FORMAT} | done.result()
+            row = asdict(trial) | {"format": VERSION} | done.result()
             write_results(read_results() | {trial: row})
 
 

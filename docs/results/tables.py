@@ -11,7 +11,7 @@ from intervals import Cell, Results, find_cell, mean_interval, problems_to_match
 from runner import RESULTS
 from trials import EXPERIMENTS
 
-from ases.run.files import write_text
+from ases.run.write import write_text
 from ases.segmentation import AS, ES
 
 PAGES = [RESULTS.parent / "results.md", RESULTS.parent.parent / "README.md"]

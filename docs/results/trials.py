@@ -10,6 +10,9 @@ whatever is trained, so this is about equal time, and unlike a clock it gives th
 
 from dataclasses import dataclass
 
+#: Raise it when a change of the package changes what trials find; old ones are then refused.
+VERSION = 3
+
 GENERATED = "generated"
 
 

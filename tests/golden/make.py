@@ -10,14 +10,14 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
+from ases import decoding
 from ases.answers import parse_answer
-from ases.attention import attention, blocks, causal, packed, padding
-from ases.config import CHAIN
+from ases.attention import attention, block_span, causal_span, packed_span
 from ases.decoding import Decoded, generate_chains
 from ases.entropy import token_entropies
 from ases.metrics import score
 from ases.model import start_from
-from ases.pairs import Row, collate, encode_question, make_pairs, make_rows
+from ases.pairs import Pair, collate, encode_question, make_pairs
 from ases.segmentation import (
     AS,
     ES,
@@ -27,6 +27,7 @@ from ases.segmentation import (
     piece_entropies,
     split_pieces,
 )
+from ases.settings import CHAIN
 from tests.golden.conventions import CONVENTIONS
 
 PROBLEMS = [
@@ -138,12 +139,39 @@ class Letters:
         return "".join(chr(i) for i in ids if i < 1114112)
 
 
-def scripted(steps: list[list[str]]):
-    """A model that writes the steps of its script, whatever it reads."""
-    turns = iter(steps)
-    return lambda role, chains, contexts: [
-        Decoded(Letters.encode(text), end) for text, end in [next(turns)]
-    ]
+def written_by(script: list[list[str]], roles: tuple, rounds: int, question: str = "q?"):
+    """The chain of models that write the steps of a script, whatever they read; and what that was,
+    (role, context)."""
+    read, steps = [], iter(script)
+    models = {role: object() for role in roles}
+
+    class Read:
+        """In place of what a model has read."""
+
+        def __init__(self, model, encoder):
+            self.role = next(role for role, own in models.items() if own is model)
+
+        def read(self, chains, contexts):
+            read.append((self.role, contexts[0]))
+            return self
+
+        def to_write(self):
+            return self
+
+    def search(*arguments):
+        return [Decoded(Letters.encode(text), end) for text, end in [next(steps)]]
+
+    kept, decoding.Reader = decoding.Reader, Read
+    try:
+        questions = [Letters.encode(question)]
+        [chain] = generate_chains(models, questions, Letters, "block-causal", 9, rounds, search)
+    finally:
+        decoding.Reader = kept
+    return chain, read
+
+
+def spelled(blocks: list[list[int]]) -> str:
+    return "".join(Letters.decode(block) + "</s>" for block in blocks)
 
 
 SCRIPTS = {
@@ -276,13 +304,14 @@ LANGUAGES = [
 
 def attention_cases() -> list[dict]:
     """One head-pair of small numbers for each kind of mask, in float64."""
+    lengths = torch.tensor([[3] * 4, [5] * 4])
     masks = {
         "dense": (None, None),
-        "padding": padding(torch.tensor([3, 5]), 4),
-        "padded queries": padding(torch.tensor([3, 5]), 4, torch.tensor([2, 4])),
-        "causal, behind one cached key": causal(4, offset=1),
-        "blocks": blocks(torch.tensor([[2, 2, 4, 4], [1, 3, 3, 5]])),
-        "packed": packed(torch.tensor([[0, 0, 2, 2], [0, 1, 1, 4]])),
+        "padding": block_span(lengths),
+        "padded queries": block_span(lengths, torch.tensor([2, 4])),
+        "causal, behind one cached key": causal_span(4, offset=1),
+        "blocks": block_span(torch.tensor([[2, 2, 4, 4], [1, 3, 3, 5]])),
+        "packed": packed_span(torch.tensor([[0, 0, 2, 2], [0, 1, 1, 4]])),
         "any": (
             torch.tensor([[0, 1, 1, 4], [2, 2, 3, 5]]),
             torch.tensor([[2, 2, 5, 5], [2, 4, 4, 5]]),
@@ -354,16 +383,19 @@ def special_entropies() -> list[dict]:
 
 def more_pairs(question: str, pieces: list[str], labels: list[str]) -> dict:
     """Pairs of unmerged segments, one encoding of a chain, and a question that is cut."""
-    own = make_pairs(question, make_segments(pieces, labels), Letters)
-    [row] = make_rows(own, "block-causal")
+    row = make_pairs(question, make_segments(pieces, labels), Letters)
     cut, _ = encode_question("abcdefghijkl", Letters, 7)
+    source, ends = [], []
+    for block in row[-1].context:
+        source += block
+        ends += [len(source)] * len(block)
     return {
         "usm_unmerged": pairs(question, make_segments(pieces, labels, merge=False)),
         "one_encoding": {
-            "source": row.source,
-            "ends": row.ends,
-            "targets": row.targets,
-            "reads": row.reads,
+            "source": source,
+            "ends": ends,
+            "targets": [pair.target for pair in row],
+            "reads": [len(pair.source) for pair in row],
         },
         "cut_question": {"question": "abcdefghijkl", "max_question": 7, "ids": cut},
     }
@@ -372,7 +404,8 @@ def more_pairs(question: str, pieces: list[str], labels: list[str]) -> dict:
 def decoder_starts() -> dict:
     """A row of three targets, with made-up states and embeddings of width 2."""
     targets, reads = [[4, 1], [1], [5, 4, 2, 1]], [3, 5, 6]
-    row = Row([6, 7, 1, 4, 1, 1], [3, 3, 3, 5, 5, 6], targets, reads)
+    blocks = [[6, 7, 1], [4, 1], [1]]
+    row = [Pair("", blocks[: j + 1], target) for j, target in enumerate(targets)]
     embeddings = [[i, -i] for i in range(8)]
     states = [[10 * (i + 1), 10 * (i + 1) + 5] for i in range(6)]
     batch = collate([row], pad_id=0, start_id=3)
@@ -432,18 +465,11 @@ def main() -> None:
     write("entropy.json", scoring)
     write("pairs.json", all_pairs)
 
-    decoding = []
+    written = []
     for name, script in SCRIPTS.items():
-        read = []
-        model = scripted(script)
-
-        def write_one(role, chains, contexts):
-            read.append([role, "".join(Letters.decode(b) + "</s>" for b in contexts[0])])
-            return model(role, chains, contexts)
-
         roles, rounds = ((CHAIN,), 1) if name.startswith("direct") else ((ES, AS), 4)
-        [chain] = generate_chains(write_one, [Letters.encode("q?")], Letters, roles, rounds)
-        decoding.append(
+        chain, read = written_by(script, roles, rounds)
+        written.append(
             {
                 "name": name,
                 "question": "q?",
@@ -456,12 +482,12 @@ def main() -> None:
                     }
                     for t, e in script
                 ],
-                "read": [{"role": r, "context": c} for r, c in read],
-                "segments": [{"label": r, "text": Letters.decode(i)} for r, i in chain.segments],
+                "read": [{"role": role, "context": spelled(blocks)} for role, blocks in read],
+                "segments": [{"label": role, "text": text} for role, text in chain.segments],
                 "stop": chain.stop,
             }
         )
-    write("decoding.json", decoding)
+    write("decoding.json", written)
 
     answers = [
         {

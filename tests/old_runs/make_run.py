@@ -7,13 +7,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from ases.config import TrainingSettings
 from ases.recipe import train, training_texts
-from ases.run.checkpoints import make_watcher
-from ases.run.config import FORMAT, DataSettings, RunConfig
-from ases.run.files import write_text
-from ases.run.folder import data_digest, load_splits
-from ases.run.results import evaluate, training_facts, write_evaluation
+from ases.run.checkpoints import FORMAT, Recorder
+from ases.run.evaluation import evaluate, training_facts, write_evaluation
+from ases.run.folder import RunConfig, data_digest, load_splits
+from ases.run.write import write_text
+from ases.settings import Settings
 from ases.tokenizer import Tokenizer
 
 SHAPE = dict(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=1, num_heads=2)
@@ -31,18 +30,20 @@ def main() -> None:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    splits, _ = load_splits(DataSettings(data=str(path)))
+    splits, _ = load_splits(Settings(data=str(path)))
     tokenizer = Tokenizer.train(training_texts(splits), 260)
     config = RunConfig(
-        data=DataSettings(data=path.name),
+        data=path.name,
         model=SHAPE | {"tie_word_embeddings": True},
-        training=TrainingSettings(max_steps=400, validations=2, batch_tokens=512),
+        max_steps=400,
+        validations=2,
+        batch_tokens=512,
         vocab_size=260,
     )
     config = replace(config, data_digest=data_digest(splits), run_id="0123456789abcdef")
     config.save(folder)
     write_text(folder / "tokenizer.json", tokenizer.text())
-    writer = train(splits, config, make_watcher(folder, False, config.run_id), tokenizer=tokenizer)
+    writer = train(splits, config, Recorder(folder, False, config.run_id), tokenizer=tokenizer)
     results, predictions = evaluate(writer, splits["test"])
     write_evaluation(folder, results | training_facts(writer.reports), predictions)
 
