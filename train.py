@@ -33,9 +33,9 @@ def learn_and_score(given: dict) -> None:
     recorder = Recorder(run.folder, run.resumed, run.config.run_id)
     if recorder.writes:
         recorder.signals.install()
-    given_parts = dict(tokenizer=run.tokenizer, scorer=run.scorer, initial=run.initial)
+    parts: dict = dict(tokenizer=run.tokenizer, scorer=run.scorer, initial=run.initial)
     try:
-        writer = train(run.splits, run.config, recorder, **given_parts)
+        writer = train(run.splits, run.config, recorder, **parts)
         splits = [split for split in ("test", "longer") if split in run.splits]
         print(table({split: score(run, writer, split) for split in splits}))
     except ValueError as error:
@@ -46,9 +46,9 @@ def learn_and_score(given: dict) -> None:
         raise InputError(f"{error} ({recorder.saved or 'nothing is saved'})") from None
     except Interrupted as stop:
         told = "stopped before anything was saved"
-        if recorder.saved:
+        if recorder.saved or run.resumed:
             again = f"python train.py --resume {shlex.quote(str(run.folder))}"
-            told = f"stopped; {recorder.saved}. Continue with: {again}"
+            told = f"stopped; {recorder.saved or 'nothing new is saved'}. Continue with: {again}"
         raise Interrupted(told, stop.number) from None
 
 

@@ -1,31 +1,30 @@
-"""AS-ES learning, from a line of JSON to a scored chain of thought. Read in the method's order:
+"""AS-ES learning, from a line of JSON to a scored chain of thought.
+
+docs/minimal.py has the method on one page. Here, read in this order:
 
  1. recipe        the whole experiment on objects: cut and label, train, write, score
- 2. config        every setting, with the modes
+ 2. settings      every setting, and the modes
  3. data          what an example is; splits by question
  4. tokenizer     text to ids and back, exactly
  5. segmentation  chain → pieces → labels → segments
- 6. pairs         segments → (context, next segment) → rows; batches
- 7. attention     scores with a relative position bias, and who computes it
+ 6. pairs         segments → (context, next segment) → rows → batches
+ 7. attention     softmax over the keys a query sees, with a relative position bias
  8. model         the encoder-decoder
- 9. training      one loop for every sub-model
-10. entropy       token entropies under a direct model
-11. decoding      the iterative loop; then how a segment is written
-12. metrics       accuracy, BLEU, ROUGE, agreement of roles
+ 9. optim         Muon, AdamW, the learning rate
+10. training      one loop for every sub-model
+11. entropy       how unsure a direct model is of each token
+12. decoding      the iterative loop; greedy decoding
+13. metrics       accuracy, BLEU, ROUGE, agreement of roles
+14. answers       numbers in text
 
-Beside the method: muon (the optimizer of matrices), parallel (several processes), kernels
-(attention in Triton), tasks (generated examples), pretrained (T5 checkpoints), beam (beam search),
-answers (numbers in text), settings (how a setting is declared). Files, flags and folders are in
-ases/run, which nothing of the method imports.
+``parallel`` runs several processes. ``kernels`` has fused attention, ``tasks`` generated examples,
+``extra`` beam search and T5 checkpoints, ``run`` commands and files.
 
 Words: a *chain* (of thought) is an answer with its reasoning; a *piece* is a clause of it; a
-*segment* is a run of pieces with one label. *ES*, extractive, restates the context; *AS*,
+*segment* is neighbouring pieces with one label. *ES*, extractive, restates the context; *AS*,
 abstractive, derives something new. *ESM* and *ASM* are the two models of the dual path (``dsm``),
-one for each label; *USM* is the one model of the unified path (``usm``); *direct* is the baseline,
+one per label; *USM* is the one model of the unified path (``usm``); *direct* is the baseline,
 question → chain. A *context* is the question with the segments so far.
-
-What most users need, `import ases` has: ``TOY``, ``Example``, ``segment``, ``make_pairs``,
-``Tokenizer``, ``train`` with its settings, and ``load_run`` for a folder that train.py wrote.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
 """Writing chains: the iterative loop of the paper, and how one segment is written.
 
-``generate_chains`` takes turns, remembers what each model has read, and knows why a chain stops.
-``greedy`` writes a segment for each context of a batch; ``ases.extra.beam`` has beam search.
+``generate_chains`` takes turns and knows why a chain stops. ``SegmentWriter`` lets a model read
+what is new, and write the next segment by ``greedy`` or the beam search of ``ases.extra.beam``.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,6 +58,9 @@ class Decoded:
     score: float = 0.0  # log-probability; of beam search, over length ** length_penalty
 
 
+Context = list[list[int]]  # the blocks of ``join_context``
+#: (role, numbers of the chains, their contexts) → segments
+Write = Callable[[str, list[int], list[Context]], list[Decoded]]
 #: (model, what it has read, tokenizer, most tokens, ids that each segment may not be) → segments
 Search = Callable[
     [EncoderDecoder, Cache, Tokenizer, int, Sequence[list[int] | None] | None], list[Decoded]
@@ -67,47 +70,31 @@ Search = Callable[
 
 
 def generate_chains(
-    models: dict[str, EncoderDecoder],
+    write: Write,
     questions: Sequence[Sequence[int]],
     tokenizer: Tokenizer,
-    encoder: str,
-    max_tokens: int,
+    roles: Sequence[str],
     max_rounds: int,
-    search: Search | None = None,
-    second_try: Search | None = None,
     finished: Callable[[int], None] | None = None,
 ) -> list[Chain]:
     """Write all chains at once, segment by segment; finished ones leave the batch (paper).
 
     Args:
-        models: by role, in the order of turns: {"ES": esm, "AS": asm}, or the USM twice, or
-            {"CHAIN": direct}.
+        write: writes one segment for each context: a ``SegmentWriter``.
         questions: token ids of each question.
-        encoder: one of ``ases.settings.ENCODERS``.
-        max_tokens, max_rounds: most ids of a segment, most segments of a chain.
-        search: how to write a segment; by default, ``greedy``.
-        second_try: how to write a segment again that was cut at its limit or repeats the one
-            before; by default, the chain stops there [ours].
+        roles: in turns, ("ES", "AS") for DSM and USM, ("CHAIN",) for direct.
+        max_rounds: most segments of a chain.
         finished: is told after each round how many chains have finished.
     """
-    readers = {id(model): Reader(model, encoder) for model in models.values()}
     chains = [Chain() for _ in questions]
     active = list(range(len(questions)))
     for turn in range(max_rounds):
         if not active:
             break
-        role = list(models)[turn % len(models)]
-        model = models[role]
+        role = roles[turn % len(roles)]
         contexts = [join_context(questions[i], chains[i].ids, tokenizer) for i in active]
-        cache = readers[id(model)].read(active, contexts)
-        unread = cache.to_write()
-        segments = (search or greedy)(model, cache, tokenizer, max_tokens, None)
-        if second_try:
-            before = [chains[i].ids[-1] if turn else None for i in active]
-            _mend(segments, before, model, unread, tokenizer, max_tokens, second_try)
-
         remaining = []
-        for i, segment in zip(active, segments):
+        for i, segment in zip(active, write(role, active, contexts)):
             chain = chains[i]
             chain.roles.append(role)
             chain.ids.append(segment.ids)
@@ -134,26 +121,50 @@ def generate_chains(
     return chains
 
 
-def _mend(
-    segments: list[Decoded],
-    before: list[list[int] | None],
-    model: EncoderDecoder,
-    cache: Cache,
-    tokenizer: Tokenizer,
-    max_tokens: int,
-    second_try: Search,
-) -> None:
-    """Write segments again that were cut at their limit or repeat the one before."""
-    failed = []
-    for row, segment in enumerate(segments):
-        if segment.end == "length" or segment.ids == before[row]:
-            failed.append(row)
-    if failed:
-        cache.select(torch.tensor(failed, device=cache.first.device))
-        forbidden = [before[row] for row in failed]
-        again = second_try(model, cache, tokenizer, max_tokens, forbidden)
-        for row, segment in zip(failed, again):
-            segments[row] = segment
+class SegmentWriter:
+    """Lets the model of a role read, and searches for its next segment.
+
+    Args:
+        models: by role: {"ES": esm, "AS": asm}, or the USM twice, or {"CHAIN": direct}.
+        encoder: one of ``ases.settings.ENCODERS``.
+        max_tokens: most ids of a segment.
+        search: how to write a segment; by default, ``greedy``.
+        second_try: how to write a segment again that was cut at its limit or repeats the one
+            before; by default, the chain stops there [ours].
+    """
+
+    def __init__(
+        self,
+        models: dict[str, EncoderDecoder],
+        tokenizer: Tokenizer,
+        encoder: str,
+        max_tokens: int,
+        search: Search | None = None,
+        second_try: Search | None = None,
+    ):
+        self.models, self.tokenizer, self.max_tokens = models, tokenizer, max_tokens
+        self.search, self.second_try = search or greedy, second_try
+        self.readers = {id(model): Reader(model, encoder) for model in models.values()}
+
+    def __call__(self, role: str, chains: list[int], contexts: list[Context]) -> list[Decoded]:
+        model, arguments = self.models[role], (self.tokenizer, self.max_tokens)
+        cache = self.readers[id(model)].read(chains, contexts)
+        unread = cache.to_write()
+        segments = self.search(model, cache, *arguments, None)
+        if self.second_try is None:
+            return segments
+
+        before = [context[-1][:-1] if len(context) > 1 else None for context in contexts]
+        failed = []
+        for row, segment in enumerate(segments):
+            if segment.end == "length" or segment.ids == before[row]:
+                failed.append(row)
+        if failed:
+            unread.select(torch.tensor(failed, device=unread.first.device))
+            again = self.second_try(model, unread, *arguments, [before[row] for row in failed])
+            for row, segment in zip(failed, again):
+                segments[row] = segment
+        return segments
 
 
 class Reader:
@@ -170,7 +181,7 @@ class Reader:
         self.n_blocks = 0  # that have been read; all chains have the same number
 
     @torch.inference_mode()
-    def read(self, chains: list[int], contexts: list[list[list[int]]]) -> Cache:
+    def read(self, chains: list[int], contexts: list[Context]) -> Cache:
         """Encode what is new, and forget chains that are not asked for any more."""
         config, device = self.model.config, self.model.embedding.weight.device
         if self.cache is None or self.forgets:

@@ -10,7 +10,7 @@ Shapes: B batch, S source, T target, H heads, D model width, K width of a head, 
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -372,7 +372,8 @@ class EncoderDecoder(nn.Module):
 
     def _cross(self, states: Tensor) -> list[Tensor]:
         """Each decoder layer's keys and values of the encoder's states (B, S, D)."""
-        return [block.cross_attention.keys_and_values(states) for block in self.decoder]
+        blocks = [cast(Block, block) for block in self.decoder]
+        return [block.cross_attention.keys_and_values(states) for block in blocks]
 
     def _logits(self, x: Tensor) -> Tensor:
         x = self.dropout(self.decoder_norm(x))

@@ -7,7 +7,7 @@ of one process but for the order of sums. In one process all functions return wh
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -78,15 +78,15 @@ def check_alike(name: str, data: object) -> None:
 class _Loss(nn.Module):
     """DDP calls ``forward`` of a module."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: object) -> Tensor:
+    def forward(self, batch: Any) -> Any:
         return self.model.loss_sum(batch)
 
 
-def loss_function(model: nn.Module) -> Callable:
+def loss_function(model: Any) -> Callable:
     """``model.loss_sum``, whose backward leaves the mean of all processes' gradients in each.
 
     All processes then start from the first one's weights.

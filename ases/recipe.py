@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 from ases.data import Example, split_examples
-from ases.decoding import STOPS, Chain, Search, generate_chains
+from ases.decoding import STOPS, Chain, Search, SegmentWriter, generate_chains
 from ases.entropy import chain_entropies
 from ases.metrics import role_agreement, score
 from ases.model import EncoderDecoder
@@ -128,8 +128,9 @@ def train(
     """
     check(settings)
     usable_device(settings.device)
-    splits = examples if isinstance(examples, dict) else None
-    if splits is None:
+    if isinstance(examples, dict):
+        splits = examples
+    else:
         check(settings, examples)
         splits = split_examples(examples, settings.seed)
     for name in SPLITS:
@@ -147,14 +148,15 @@ def train(
 
     needs_entropy = settings.mode != "direct" and RULES[settings.segmentation].needs_entropy
     if needs_entropy and not scorer and not cut:
-        rows = [{"scorer": rows_of("direct", segment(splits[s]))["direct"]} for s in SPLITS]
-        [model] = _fit_all(settings, *rows, initial, watcher, reports).values()
+        direct = [rows_of("direct", segment(splits[name]))["direct"] for name in SPLITS]
+        own, others = ({"scorer": rows} for rows in direct)
+        model = _fit_all(settings, own, others, initial, watcher, reports)["scorer"]
         scorer = Scorer(model, tokenizer, settings.max_question)
     cut = cut or partial(segment, settings=settings, scorer=scorer)
-    segmented = [cut(splits[name]) for name in SPLITS]
-    rows = [rows_of(settings.mode, own) for own in segmented]
-    settings = _with_decoding_limits(settings, rows[0], segmented[0])
-    models = _fit_all(settings, *rows, initial, watcher, reports)
+    segmented, validation = (cut(splits[name]) for name in SPLITS)
+    rows, others = rows_of(settings.mode, segmented), rows_of(settings.mode, validation)
+    settings = _with_decoding_limits(settings, rows, segmented)
+    models = _fit_all(settings, rows, others, initial, watcher, reports)
     return Writer(settings, tokenizer, models, reports)
 
 
@@ -275,7 +277,8 @@ class Writer:
 
         Args:
             batch_tokens: bounds a batch: its source tokens, twice over for what is to come.
-            search, finished, second_try: as for ``generate_chains``.
+            search, second_try: as for ``SegmentWriter``.
+            finished: as for ``generate_chains``.
         Raises:
             ValueError: not a list of texts.
         """
@@ -287,17 +290,18 @@ class Writer:
             model.eval()
         settings, tokenizer = self.settings, self.tokenizer
         ids = [encode_question(q, tokenizer, settings.max_question)[0] for q in questions]
-        limits = settings.max_tokens, settings.max_rounds
 
         chains: dict[int, Chain] = {}
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         while order:  # the longest first
             n = max(1, batch_tokens // (2 * len(ids[order[-1]]) + 2))
             batch, order = order[-n:], order[:-n]
-            of_batch = [ids[i] for i in batch]
-            how = (search, second_try, finished)
+            write = SegmentWriter(
+                self.by_role, tokenizer, settings.encoder, settings.max_tokens, search, second_try
+            )
+            of_batch, roles = [ids[i] for i in batch], list(self.by_role)
             written = generate_chains(
-                self.by_role, of_batch, tokenizer, settings.encoder, *limits, *how
+                write, of_batch, tokenizer, roles, settings.max_rounds, finished
             )
             chains.update(zip(batch, written))
         return [chains[i] for i in range(len(ids))]

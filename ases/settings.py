@@ -112,7 +112,7 @@ class Settings:
     accumulate: int = setting(1, "batches in an update", low=1)
     optimizer: str | None = setting(
         None,
-        "muon (for matrices, with adamw for the rest) or adamw alone",
+        "of the blocks' matrices",
         choices=("muon", "adamw"),
         shown="muon; adamw with --init",
     )
@@ -242,10 +242,8 @@ def is_valid(cls: type, f: Field, value: Any) -> bool:
     facts, wanted = f.metadata, kind(cls, f.name)
     if value is None:
         return type(None) in get_args(get_type_hints(cls)[f.name])
-    if wanted is float and type(value) is int:
-        value = float(value)
-    if type(value) is not wanted:  # True is no 1
-        return False
+    if type(value) is not wanted and not (wanted is float and type(value) is int):
+        return False  # True is no 1
     if facts["choices"]:
         return value in facts["choices"]
     if wanted is str:
@@ -253,7 +251,7 @@ def is_valid(cls: type, f: Field, value: Any) -> bool:
     if wanted in (bool, list):
         return True
     return (
-        math.isfinite(value)
+        not (type(value) is float and not math.isfinite(value))
         and (facts["low"] is None or value >= facts["low"])
         and (facts["above"] is None or value > facts["above"])
         and (facts["high"] is None or value <= facts["high"])

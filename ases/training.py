@@ -136,8 +136,8 @@ class Training:
 
     # --- checkpoints
 
-    _COUNTERS = ("step", "epoch", "position", "seconds", "validations", "best")
-    _COUNTERS += ("target_tokens", "tokens", "report_seconds")
+    _COUNTERS = "step epoch position seconds validations best".split()
+    _COUNTERS += "target_tokens tokens report_seconds".split()
 
     def state_dict(self) -> dict:
         """Tensors and plain values; with the best weights, all it takes to continue."""

@@ -42,20 +42,10 @@ def refreshed(page: str, slow: bool = False) -> str:
     return BLOCK.sub(again, page)
 
 
-def counted(page: str) -> str:
-    """The text of a page with the line counts in its table of files made anew."""
-
-    def again(match: re.Match) -> str:
-        lines = (ROOT / match[1]).read_text(encoding="utf-8").splitlines()
-        return f"| `{match[1]}` | {len(lines)} |"
-
-    return re.sub(r"\| `(ases/\w+\.py)` \| \d+ \|", again, page)
-
-
 def main() -> None:
     for path in PAGES:
         text = path.read_text(encoding="utf-8")
-        text = counted(refreshed(text, slow="--slow" in sys.argv))
+        text = refreshed(text, slow="--slow" in sys.argv)
         path.write_text(text, encoding="utf-8")
 
 

@@ -89,7 +89,7 @@ class Theirs:
 
 def compare(report: Report, folder: str, n: int, rounds: int) -> None:
     writer = load_run(folder)
-    splits, _ = load_splits(writer.settings.data)
+    splits, _ = load_splits(writer.settings)
     questions = [example.question for example in splits["test"][:n]]
     limit = writer.settings.max_question
     ids = [encode_question(q, writer.tokenizer, limit)[0] for q in questions]
@@ -116,7 +116,7 @@ def compare(report: Report, folder: str, n: int, rounds: int) -> None:
     figures = alternate(programs, rounds)
     same = []
     for name in ("batched", "one at a time"):
-        texts = [writer.as_text(chain).text for chain in chains[name]]
+        texts = [chain.text for chain in chains[name]]
         same.append(sum(a.text == b for a, b in zip(chains["ours"], texts)) / len(texts))
     stops = {chain.stop for chain in chains["ours"]}
     report.add(
@@ -130,8 +130,12 @@ def compare(report: Report, folder: str, n: int, rounds: int) -> None:
 class Ids:
     pad_id, eos_id, end_id = 0, 1, 2
 
+    @staticmethod
+    def decode(ids):
+        return ""
 
-def never_ending(model, cache, tokenizer, max_tokens):
+
+def never_ending(model, cache, tokenizer, max_tokens, forbidden):
     """Greedy segments that run to their limit and are taken for finished ones, all different."""
     written = greedy(model, cache, tokenizer, max_tokens)
     n = int(cache.last[0])
@@ -151,7 +155,7 @@ def grown(segments: int, batch: int, length: int) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     best = float("inf")
     for _ in range(3):
-        write = SegmentWriter(models, Ids, 16, "block-causal", never_ending)
+        write = SegmentWriter(models, Ids, "block-causal", 16, never_ending)
         started = time.perf_counter()
         generate_chains(write, questions, Ids, (ES, AS), segments)
         best = min(best, time.perf_counter() - started)

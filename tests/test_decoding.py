@@ -9,7 +9,7 @@ import torch
 from conftest import TOY, TOY_PIECES, Ids, logits_of, read_whole
 
 from ases import decoding
-from ases.decoding import Decoded, Reader, generate_chains, greedy
+from ases.decoding import Decoded, Reader, SegmentWriter, generate_chains, greedy
 from ases.extra.beam import beam_search
 from ases.model import EncoderDecoder
 from ases.pairs import make_pairs
@@ -147,42 +147,14 @@ def test_beams_by_the_book(width, penalty):
 # --- the loop ------------------------------------------------------------------------------------
 
 
-class Scripted:
-    """In place of models: reads contexts, and writes ``script[first id][number of segments]``."""
+def scripted(script, calls):
+    """Writes ``script[question's first id][number of segments so far]``."""
 
-    def __init__(self, script, monkeypatch):
-        self.script, self.calls = script, []
-        self.models = {role: object() for role in (ES, AS, CHAIN)}
-        self.names = {id(model): role for role, model in self.models.items()}
-        scripted = self
+    def write(role, chains, contexts):
+        calls.append((role, contexts))
+        return [script[context[0][0]][len(context) - 1] for context in contexts]
 
-        class Read:
-            first = torch.zeros(0)
-
-            def __init__(self, contexts):
-                self.contexts = contexts
-
-            def to_write(self):
-                return self
-
-        class Silent:
-            def __init__(self, model, encoder):
-                self.model = model
-
-            def read(self, chains, contexts):
-                scripted.calls.append((scripted.names[id(self.model)], contexts))
-                return Read(contexts)
-
-        monkeypatch.setattr(decoding, "Reader", Silent)
-
-    def search(self, model, cache, tokenizer, max_tokens, forbidden):
-        return [self.script[context[0][0]][len(context) - 1] for context in cache.contexts]
-
-    def chains(self, roles, questions, tokenizer=Ids, rounds=4):
-        models = {role: self.models[role] for role in roles}
-        return generate_chains(
-            models, questions, tokenizer, "block-causal", 6, rounds, search=self.search
-        )
+    return write
 
 
 class Spelling(Ids):
@@ -197,7 +169,7 @@ def segment(*ids):
     return Decoded(list(ids), "segment")
 
 
-def test_roles_alternate_and_finished_chains_leave(monkeypatch):
+def test_roles_alternate_and_finished_chains_leave():
     script = {
         10: [segment(20), segment(21), Decoded([22], "chain")],
         11: [Decoded([30], "chain")],
@@ -206,8 +178,9 @@ def test_roles_alternate_and_finished_chains_leave(monkeypatch):
         14: [segment(), segment(60), segment()],
         15: [segment(70), segment(71), segment(72), segment(73)],
     }
-    scripted = Scripted(script, monkeypatch)
-    chains = scripted.chains((ES, AS), [[q] for q in script], Spelling)
+    calls = []
+    write, questions = scripted(script, calls), [[q] for q in script]
+    chains = generate_chains(write, questions, Spelling, (ES, AS), 4)
     assert [(chain.roles, chain.ids, chain.stop) for chain in chains] == [
         ([ES, AS, ES], [[20], [21], [22]], "end"),
         ([ES], [[30]], "end"),
@@ -220,31 +193,32 @@ def test_roles_alternate_and_finished_chains_leave(monkeypatch):
         (ES, "<40>"),
         (AS, "<41><41>"),
     ]
-    asked = [(role, len(contexts)) for role, contexts in scripted.calls]
+    asked = [(role, len(contexts)) for role, contexts in calls]
     assert asked == [(ES, 6), (AS, 5), (ES, 3), (AS, 1)]
-    assert scripted.calls[2][1] == [
+    assert calls[2][1] == [
         [[10, 1], [20, 1], [21, 1]],
         [[14, 1], [1], [60, 1]],
         [[15, 1], [70, 1], [71, 1]],
     ]
 
 
-def test_generation_reads_what_training_read(tokenizer, monkeypatch):
+def test_generation_reads_what_training_read(tokenizer):
     pairs = make_pairs(TOY.question, make_segments(TOY_PIECES, [ES, AS, ES, AS, AS]), tokenizer)
     question, written = tokenizer.encode(TOY.question), []
     for pair in pairs:
         end = "chain" if tokenizer.end_id in pair.target else "segment"
         written.append(Decoded([i for i in pair.target if i not in tokenizer.special_ids], end))
-    scripted = Scripted({question[0]: written}, monkeypatch)
-    [chain] = scripted.chains((ES, AS), [question], tokenizer, 10)
-    read = [(role, contexts[0]) for role, contexts in scripted.calls]
+    calls = []
+    write = scripted({question[0]: written}, calls)
+    [chain] = generate_chains(write, [question], tokenizer, (ES, AS), 10)
+    read = [(role, contexts[0]) for role, contexts in calls]
     assert read == [(p.role, p.context) for p in pairs] and chain.stop == "end"
     assert chain.text == TOY.answer
 
 
-def test_direct_is_one_round(monkeypatch):
+def test_direct_is_one_round():
     script = {10: [Decoded([20, 21], "chain")], 11: [segment(30)]}
-    chains = Scripted(script, monkeypatch).chains((CHAIN,), [[10], [11]], Spelling, 1)
+    chains = generate_chains(scripted(script, []), [[10], [11]], Spelling, (CHAIN,), 1)
     assert [(c.stop, len(c.ids)) for c in chains] == [("end", 1), ("no-end", 1)]
 
 
@@ -285,14 +259,18 @@ def some_questions(seed):
 def test_chains_are_those_of_reading_everything_anew(search, dual, seed, monkeypatch):
     first = random_model(seed).double()
     models = {ES: first, AS: random_model(seed + 10).double() if dual else first}
-    arguments = models, some_questions(seed), Spelling, "block-causal", 6, 7, search
-    kept = generate_chains(*arguments)
+
+    def chains(questions):
+        writer = SegmentWriter(models, Spelling, "block-causal", 6, search)
+        return generate_chains(writer, questions, Spelling, (ES, AS), 7)
+
+    questions = some_questions(seed)
+    kept = chains(questions)
+    assert [chain for q in questions for chain in chains([q])] == kept
     monkeypatch.setattr(decoding, "Reader", Anew)
-    assert generate_chains(*arguments) == kept
+    assert chains(questions) == kept
     rounds = {len(chain.ids) for chain in kept}
     assert len(rounds) > 1 and max(rounds) > 2  # chains leave at different times
-    alone = [generate_chains(models, [q], *arguments[2:]) for q in arguments[1]]
-    assert [chain for [chain] in alone] == kept
 
 
 @torch.no_grad()
@@ -310,12 +288,16 @@ def test_segments_that_fail_are_written_again(seed, monkeypatch):
         return that_ends(partial(beam_search, width=3))(*arguments)
 
     models = {ES: model, AS: model}
-    arguments = models, some_questions(seed), Spelling, "block-causal", 6, 7, search, second_try
-    kept = generate_chains(*arguments)
+
+    def chains():
+        writer = SegmentWriter(models, Spelling, "block-causal", 6, search, second_try)
+        return generate_chains(writer, some_questions(seed), Spelling, (ES, AS), 7)
+
+    kept = chains()
     assert len(tried) > 1 and sum(map(len, tried)) < sum(len(chain.ids) for chain in kept)
     assert "length" not in {chain.stop for chain in kept}
     monkeypatch.setattr(decoding, "Reader", Anew)
-    assert generate_chains(*arguments) == kept
+    assert chains() == kept
 
 
 @pytest.mark.parametrize("encoder", ["block-causal", "bidirectional"])
@@ -330,6 +312,7 @@ def test_the_second_try_may_not_repeat_the_segment_before(encoder):
         return [Decoded([5], "segment") for _ in cache.first]
 
     models, questions = {ES: model, AS: model}, [[3], [6, 7]]
-    chains = generate_chains(models, questions, Spelling, encoder, 6, 4, stubborn, second_try)
+    writer = SegmentWriter(models, Spelling, encoder, 6, stubborn, second_try)
+    chains = generate_chains(writer, questions, Spelling, (ES, AS), 4)
     assert chains[1].ids == [[5], [4], [5], [4]]
     assert forbidden == [[[5], [5]]] * 2

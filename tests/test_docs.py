@@ -33,8 +33,3 @@ def test_every_link_leads_somewhere():
     for page in outputs.PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), (page.name, target)
-
-
-def test_line_counts_of_the_reading_order():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert outputs.counted(text) == text, "python docs/outputs.py makes them anew"

@@ -11,13 +11,13 @@ import torch
 import ases.entropy
 import ases.segmentation
 from ases.model import EncoderDecoder, start_from
-from ases.pairs import Pair, Row, collate, rows_by_model
+from ases.pairs import Pair, collate, rows_by_model
 from ases.recipe import segment
 from ases.segmentation import AS, ES
 from ases.settings import SIZES, ModelConfig, Settings
 from ases.tasks import make_splits
 from ases.tokenizer import Tokenizer
-from ases.training import fit
+from ases.training import Training, fit
 
 
 class Reference:
@@ -55,18 +55,26 @@ class Reference:
 
 @pytest.fixture(scope="module")
 def mine(request):
-    """The functions to judge: the reader's, and the reference's for those that are not there."""
+    """The functions to judge: the reader's, or the reference's."""
     path = request.config.getoption("--solutions")
     if path is None:
         return Reference
     specification = importlib.util.spec_from_file_location("solutions", path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    return type(
-        "Mine",
-        (Reference,),
-        {n: staticmethod(f) for n, f in vars(module).items() if hasattr(Reference, n)},
-    )
+    return Mine(module)
+
+
+class Mine:
+    """The reader's functions; what is missing skips its test."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def __getattr__(self, name):
+        if not hasattr(self.module, name):
+            pytest.skip(f"{name} is not in your file")
+        return getattr(self.module, name)
 
 
 def test_1_interleaving(mine):
@@ -110,7 +118,8 @@ def test_4_the_toeplitz_index(mine):
 
 def test_5_where_a_decoder_starts(mine):
     model = EncoderDecoder(ModelConfig(vocab_size=9)).eval()
-    batch = collate([Row([3, 4, 1, 5, 1], [3, 3, 3, 5, 5], [[5, 1], [6, 2, 1]], [3, 5])], 0)
+    blocks = [[3, 4, 1], [5, 1]]
+    batch = collate([[Pair(ES, blocks[:1], [5, 1]), Pair(AS, blocks, [6, 2, 1])]], 0)
     states, start = torch.randn(5, 64), model.embedding.weight[0]
     found = mine.first_inputs(start, states, [3, 5])
     expected = start_from(states[None], model.embedding(batch.decoder_input), batch.begins)
@@ -129,7 +138,10 @@ def test_6_a_better_score(mine):
     def loss(settings):
         torch.manual_seed(0)
         model = EncoderDecoder(ModelConfig(vocab_size=tokenizer.vocab_size, **SIZES["micro"]))
-        return fit("usm", model, rows, validation, settings)["validation_loss"]
+        training = Training("usm", model, settings)
+        for _ in fit(training, rows, validation):
+            pass
+        return training.best["validation_loss"]
 
     better = mine.better_settings(base)
     assert better.max_steps == base.max_steps and better.max_minutes is None

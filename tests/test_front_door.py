@@ -15,9 +15,10 @@ from ases.recipe import score_chains
 from ases.tasks import make_splits
 from tests.test_commands import SMALL, succeed
 
-RECIPE = ases.Settings(
+SETTINGS = ases.Settings(
     mode="usm",
-    training=ases.Settings(max_steps=6, validations=2),
+    max_steps=6,
+    validations=2,
     model=dict(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2),
 )
 
@@ -34,7 +35,7 @@ def test_every_name_is_there_and_costs_nothing_before_it_is_used():
 @pytest.mark.parametrize("mode, roles", [("usm", {"ES", "AS"}), ("direct", {"CHAIN"})])
 def test_train_on_a_list_of_examples(mode, roles):
     examples = make_splits("mwp", 40, 1, 1, 0, 20)["train"]
-    writer = ases.train(examples, replace(RECIPE, mode=mode))
+    writer = ases.train(examples, replace(SETTINGS, mode=mode))
     chain = writer.answer(examples[0].question)
     assert chain.roles and set(chain.roles) <= roles
     assert "".join(text for _, text in chain.segments) == chain.text
@@ -44,7 +45,7 @@ def test_train_on_a_list_of_examples(mode, roles):
 
 def test_a_list_too_short_to_split_and_settings_that_may_not_be():
     with pytest.raises(ValueError, match="1 different question"):
-        ases.train([ases.TOY], RECIPE)
+        ases.train([ases.TOY], SETTINGS)
     with pytest.raises(ValueError, match="mode is 'both'"):
         ases.train([ases.TOY] * 9, ases.Settings(mode="both"))
 
@@ -54,7 +55,7 @@ def test_a_list_too_short_to_split_and_settings_that_may_not_be():
 )
 def test_what_are_no_examples(given):
     with pytest.raises(ValueError, match="expected a list of Example"):
-        ases.train(given, RECIPE)
+        ases.train(given, SETTINGS)
     with pytest.raises(ValueError, match="expected a list of Example"):
         ases.segment(given)
 
@@ -71,7 +72,7 @@ def test_watching_into_a_folder_that_is_not_there_yet(tmp_path):
     from ases.run.checkpoints import Recorder
 
     examples = make_splits("mwp", 40, 1, 1, 0, 20)["train"]
-    ases.train(examples, RECIPE, Recorder(tmp_path / "a" / "b"))
+    ases.train(examples, SETTINGS, Recorder(tmp_path / "a" / "b"))
     assert (tmp_path / "a" / "b" / "usm.best.pt").exists()
 
 
@@ -84,16 +85,11 @@ def examples():
 
 @pytest.fixture(scope="module")
 def writer():
-    return ases.train(examples(), RECIPE)
+    return ases.train(examples(), SETTINGS)
 
 
-def recipe(**changes):
-    return replace(RECIPE, **changes)
-
-
-def without_gradients():
-    with torch.no_grad():
-        ases.train(examples(), RECIPE)
+def settings(**changes):
+    return replace(SETTINGS, **changes)
 
 
 PIECES = ases.segment([ases.TOY])[0].segments
@@ -110,32 +106,29 @@ PIECES = ases.segment([ases.TOY])[0].segments
             lambda w: ases.segment([ases.TOY], ases.Settings(beta=float("nan"))),
             "beta is nan",
         ),
-        (lambda w: ases.segment([ases.TOY], "entropy"), "'entropy' in place of settings"),
-        (lambda w: ases.train(examples(), "usm"), "'usm' in place of settings"),
+        (lambda w: ases.segment([ases.TOY], "entropy"), "'entropy'; expected Settings"),
+        (lambda w: ases.train(examples(), "usm"), "'usm'; expected Settings"),
         (lambda w: w.write("text"), "expected a list of questions"),
         (lambda w: w.answer(5), "expected a list of questions"),
         (lambda w: w.write(q for q in ["Tom?"]), "expected a list of questions"),
         (lambda w: ases.Tokenizer.train("text", 300), "expected a list of texts"),
         (lambda w: ases.make_pairs("q", PIECES, w.tokenizer, -5), "max_question is -5"),
-        (lambda w: ases.train(examples(), recipe(max_question=-5)), "max_question is -5"),
+        (lambda w: ases.train(examples(), settings(max_question=-5)), "max_question is -5"),
         (
-            lambda w: ases.train({"train": examples(), "validation": []}, RECIPE),
+            lambda w: ases.train({"train": examples(), "validation": []}, SETTINGS),
             "no examples in 'validation'",
         ),
         (
-            lambda w: ases.train(examples(), recipe(model=RECIPE.model | {"vocab_size": 5})),
+            lambda w: ases.train(examples(), settings(model=SETTINGS.model | {"vocab_size": 5})),
             "vocab_size is 5; the tokenizer has",
         ),
-        (lambda w: ases.train(examples(), recipe(model={"d_modle": 5})), "no field 'd_modle'"),
+        (lambda w: ases.train(examples(), settings(model={"d_modle": 5})), "no field 'd_modle'"),
         (lambda w: ases.make_pairs("q", [], w.tokenizer), "no segments"),
         (lambda w: score_chains("mwp", [], []), "no chains to score"),
         (
-            lambda w: ases.train(
-                examples(), recipe(training=replace(RECIPE.training, device="gpu"))
-            ),
+            lambda w: ases.train(examples(), settings(device="gpu")),
             "device is 'gpu'",
         ),
-        (lambda w: without_gradients(), "gradients are switched off"),
     ],
 )
 def test_one_clear_line(writer, call, message):
@@ -146,23 +139,22 @@ def test_one_clear_line(writer, call, message):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(tmp_path):
-    settings = replace(RECIPE.training, device="cuda")
     with pytest.raises(ValueError, match="device is 'cuda'; PyTorch finds no GPU"):
-        ases.train(examples(), recipe(training=settings))
+        ases.train(examples(), settings(device="cuda"))
 
 
 def test_train_and_import_leave_the_process_as_it_was():
     before = torch.get_rng_state()
-    ases.train(examples(), RECIPE)
+    ases.train(examples(), SETTINGS)
     assert torch.equal(torch.get_rng_state(), before)
     code = "import csv, pkgutil, importlib, ases; before = csv.field_size_limit()\n"
-    code += "import ases.run.files, ases.run.folder, ases.run.page, ases.run.folder\n"
+    code += "import ases.run.read, ases.run.folder, ases.run.page\n"
     code += "assert csv.field_size_limit() == before"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_writing_is_without_dropout():
-    w = ases.train(examples(), recipe(model=RECIPE.model | {"dropout_rate": 0.5}))
+    w = ases.train(examples(), settings(model=SETTINGS.model | {"dropout_rate": 0.5}))
     expected = w.write(["Tom has 3 pens?"])
     w.models["usm"].train()
     assert w.write(["Tom has 3 pens?"]) == expected and not w.models["usm"].training
@@ -177,8 +169,7 @@ def test_limits_are_twice_the_longest(writer):
 
 
 def test_two_models_share_updates_rounded_up():
-    training = replace(RECIPE.training, max_steps=7)
-    w = ases.train(examples(), recipe(mode="dsm", training=training))
+    w = ases.train(examples(), settings(mode="dsm", max_steps=7))
     assert [w.reports[name]["steps"] for name in ("esm", "asm")] == [4, 4]
 
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from ases.data import InputError
 from ases.extra.t5 import load_t5, save_t5
 from ases.model import EncoderDecoder
-from ases.run.checkpoints import Loader, load_checkpoint, load_model, weights_digest
+from ases.run.checkpoints import Recorder, load_checkpoint, load_model, weights_digest
 from ases.run.folder import RunConfig, load_run
 from ases.run.plot import read_curves
 from ases.run.read import read_log, read_questions, scan_examples
@@ -305,7 +305,7 @@ def test_values_of_checkpoints(whole, tmp_path, many, name):
         changed = exchange(content, mutations)
         torch.save(changed | {"digest": weights_digest(changed)}, run / name)
         told_in_one_line(load_model, run / name)
-        told_in_one_line(Loader(run, resume=True).start, "usm", training)
+        told_in_one_line(Recorder(run, resume=True)._load, training)
 
     within_a_gigabyte(check)
 
@@ -321,7 +321,7 @@ def _training(run):
 
     config = RunConfig.load(run)
     model = load_model(run / "usm.best.pt")
-    return Training(EncoderDecoder(model.config), config.training)
+    return Training("usm", EncoderDecoder(model.config), config)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

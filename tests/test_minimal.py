@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ases.decoding import generate_chains
+from ases.decoding import SegmentWriter, generate_chains
 from ases.model import EncoderDecoder
 from ases.pairs import Segmented, collate, make_pairs, rows_by_model
 from ases.segmentation import (
@@ -119,7 +119,8 @@ def test_chains(minimal, encoder, mode):
         models["AS"] = both_models(minimal, encoder, seed=1)
     questions = [TOKENIZER.encode(e.question) for e in EXAMPLES[:6]]
     fast = {role: m[1] for role, m in models.items()}
-    written = generate_chains(fast, questions, TOKENIZER, encoder, 12, 4)
+    writer = SegmentWriter(fast, TOKENIZER, encoder, 12)
+    written = generate_chains(writer, questions, TOKENIZER, ("ES", "AS"), 4)
     for question, chain in zip(questions, written, strict=True):
         alone = minimal.write_chain({role: m[0] for role, m in models.items()}, question, 4, 12)
         if chain.stop == "stuck":  # which the page does not know

@@ -31,7 +31,7 @@ def test_it_is_scored_and_resumed(run):
     data = ["--data", run / "data.jsonl"]
     succeed("evaluate.py", "--run", run, *data)
     done = command("train.py", "--resume", run, *data, "--max-steps", 410)
-    assert done.returncode == 0 and "usm goes on after 400 steps" in done.stderr
+    assert done.returncode == 0 and "usm continues after 400 steps" in done.stderr
 
 
 @pytest.mark.parametrize("found", [None, FORMAT - 1, FORMAT + 1, "x" * 1000])

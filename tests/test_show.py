@@ -51,14 +51,15 @@ def test_runs_on_different_problems_are_told_apart():
 
 
 def line(segments, reference, task="mwp"):
-    chain = Chain("".join(text for _, text in segments), segments, "end")
+    roles, texts = ([part[i] for part in segments] for i in (0, 1))
+    chain = Chain(roles, [[]] * len(roles), "end", "".join(texts), texts)
     return prediction(task, Example("x", "q?", reference), chain)
 
 
 def test_a_label_is_what_counts():
     example = Example("x", "q?", "so 5. The answer is 5.", label="6.0")
     for number, right in ((5, False), (6, True)):
-        chain = Chain(f"The answer is {number}.", [("ES", "…")], "end")
+        chain = Chain(["ES"], [[]], "end", f"The answer is {number}.", ["…"])
         written = prediction("mwp", example, chain)
         assert written["correct"] is right and written["label"] == "6.0"
         assert score_chains("mwp", [example], [chain])["accuracy"] == right

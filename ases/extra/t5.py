@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import fields
 from itertools import accumulate
 from pathlib import Path
+from typing import Self
 
 import tokenizers
 import torch
@@ -274,6 +275,13 @@ class T5Tokenizer(Tokenizer):
         of_mt5 = backend.token_to_id("▁<extra_id_0>") is not None  # its names have blanks
         self.SPECIALS = (PAD, EOS, "▁<extra_id_0>" if of_mt5 else "<extra_id_0>")
         super().__init__(backend)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        if not Path(path).exists():
+            told = "no tokenizer.json; if there is only spiece.model, as for mT5, convert it first"
+            raise InputError(f"{path}: {told}")
+        return super().load(path)
 
     def set_rows(self, rows: int, path: Path) -> None:
         """How many ids the embedding has.

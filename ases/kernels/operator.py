@@ -186,7 +186,8 @@ def _backward(
     with torch.cuda.device_of(q):
         query_gradient_kernel[(B * H * n_blocks,)](
             _rows(q), _rows(k), _rows(v), _rows(do), _rows(out), _rows(dq),
-            bias, spans, stats, sums, *sizes, GRADIENT=bias_gradient, **constants, **tile["queries"],
+            bias, spans, stats, sums, *sizes,
+            GRADIENT=bias_gradient, **constants, **tile["queries"],
         )  # fmt: skip
         key_gradient_kernel[(B * H * triton.cdiv(T, tile["keys"]["BLOCK"]),)](
             _rows(q), _rows(k), _rows(v), _rows(do), _rows(dk), _rows(dv), bias, dual, stats,

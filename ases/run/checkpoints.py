@@ -137,8 +137,8 @@ class Recorder(Watcher):
             return
         if training.step:
             what = "was trained already, for" if training.share >= 1 else "continues after"
-            say(f"{training.name} {what} {training.step:,} steps")
             self._remember(training)
+            say(f"{training.name} {what} {training.step:,} steps")
         self._drop_rows(training.name, after=training.step)
         self.notes = {}
         if training.share < 1:

@@ -62,7 +62,7 @@ class RunConfig(Settings):
         check_format(path, content)
         try:
             config = cls(**content)
-            ModelConfig(**{"vocab_size": 1} | config.model)
+            ModelConfig(**{"vocab_size": 1, **config.model})
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: not a run's settings ({error})") from None
         wrong = complaints(config)

@@ -86,8 +86,10 @@ def segmentation_page(
     """
     examples = []
     for s in segmented:
-        pieces = [{"label": label, "text": text} for label, text in zip(s.labels, s.pieces)]
-        example = {"id": s.example.id, "question": s.example.question, "pieces": pieces}
+        pieces: list[dict] = []
+        for label, text in zip(s.labels, s.pieces):
+            pieces.append({"label": label, "text": text})
+        example: dict = {"id": s.example.id, "question": s.example.question, "pieces": pieces}
         if s.entropies is not None:
             example["threshold"] = settings.beta * sum(s.entropies) / len(s.entropies)
             ids = tokenizer.encode_pieces(s.pieces)

@@ -10,7 +10,6 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-from ases import decoding
 from ases.answers import parse_answer
 from ases.attention import attention, block_span, causal_span, packed_span
 from ases.decoding import Decoded, generate_chains
@@ -140,33 +139,15 @@ class Letters:
 
 
 def written_by(script: list[list[str]], roles: tuple, rounds: int, question: str = "q?"):
-    """The chain of models that write the steps of a script, whatever they read; and what that was,
+    """The chain of a model that writes the steps of a script, whatever it reads; and what that was,
     (role, context)."""
     read, steps = [], iter(script)
-    models = {role: object() for role in roles}
 
-    class Read:
-        """In place of what a model has read."""
-
-        def __init__(self, model, encoder):
-            self.role = next(role for role, own in models.items() if own is model)
-
-        def read(self, chains, contexts):
-            read.append((self.role, contexts[0]))
-            return self
-
-        def to_write(self):
-            return self
-
-    def search(*arguments):
+    def write(role, chains, contexts):
+        read.append((role, contexts[0]))
         return [Decoded(Letters.encode(text), end) for text, end in [next(steps)]]
 
-    kept, decoding.Reader = decoding.Reader, Read
-    try:
-        questions = [Letters.encode(question)]
-        [chain] = generate_chains(models, questions, Letters, "block-causal", 9, rounds, search)
-    finally:
-        decoding.Reader = kept
+    [chain] = generate_chains(write, [Letters.encode(question)], Letters, roles, rounds)
     return chain, read
 
 
