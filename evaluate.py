@@ -10,17 +10,7 @@ import sys
 from pathlib import Path
 
 from ases.data import Example, InputError, shown
-from ases.run.cli import (
-    EVALUATE,
-    OF_FILES,
-    EvaluateOptions,
-    choose_device,
-    colours_wanted,
-    evaluate_complaints,
-    of,
-    parse,
-    run_command,
-)
+from ases.run.cli import OF_FILES, Options, choose_device, colours_wanted, of, parse, run_command
 from ases.run.read import read_questions
 from ases.run.scores import explained, same_problems, table
 from ases.run.write import check_place, json_lines, write_text
@@ -30,8 +20,8 @@ ABOUT = "Score trained runs on a test set, or ask them."
 
 def main() -> None:
     # PyTorch takes its time to load, which --help and mistakes need not wait for.
-    given = parse(ABOUT, EvaluateOptions, EVALUATE, evaluate_complaints, explained())
-    options = of(EvaluateOptions, given)
+    given = parse("evaluate", ABOUT, explained())
+    options = of(Options, given)
     from ases.run.folder import load_run
 
     device = choose_device(options.device)
@@ -42,7 +32,7 @@ def main() -> None:
         score(writers, options, given)
 
 
-def ask(writers: dict, options: EvaluateOptions, given: dict) -> None:
+def ask(writers: dict, options: Options, given: dict) -> None:
     """Answer questions that have no reference."""
     from ases.run.evaluation import prediction, question_notes, replace_text, write_chains
     from ases.run.progress import tell
@@ -70,7 +60,7 @@ def ask(writers: dict, options: EvaluateOptions, given: dict) -> None:
             sys.stdout.write(lines)
 
 
-def places(writers: dict, names: dict, options: EvaluateOptions) -> dict:
+def places(writers: dict, names: dict, options: Options) -> dict:
     """The folder of each run's evaluation; without names, of its answers."""
     from ases.run.folder import evaluation_folder
 
@@ -87,7 +77,7 @@ def places(writers: dict, names: dict, options: EvaluateOptions) -> dict:
     return outputs
 
 
-def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
+def score(writers: dict, options: Options, given: dict) -> None:
     """Write a chain for each example of a split, and score them."""
     from ases.run.evaluation import evaluate, question_notes, training_seconds, write_evaluation
     from ases.run.folder import examples_for
@@ -106,7 +96,7 @@ def score(writers: dict, options: EvaluateOptions, given: dict) -> None:
     for folder, writer in writers.items():
         asked[folder] = examples_for(folder, writer.settings, changes, options.split)
         tell(f"{folder}: {asked[folder].description}")
-        stem = Path(options.data).stem if options.data else ""
+        stem = Path(given["data"]).stem if "data" in given else ""
         beams = f"beam{options.beams}" if options.beams > 1 else ""
         parts = ["eval", asked[folder].split, stem, beams, "second-try" * options.second_try]
         names[folder] = "-".join(filter(None, parts))

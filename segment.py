@@ -11,16 +11,7 @@ import sys
 from pathlib import Path
 
 from ases.data import Example, InputError, shown
-from ases.run.cli import (
-    SEGMENT,
-    SegmentOptions,
-    choose_device,
-    colours_wanted,
-    of,
-    parse,
-    run_command,
-    segment_complaints,
-)
+from ases.run.cli import Options, choose_device, colours_wanted, of, parse, run_command
 from ases.run.read import Columns, scan_examples
 from ases.run.write import check_place, counted, json_lines, write_text
 from ases.settings import Settings
@@ -47,8 +38,8 @@ def check(settings: Settings) -> None:
 
 def main() -> None:
     positional = "text: a chain to cut, in place of a data set"
-    given = parse(ABOUT, SegmentOptions, SEGMENT, segment_complaints, positional=positional)
-    options, settings = of(SegmentOptions, given), of(Settings, given)
+    given = parse("segment", ABOUT, positional=positional)
+    options, settings = of(Options, given), of(Settings, given)
     if options.check:
         return check(settings)
     # PyTorch takes its time to load, which --help and mistakes need not wait for.
@@ -57,6 +48,7 @@ def main() -> None:
     from ases.run.page import segmentation_page
     from ases.run.show import segmented_row, segmented_summary, show_segmented
 
+    split = options.split or "all"
     outputs = [Path(path) for path in (options.out, options.report) if path]
     for path in outputs:
         check_place(path)
@@ -64,13 +56,13 @@ def main() -> None:
     if "text" in given:
         examples, description = [Example("text", "", given["text"])], "one chain"
     else:
-        splits, description = load_splits(settings, whole=options.split == "all")
-        examples = pick_split(splits, options.split)
+        splits, description = load_splits(settings, whole=split == "all")
+        examples = pick_split(splits, split)
         notes.append(description)
     scorer = None
-    if options.scorer:
-        scorer, its_config = load_scorer(options.scorer, choose_device(options.device))
-        notes.append(scorer_note(options.scorer, its_config, settings.task))
+    if settings.scorer:
+        scorer, its_config = load_scorer(settings.scorer, choose_device(options.device))
+        notes.append(scorer_note(settings.scorer, its_config, settings.task))
     segmented = segment(examples, settings, scorer)
 
     n_shown = options.show or (1 if "text" in given and not outputs else 0)

@@ -8,14 +8,14 @@ if __name__ == "__main__":  # Ctrl-C while modules load ends without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from ases.data import InputError
-from ases.run.cli import TRAIN, TrainOptions, parse, run_command, train_complaints
+from ases.run.cli import parse, run_command
 from ases.run.process import Interrupted, meeting
 
 ABOUT = "Train on chains of thought, write chains for the test questions, score them."
 
 
 def main() -> None:
-    given = parse(ABOUT, TrainOptions, TRAIN, train_complaints)
+    given = parse("train", ABOUT)
     with meeting():  # of the processes that torchrun has started
         learn_and_score(given)
 

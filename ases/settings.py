@@ -56,12 +56,12 @@ class Settings:
     # --- data
     task: str = setting("mwp", "what the chains are about", choices=tuple(TASKS))
     data: str | None = setting(
-        None, "JSON Lines, JSON or a table", shown="generated examples", metavar="FILE"
+        None, "JSON Lines, JSON, table", shown="generated, or the run's own", metavar="FILE"
     )
     question_field: str = setting("question", "name of --data's questions", metavar="NAME")
     answer_field: str = setting("answer", "name of --data's answers", metavar="NAME")
     label_field: str | None = setting(
-        None, "name of --data's true answers", shown="none: the answer states it", metavar="NAME"
+        None, "name of --data's true answers", shown="in the answer", metavar="NAME"
     )
     skip_bad_rows: bool = setting(False, "leave out rows that cannot be used")
     seed: int = setting(0, "of data, split, weights, batches", low=0, high=2**63 - 1)
@@ -82,7 +82,7 @@ class Settings:
         "prefix", "score after all before it, or the question", choices=("prefix", "question")
     )
     scorer: str | None = setting(
-        None, "direct run that measures entropy", shown="train one first", metavar="RUN"
+        None, "direct run that measures entropy", shown="train.py trains one", metavar="RUN"
     )
     merge: bool = setting(True, "keep every piece a segment, as the released code")
 

@@ -396,7 +396,7 @@ def test_all_bad_flags_at_once():
         (["--beta", "1.4"], "--beta has no effect without --segmentation entropy"),
         (
             ["--scorer", "a", "--segmentation", "entropy", "--out-dir", "a"],
-            "--out-dir and --scorer are one folder",
+            "--out-dir and --scorer are one place",
         ),
         (["--segmentation", "entropy", "--scorer", "nowhere"], "config.json: cannot be read"),
     ],

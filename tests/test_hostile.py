@@ -369,7 +369,7 @@ def test_data_is_not_overwritten_by_what_is_made_of_it(tmp_path):
     path.write_text('{"question": "q", "answer": "#### 1"}\n')
     for flag in ("--out", "--report"):
         told = fail("segment.py", "--data", path, flag, path, "--overwrite")
-        assert "must be different files" in told
+        assert "are one place" in told
     assert path.read_text().count("####") == 1
     (tmp_path / "head.csv").write_text("question,answer\n")
     assert "0 usable rows" in fail("segment.py", "--data", tmp_path / "head.csv", "--check")

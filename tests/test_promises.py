@@ -10,17 +10,13 @@ from tests.test_commands import command
 
 
 @pytest.mark.parametrize(
-    "script, options, groups",
-    [
-        ("train.py", cli.TrainOptions, cli.TRAIN),
-        ("segment.py", cli.SegmentOptions, cli.SEGMENT),
-        ("evaluate.py", cli.EvaluateOptions, cli.EVALUATE),
-    ],
+    "command_, groups",
+    cli.FLAGS.items(),
 )
-def test_help_shows_the_defaults_of_the_code(script, options, groups):
-    parts = command(script, "--help").stdout.split("\n  --")  # one for each flag
+def test_help_shows_the_defaults_of_the_code(command_, groups):
+    parts = command(f"{command_}.py", "--help").stdout.split("\n  --")  # one for each flag
     told = {part.split()[0]: " ".join(part.split()) for part in parts}
-    declared = {f.name: (f, cls()) for cls in (Settings, options) for f in fields(cls)}
+    declared = {f.name: (f, cls()) for cls in (Settings, cli.Options) for f in fields(cls)}
     for name in " ".join(groups.values()).split():
         f, made = declared[name]
         value = getattr(made, name)

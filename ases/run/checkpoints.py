@@ -20,7 +20,7 @@ from ases.training import Training, Watcher, usable_device
 
 #: Of run folders: config.json, results.json and checkpoints carry it. It grows by one whenever
 #: this version and the one before cannot read each other's.
-FORMAT = 3
+FORMAT = 4
 
 
 def check_format(path: Path, content: object) -> None:

@@ -27,208 +27,134 @@ SPLITS = ("train", "validation", "test", "longer", "all")
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """Flags of train.py beside a run's settings."""
+class Options:
+    """Flags beside a run's settings, of all commands."""
 
     device: str = setting("auto", "auto: cuda where there is one", choices=DEVICES)
     out_dir: str | None = setting(
-        None, "folder of the run", shown="runs/TASK-MODE-…", metavar="FOLDER"
+        None, "folder for the results", shown="in runs/, or in RUN", metavar="FOLDER"
     )
-    overwrite: bool = setting(False, "replace the run in that folder")
+    overwrite: bool = setting(False, "replace what is there")
     resume: str | None = setting(
         None, "continue, maybe with a higher --max-steps or --max-minutes", metavar="RUN"
     )
-
-
-@dataclass(frozen=True)
-class SegmentOptions:
-    """Flags of segment.py."""
-
-    scorer: str | None = setting(None, "direct run that measures entropy", metavar="RUN")
-    split: str = setting("all", "which examples", choices=SPLITS)
-    check: bool = setting(False, "list the rows of --data that cannot be used")
-    show: int | None = setting(None, "print the first N examples to read instead", low=0)
-    report: str | None = setting(None, "page with pieces, labels, entropies", metavar="FILE.html")
-    out: str | None = setting(None, "file for JSON lines", shown="standard output", metavar="FILE")
-    overwrite: bool = setting(False, "replace --out or --report if it exists")
-    device: str = setting("auto", "of the scorer", choices=DEVICES)
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """Flags of evaluate.py."""
-
     run: list | None = setting(
         None, "folder that train.py wrote; several are compared", metavar="FOLDER"
     )
-    data: str | None = setting(None, "another file", shown="the run's own data", metavar="FILE")
     split: str | None = setting(
-        None, "which split to score", shown="test, or all of --data", choices=SPLITS
+        None, "which examples", shown="all; of a run's own data, test", choices=SPLITS
     )
     beams: int = setting(1, "beam search; 1 decodes greedily", low=1, high=64)
     second_try: bool = setting(False, "write segments that fail again, with 4 beams")
-    device: str = setting("auto", "auto: cuda where there is one", choices=DEVICES)
     question: str | None = setting(None, "print the chain for this question")
     questions: str | None = setting(
         None, "write chains for all questions of a file; - is standard input", metavar="FILE"
     )
+    check: bool = setting(False, "list the rows of --data that cannot be used")
+    show: int | None = setting(None, "print the first N examples to read instead", low=0)
     show_wrong: int = setting(0, "print N wrong chains beside the references", low=0)
-    report: str | None = setting(None, "page with scores and all chains", metavar="FILE.html")
-    out_dir: str | None = setting(
-        None, "folder for results", shown="RUN/eval-SPLIT", metavar="FOLDER"
-    )
-    overwrite: bool = setting(False, "replace results in that folder")
+    report: str | None = setting(None, "page to look at and search", metavar="FILE.html")
+    out: str | None = setting(None, "file for JSON lines", shown="standard output", metavar="FILE")
 
 
 OF_FILES = "question_field answer_field label_field skip_bad_rows"
-DATA = f"task data {OF_FILES} seed train_problems test_problems"
+_DATA = f"task data {OF_FILES} seed train_problems test_problems"
 
-#: Flags of each command, by group: names of fields of its options or of ``Settings``.
-TRAIN = {
-    "data": DATA,
-    "method": "mode segmentation beta gamma entropy_context scorer encoder",
-    "model": "size dropout init",
-    "training": "max_steps max_minutes batch_tokens optimizer learning_rate",
-    "run": "device out_dir overwrite resume",
-}
-SEGMENT = {
-    "data": DATA,
-    "method": "segmentation beta gamma entropy_context merge scorer",
-    "what to do": "split check show report out overwrite device",
-}
-EVALUATE = {
-    "what to score": f"run data {OF_FILES} split beams second_try device",
-    "ask instead": "question questions",
-    "output": "show_wrong report out_dir overwrite",
+#: Flags of each command, by group: names of fields of ``Options`` or ``Settings``.
+FLAGS = {
+    "train": {
+        "data": _DATA,
+        "method": "mode segmentation beta gamma entropy_context scorer encoder",
+        "model": "size dropout init",
+        "training": "max_steps max_minutes batch_tokens optimizer learning_rate",
+        "run": "device out_dir overwrite resume",
+    },
+    "segment": {
+        "data": _DATA,
+        "method": "segmentation beta gamma entropy_context merge scorer",
+        "what to do": "split check show report out overwrite device",
+    },
+    "evaluate": {
+        "what to score": f"run data {OF_FILES} split beams second_try device",
+        "ask instead": "question questions",
+        "output": "show_wrong report out_dir overwrite",
+    },
 }
 #: What users of other programs type.
-SYNONYMS = {
-    "--epochs": "--max-steps",
-    "--steps": "--max-steps",
-    "--max-epochs": "--max-steps",
-    "--lr": "--learning-rate",
-    "--batch-size": "--batch-tokens",
-    "--model": "--size",
-    "--output-dir": "--out-dir",
-    "--output": "--out-dir",
-    "--num-beams": "--beams",
-    "--gpu": "--device",
-}
+SYNONYMS = {"--epochs": "--max-steps", "--steps": "--max-steps", "--lr": "--learning-rate"}
+SYNONYMS |= {"--batch-size": "--batch-tokens", "--output-dir": "--out-dir", "--gpu": "--device"}
 
 # --- flags that do not go together ---------------------------------------------------------------
 
-#: Flags that have no effect, when, and why.
-Conflicts = list[tuple[str, Callable[[Given], bool], str]]
-
+_OF_SCORES = "data split answer_field label_field skip_bad_rows show_wrong report"
+_FREE_IN_RESUMING = {"resume", "device", "data", "max_steps", "max_minutes"}
+_OF_A_RUN = set(" ".join(FLAGS["train"].values()).split()) - _FREE_IN_RESUMING
 _MEASURING = " or ".join(name for name, rule in RULES.items() if rule.needs_entropy)
 
 
-def _labels_without_entropy(given: Given) -> bool:
-    return not RULES[given.get("segmentation", "interleave")].needs_entropy
+def _measures(given: Given) -> bool:
+    return RULES[given.get("segmentation", "interleave")].needs_entropy
 
 
-_BOTH: Conflicts = [
+#: Flags that have no effect; when; why.
+CONFLICTS: list[tuple[str, Callable[[Given], bool], str]] = [
+    (" ".join(_OF_A_RUN), lambda g: "resume" in g, "with --resume: the run keeps its settings"),
+    (f"{_OF_SCORES} questions question_field", lambda g: "question" in g, "with --question"),
+    ("out_dir overwrite", lambda g: "question" in g, "with --question"),
+    (_OF_SCORES, lambda g: "questions" in g, "with --questions"),
+    (OF_FILES, lambda g: not {"data", "questions"} & set(g), "without --data"),
+    ("segmentation", lambda g: g.get("mode") == "direct", "with --mode direct"),
     (
         "beta gamma entropy_context scorer",
-        _labels_without_entropy,
+        lambda g: not _measures(g),
         f"without --segmentation {_MEASURING}",
     ),
-]
-_FREE_IN_RESUMING = {"resume", "device", "data", "max_steps", "max_minutes"}
-_OF_SCORES = "data split answer_field label_field skip_bad_rows show_wrong report"
-TRAIN_CONFLICTS: Conflicts = [
-    *_BOTH,
-    (OF_FILES, lambda given: "data" not in given, "without --data"),
-    ("segmentation", lambda given: given.get("mode") == "direct", "with --mode direct"),
-    ("size dropout", lambda given: "init" in given, "with --init: the checkpoint has a shape"),
-]
-RESUME_CONFLICTS: Conflicts = [
-    (
-        " ".join({name for names in TRAIN.values() for name in names.split()} - _FREE_IN_RESUMING),
-        lambda given: "resume" in given,
-        "with --resume: the run keeps its settings",
-    )
-]
-SEGMENT_CONFLICTS: Conflicts = [
-    *_BOTH,
-    (OF_FILES, lambda given: "data" not in given, "without --data"),
-    ("split show report out", lambda given: "check" in given, "with --check"),
-]
-EVALUATE_CONFLICTS: Conflicts = [
-    (
-        f"{_OF_SCORES} questions question_field out_dir overwrite",
-        lambda given: "question" in given,
-        "with --question",
-    ),
-    (_OF_SCORES, lambda given: "questions" in given, "with --questions"),
-    (
-        OF_FILES,
-        lambda given: not {"data", "question", "questions"} & set(given),
-        "on the run's own data",
-    ),
+    ("size dropout", lambda g: "init" in g, "with --init: the checkpoint has a shape"),
+    ("split show report out", lambda g: "check" in g, "with --check"),
 ]
 
 
-def _useless(given: Given, conflicts: Conflicts) -> list[str]:
-    complaints = {}  # one for each flag
-    for names, applies, why in conflicts:
-        if applies(given):
-            for name in names.split():
-                if name in given:
-                    complaints.setdefault(name, f"{_flag(name)} has no effect {why}; remove it")
-    return list(complaints.values())
+def complaints(command: str, given: Given) -> list[str]:
+    """Flags that do not go together."""
+    useless: dict[str, str] = {}
+    for names, applies, why in CONFLICTS:
+        for name in names.split():
+            if name in given and applies(given):
+                useless.setdefault(name, f"{_flag(name)} has no effect {why}; remove it")
+    found = list(useless.values())
 
-
-def train_complaints(given: Given) -> list[str]:
-    """Flags of train.py that do not go together."""
-    complaints = _useless(given, RESUME_CONFLICTS if "resume" in given else TRAIN_CONFLICTS)
-    out_dir = Path(given.get("out_dir", "")).resolve()
-    for name in ("scorer", "init"):
-        if "out_dir" in given and name in given and Path(given[name]).resolve() == out_dir:
-            complaints.append(f"--out-dir and --{name} are one folder; choose another --out-dir")
-    return complaints
-
-
-def segment_complaints(given: Given) -> list[str]:
-    """Flags of segment.py that do not go together."""
-    complaints = _useless(given, SEGMENT_CONFLICTS) + _bad_outputs(given, ("out", "report"))
-    if not _labels_without_entropy(given) and "scorer" not in given:
-        named = given["segmentation"]
-        complaints.append(f"--segmentation {named} needs --scorer, the folder of a direct run")
+    if given.get("device") == "cuda" and choose_device("auto") == "cpu":
+        found.append("--device is 'cuda'; PyTorch finds no GPU here")
     if "check" in given and "data" not in given:
-        complaints.append("--check needs --data, the file to check")
-    return complaints
-
-
-def evaluate_complaints(given: Given) -> list[str]:
-    """Flags of evaluate.py that do not go together."""
-    complaints = _useless(given, EVALUATE_CONFLICTS) + _bad_outputs(given, ("report",))
+        found.append("--check needs --data, the file to check")
+    if command == "segment" and _measures(given) and "scorer" not in given:
+        named = given["segmentation"]
+        found.append(f"--segmentation {named} needs --scorer, the folder of a direct run")
     runs = [Path(run).resolve() for run in given.get("run", [])]
-    if not runs:
-        complaints.append("--run is missing; expected the folder of a run")
+    if command == "evaluate" and not runs:
+        found.append("--run is missing; expected the folder of a run")
     if len(set(runs)) < len(runs):
-        complaints.append("--run names a folder twice")
+        found.append("--run names a folder twice")
     question = given.get("question", "?")
     if not question.strip() or any("\ud800" <= c <= "\udfff" for c in question):
-        complaints.append("--question is empty or not valid Unicode")
-    if Path(given.get("report", ".html")).suffix not in (".html", ""):
-        complaints.append(f"--report is {given['report']!r}; expected a name that ends in .html")
-    return complaints
+        found.append("--question is empty or not valid Unicode")
 
-
-def _bad_outputs(given: Given, names: tuple[str, ...]) -> list[str]:
-    complaints = []
-    for name in names:
-        path = Path(given[name]) if name in given else None
-        if path and path.is_dir():
-            complaints.append(f"--{name} is {str(path)!r}, a folder; expected a file")
-        elif path and path.exists() and "overwrite" not in given:
+    # No output may be an input, a folder, or an older file.
+    places = {name: Path(given[name]) for name in ("out", "report") if name in given}
+    for name, path in places.items():
+        if path.is_dir():
+            found.append(f"--{name} is {str(path)!r}, a folder; expected a file")
+        elif path.exists() and "overwrite" not in given:
             told = f"--{name} is {str(path)!r}, which exists"
-            complaints.append(f"{told}; choose another file, or pass --overwrite")
-    places = [Path(given[name]).resolve() for name in ("data", *names) if name in given]
-    if len(set(places)) < len(places):
-        complaints.append("--data and the outputs must be different files")
-    return complaints
+            found.append(f"{told}; choose another file, or pass --overwrite")
+    if command == "evaluate" and places and places["report"].suffix != ".html":
+        found.append(f"--report is {given['report']!r}; expected a name that ends in .html")
+    for names in (("data", "out", "report"), ("out_dir", "scorer"), ("out_dir", "init")):
+        own = [Path(given[name]).resolve() for name in names if name in given]
+        if len(set(own)) < len(own):
+            flags = " and ".join(_flag(name) for name in names if name in given)
+            found.append(f"{flags} are one place; choose another")
+    return found
 
 
 # --- parsing -------------------------------------------------------------------------------------
@@ -257,27 +183,17 @@ class _Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def parse(
-    description: str,
-    options: type,
-    groups: dict[str, str],
-    complain: Callable[[Given], list[str]],
-    epilog: str = "",
-    positional: str = "",
-) -> Given:
-    """Read the command line.
+def parse(command: str, about: str, epilog: str = "", positional: str = "") -> Given:
+    """Read the command line of one of ``FLAGS``.
 
     Args:
-        options: the command's own flags.
-        groups: all its flags.
-        complain: finds flags that do not go together.
         epilog: ends the help.
         positional: name and help of an argument without a flag: "text: a chain".
     """
-    name, _, about = positional.partition(": ")
+    name, _, help = positional.partition(": ")
     parser = Parser(
         usage=f"%(prog)s [flags] {name.upper()}",
-        description=description,
+        description=about,
         epilog=epilog,
         formatter_class=_Help,
         argument_default=argparse.SUPPRESS,
@@ -285,14 +201,13 @@ def parse(
         add_help=False,
     )
     if positional:
-        parser.add_argument(name, nargs="?", help=about)
+        parser.add_argument(name, nargs="?", help=help)
     declared = {}
-    own = {f.name: (options, f) for f in fields(options)}
-    shared = {f.name: (Settings, f) for f in fields(Settings)}
-    for title, names in groups.items():
+    known = {f.name: (cls, f) for cls in (Settings, Options) for f in fields(cls)}
+    for title, names in FLAGS[command].items():
         group = parser.add_argument_group(title)
         for name in names.split():
-            declared[name] = (shared | own)[name]
+            declared[name] = known[name]
             _add_flag(group, *declared[name])
     group.add_argument("-h", "--help", action="help", help="show this and stop")
 
@@ -309,9 +224,7 @@ def parse(
             given[name] = value
         else:
             wrong.append(f"{_flag(name)} is {text!r}; expected {expected(cls, f)}")
-    wrong += complain(given)
-    if given.get("device") == "cuda" and choose_device("auto") == "cpu":
-        wrong.append("--device is 'cuda'; PyTorch finds no GPU here")
+    wrong += complaints(command, given)
     if wrong:
         raise InputError(" | ".join(wrong))
     return given

@@ -28,7 +28,7 @@ from ases.extra.t5 import T5Tokenizer, load_t5, lost_characters
 from ases.model import EncoderDecoder
 from ases.recipe import Scorer, Splits, Writer, check_lengths, training_texts
 from ases.run.checkpoints import FORMAT, check_format, load_checkpoint, load_model, weights_digest
-from ases.run.cli import Given, TrainOptions, choose_device, of
+from ases.run.cli import Given, Options, choose_device, of
 from ases.run.process import Lock
 from ases.run.progress import tell
 from ases.run.read import Columns, read_bytes, read_examples, read_json
@@ -152,7 +152,7 @@ class Run:
 
 def open_run(given: Given, say: Callable[[str], None] = tell) -> Run:
     """Make a run's folder from the flags of train.py, or open one to resume."""
-    options = of(TrainOptions, given)
+    options = of(Options, given)
     device = choose_device(options.device)
     if options.resume is not None:
         return _resume(Path(options.resume), given, device, say)
