@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from ases.extra.t5 import save_t5
 from ases.model import EncoderDecoder
 from ases.recipe import Splits
-from ases.run.folder import Settings, load_splits
+from ases.run.folder import load_splits
+from ases.settings import Settings
 
 
 def arguments(description: str, **defaults: object) -> argparse.Namespace:

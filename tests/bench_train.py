@@ -24,12 +24,20 @@ from pathlib import Path
 import torch
 from bench import Report, alternate, arguments, examples, in_transformers, matrix_product_flops
 
+from ases import training
 from ases.model import EncoderDecoder
-from ases.pairs import Pair, collate, make_batches, make_rows, rows_by_model
+from ases.pairs import (
+    Pair,
+    collate,
+    make_batches,
+    make_rows,
+    rows_by_model,
+    source_length,
+    target_length,
+)
 from ases.recipe import segment
 from ases.settings import SIZES, ModelConfig, Settings
 from ases.tokenizer import Tokenizer
-from ases.training import Training
 
 VOCABULARY = 700  # of the dense job: about that of the generated problems
 
@@ -52,6 +60,25 @@ def their_update(model):
 def new_model(size: str, vocab_size: int) -> EncoderDecoder:
     torch.manual_seed(0)
     return EncoderDecoder(ModelConfig(vocab_size=vocab_size, **SIZES[size]))
+
+
+def our_update(model, **changes):
+    """A program that makes an update from a batch."""
+    queue = []
+
+    def stream(rows, trained):
+        while True:
+            yield queue.pop()
+
+    settings = Settings(max_steps=10**9, validations=1, log_every=10**9, **changes)
+    own = training.fit(training.Training("", model, settings), [[]], [[]])
+
+    def update(batch):
+        queue.append(batch)
+        training._stream = stream
+        next(own)
+
+    return update
 
 
 def flops(model: EncoderDecoder, B: int, S: int, T: int) -> float:
@@ -79,11 +106,11 @@ def dense(report: Report, size: str, rounds: int, n_updates: int = 10) -> None:
     pairs = [Pair("", [ids(S)], ids(T)) for _ in range(B)]
     batch = collate([row for p in pairs for row in make_rows([p], "bidirectional")], pad_id=0)
     lengths = torch.full((B,), S)
-    training = Training(model, Settings(optimizer="adamw", learning_rate=1e-4))
+    update = our_update(model, optimizer="adamw", learning_rate=1e-4)
 
     def ours():
         for _ in range(n_updates):
-            training.update([batch])
+            update(batch)
         return n_updates
 
     def transformers():
@@ -105,13 +132,15 @@ def ragged(report: Report, splits, tokenizer, size: str, rounds: int, n_updates:
     }
     programs, facts = {}, {}
     for name, encoder in (("ours", "block-causal"), ("ours, re-encoding", "bidirectional")):
-        training = Training(new_model(size, tokenizer.vocab_size), Settings(optimizer="adamw"))
+        update = our_update(new_model(size, tokenizer.vocab_size), optimizer="adamw")
         batches = make_batches(rows[encoder], 2048, 0, 0)
         collated = [collate([rows[encoder][i] for i in b], 0) for b in batches]
         padded = sum(b.source.numel() + b.target.numel() for b in collated)
-        facts[f"padding, {name}"] = f"{1 - sum(b.tokens for b in collated) / padded:.1%}"
+        facts[f"padding, {name}"] = (
+            f"{1 - sum(b.source_tokens + b.target_tokens for b in collated) / padded:.1%}"
+        )
 
-        programs[name] = our_updates(training, rows[encoder], batches, n_updates)
+        programs[name] = our_updates(update, rows[encoder], batches, n_updates)
 
     theirs = their_update(in_transformers(new_model(size, tokenizer.vocab_size)))
     pairs = rows["bidirectional"]
@@ -124,7 +153,7 @@ def ragged(report: Report, splits, tokenizer, size: str, rounds: int, n_updates:
         for _ in range(max(1, n_updates // 3)):
             chosen = [pairs[i] for i in next(stream)]
             batch = collate(chosen, 0)
-            theirs(batch, torch.tensor([len(row.source) for row in chosen]))
+            theirs(batch, torch.tensor([source_length(row) for row in chosen]))
             tokens += batch.target_tokens
         return tokens
 
@@ -132,7 +161,7 @@ def ragged(report: Report, splits, tokenizer, size: str, rounds: int, n_updates:
     report.add(f"ragged, {size}", alternate(programs, rounds), "target token", **facts)
 
 
-def our_updates(training, rows, batches, n_updates):
+def our_updates(update, rows, batches, n_updates):
     """A program that makes the next updates of an epoch, and says how many target tokens it saw."""
     stream = cycle(batches)
 
@@ -140,7 +169,7 @@ def our_updates(training, rows, batches, n_updates):
         tokens = 0
         for _ in range(n_updates):
             batch = collate([rows[i] for i in next(stream)], 0)
-            training.update([batch])
+            update(batch)
             tokens += batch.target_tokens
         return tokens
 
@@ -158,10 +187,9 @@ def epochs(report: Report, splits, tokenizer, size: str, rounds: int, n_updates:
     ):
         rows = rows_by_model(mode, chains, tokenizer, encoder)[mode]
         batches = make_batches(rows, 2048, 0, 0)
-        training = Training(new_model(size, tokenizer.vocab_size), Settings())
-
-        update = our_updates(training, rows, batches, n_updates)
-        tokens = sum(row.target_length for row in rows)
+        one = our_update(new_model(size, tokenizer.vocab_size))
+        update = our_updates(one, rows, batches, n_updates)
+        tokens = sum(map(target_length, rows))
         programs[name] = lambda update=update, tokens=tokens: update() / tokens
     report.add(f"epoch, {size} (ours: direct)", alternate(programs, rounds), "epoch")
 

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     args = parser.parse_args()
     scorer, config = load_scorer(args.scorer)
-    splits, description = load_splits(config.data)
+    splits, description = load_splits(config)
     examples = splits[args.split]
     pieces = [split_pieces(e.answer) for e in examples]
     questions = [e.question for e in examples]

@@ -6,12 +6,14 @@ import shutil
 
 import pytest
 
-from ases.data import Example
+from ases.data import TOY, Example
+from ases.decoding import Chain
 from ases.metrics import score
-from ases.recipe import Chain, segment
+from ases.recipe import Scorer, segment
 from ases.run.evaluation import prediction
-from ases.run.page import evaluation_page, segmentation_page, tag, text
-from ases.run.plot import draw_curves, main, read_curves
+from ases.run.page import evaluation_page, segmentation_page
+from ases.run.plot import main, read_curves
+from ases.settings import Settings
 
 BROWSER = next(
     (
@@ -49,9 +51,9 @@ def evaluation():
         written = []
         for i, example in enumerate(examples):
             n = i if run == "runs/a" or i == 0 else 9
-            segments = [("ES", f"He has {n}."), ("AS", f" The answer is {n}.")]
+            texts = [f"He has {n}.", f" The answer is {n}."]
             stop = "end" if i < 2 else "stuck"
-            chain = Chain("".join(t for _, t in segments), segments, stop)
+            chain = Chain(["ES", "AS"], [[], []], stop, "".join(texts), texts)
             written.append(prediction("mwp", example, chain))
         predictions[run] = written
         texts = [line["prediction"] for line in written]
@@ -61,7 +63,7 @@ def evaluation():
         for reason in ("no-end", "rounds", "length"):
             rows[run]["stop_reasons"][reason] = 0.0
     curves = {"runs/a": {"usm": {"training": [(1, 3.0), (2, 1.0)], "validation": [(2, 1.5)]}}}
-    return evaluation_page(rows, predictions, curves)
+    return evaluation_page(rows, predictions, curves, ["runs/a: 4 chains, test"])
 
 
 def visible(page):
@@ -71,10 +73,10 @@ def visible(page):
     )
 
 
-def test_nothing_comes_from_elsewhere(evaluation):
-    assert not re.search(r"""(?:src|href)\s*=|url\(|@import|https?://""", evaluation)
+def test_nothing_comes_from_elsewhere_and_markup_stays_text(evaluation):
+    assert not re.search(r"""(?:src|href)\s*=|url\(|@import""", evaluation)
     assert evaluation.count("<script>") == 1  # our own
-    assert text(EVIL) in evaluation
+    assert EVIL not in evaluation and "\\u003cscript>" in evaluation
 
 
 def test_an_evaluation_is_filtered_and_searched(evaluation, browser, tmp_path):
@@ -99,8 +101,9 @@ def test_an_evaluation_is_filtered_and_searched(evaluation, browser, tmp_path):
     assert visible(page) == ["x1", "x2", "x3"]
     assert page.locator(".note").count() == 3  # the first wrong step of each wrong chain
 
-    assert "not scored on the same problems: runs/a; runs/b" in page.inner_text("body")
-    assert page.title().startswith("Chains of thought") and EVIL in page.inner_text("body")
+    text = page.inner_text("body")
+    assert "not scored on the same problems: runs/a; runs/b" in text and EVIL in text
+    assert "runs/a: 4 chains, test" in text and page.title().startswith("Chains of thought")
     assert page.locator("svg.curves path.line-1").count() == 2
     assert not errors and len(requests) == 1
     for width in (1280, 360):
@@ -111,10 +114,6 @@ def test_an_evaluation_is_filtered_and_searched(evaluation, browser, tmp_path):
 
 
 def test_a_segmentation_with_entropies(browser, tmp_path, model, tokenizer):
-    from ases.data import TOY
-    from ases.recipe import Scorer
-    from ases.settings import Settings
-
     settings = Settings(segmentation="entropy")
     examples = [TOY, Example("evil", EVIL, f"{EVIL} 胰头, so 3. The answer is 3.")]
     segmented = segment(examples, settings, Scorer(model, tokenizer))
@@ -132,19 +131,24 @@ def test_a_segmentation_with_entropies(browser, tmp_path, model, tokenizer):
     page.close()
 
 
+def test_tokens_of_a_page(model, tokenizer):
+    """The bytes of one character stand together, and a piece's tokens spell it."""
+    settings = Settings(segmentation="entropy")
+    segmented = segment([Example("x", "q?", "胰头, so 3.")], settings, Scorer(model, tokenizer))
+    content = segmentation_page(segmented, settings, "data: 1", tokenizer)
+    data = json.loads(re.search(r'id="data">(.*?)</script>', content)[1])
+    [example] = data["examples"]
+    assert ["".join(text for text, _ in piece["tokens"]) for piece in example["pieces"]] == [
+        "胰头,",
+        " so 3.",
+    ]
+    totals = [sum(h for _, h in piece["tokens"]) for piece in example["pieces"]]
+    assert totals == pytest.approx([sum(tokens) for tokens in segmented[0].token_entropies])
+
+
 def test_labels_by_position_are_called_so():
-    from ases.data import TOY
-    from ases.settings import Settings
-
     content = segmentation_page(segment([TOY]), Settings(), "data: 1")
-    assert "Labels are positions" in content and content.count('<li class="segment es">') == 4
-
-
-def test_attributes_and_text_are_escaped():
-    assert (
-        tag("p", text("<&>"), class_='a"b', data_x=1)
-        == '<p class="a&quot;b" data-x="1">&lt;&amp;&gt;</p>'
-    )
+    assert "Labels are positions" in content and content.count('"label": "ES"') == 3
 
 
 def test_curves(tmp_path, monkeypatch, capsys):
@@ -154,9 +158,6 @@ def test_curves(tmp_path, monkeypatch, capsys):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     curves = read_curves(tmp_path)
     assert len(curves["usm"]["training"]) == 19 and curves["usm"]["validation"] == [(10, 0.5)]
-    drawn = draw_curves("a <run>", curves)
-    assert drawn.count("<path") >= 4 and "a &lt;run&gt;" in drawn
-    assert draw_curves("nothing", {}) == ""
 
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     out = tmp_path / "new" / "curves.svg"
