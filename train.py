@@ -39,7 +39,7 @@ def learn_and_score(given: dict) -> None:
         splits = [split for split in ("test", "longer") if split in run.splits]
         print(table({split: score(run, writer, split) for split in splits}))
     except ValueError as error:
-        if run.lock and not run.resumed and not recorder.saved:
+        if run.lock and not run.resumed and not list(run.folder.glob("*.pt")):
             discard_folder(run.folder)
         raise InputError(str(error)) from None
     except FloatingPointError as error:

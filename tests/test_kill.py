@@ -148,14 +148,16 @@ def test_a_signal_in_any_update_changes_nothing(data, tmp_path, step, monkeypatc
 
     flags = ["--mode", "usm", "--max-steps", 20, *data, *SIZES]
     succeed("train.py", *flags, "--out-dir", tmp_path / "whole")
-    update = training.Training.update
+    make_batches, made = training._stream, []
 
-    def signalled(self, batches):
-        update(self, batches)
-        if self.progress.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+    def signalled(rows, trained):
+        for batch in make_batches(rows, trained):
+            made.append(batch)
+            if len(made) == step:  # the update is about to be made
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
 
-    monkeypatch.setattr(training.Training, "update", signalled)
+    monkeypatch.setattr(training, "_stream", signalled)
     stopped = command("train.py", *flags, "--out-dir", tmp_path / "run")
     assert stopped.returncode == 143 and f"usm is saved as of step {step}." in stopped.stderr
     monkeypatch.undo()
@@ -200,7 +202,7 @@ def test_the_second_command_on_a_folder_is_refused(tmp_path):
     try:
         while not (folder / "metrics.jsonl").exists():
             time.sleep(0.01)
-        told = "another command is at work there"
+        told = "another command is using this folder"
         assert told in fail("train.py", "--resume", folder)
         assert told in fail("train.py", "--out-dir", folder, "--overwrite", *SMALL)
         assert (folder / "config.json").exists()
