@@ -196,6 +196,7 @@ def test_same_seed_same_losses_and_predictions(tmp_path):
     assert losses_and_predictions(tmp_path / "a") == losses_and_predictions(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_result(tmp_path):
     arguments = ["--mode", "dsm", "--max-steps", 60, *SMALL]
     succeed("train.py", *arguments, "--out-dir", tmp_path / "whole")
@@ -354,6 +355,7 @@ def test_mistakes_of_a_process_are_one_line_too(script):
     assert done.stderr.startswith("error: --device is 'abacus'; expected one of auto, cpu, cuda")
 
 
+@pytest.mark.slow
 def test_a_process_trains_and_answers(tmp_path):
     done = process("train.py", "--max-steps", 4, "--out-dir", "run", *SMALL, cwd=tmp_path)
     assert done.returncode == 0 and "run folder: run" in done.stdout

@@ -63,6 +63,7 @@ def results(tmp_path, monkeypatch):
 SMALL = Trial(problems=80, size="micro", epochs=2)
 
 
+@pytest.mark.slow
 def test_trials_are_run_once(results, monkeypatch):
     chosen = [SMALL.baseline, SMALL, replace(SMALL, labels="entropy", equal="updates")]
     runner.run_missing(chosen, "nowhere", processes=2)
@@ -78,6 +79,7 @@ def test_trials_are_run_once(results, monkeypatch):
     assert runner.read_results() == found
 
 
+@pytest.mark.slow
 def test_pretraining_sees_no_answer(tmp_path, monkeypatch):
     monkeypatch.setattr(one_trial, "PRETRAINING", 3)
     rows = [
@@ -117,6 +119,7 @@ runner.run_missing([short, replace(short, epochs=10**6)], "nowhere", 2)
 """
 
 
+@pytest.mark.slow
 def test_killed_the_runner_leaves_results_and_no_process(results):
     command = [sys.executable, "-c", LONG, results, FOLDER]
     process = subprocess.Popen(command, start_new_session=True)

@@ -141,6 +141,7 @@ def start(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     run = tmp_path / "run"
     process = start("--max-steps", 100000, "--out-dir", run, *SMALL)
@@ -162,6 +163,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     assert process.returncode == 143 and "Continue with" in told
 
 
+@pytest.mark.slow
 def test_an_early_ctrl_c_leaves_no_traceback(tmp_path):
     for delay in (0.1, 0.2, 0.4, 0.8, 1.2):
         process = start("--max-steps", 100000, "--out-dir", tmp_path / "run", "--overwrite", *SMALL)

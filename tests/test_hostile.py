@@ -322,6 +322,7 @@ def test_runs_with_names_that_lead_elsewhere(run, runs, tmp_path):
     assert list((tmp_path / "O").iterdir()) == [out]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gb18030"])
 def test_pipes_get_utf8_whatever_the_terminal(tmp_path, encoding, monkeypatch):
     rows = {"question": "肝？", "answer": "肝囊肿，正常。"}

@@ -244,6 +244,7 @@ def test_extreme_scores(magnitude):
     check(2, 2, 40, 40, 16, torch.float32, seed=9, prepare=grow, **runs("padding", 40, 40))
 
 
+@pytest.mark.slow
 def test_fuzz():
     """Seeded shapes and runs."""
     g = torch.Generator().manual_seed(0)
@@ -448,6 +449,7 @@ def test_refusals(monkeypatch):
             attention(*make(1, 1, 4, 4, 16, torch.float32, 0)[:4], backend="triton")
 
 
+@pytest.mark.slow
 def test_the_machine_code():
     """The interpreter takes what the compiler refuses; compiling needs no GPU, but its own process."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -16,6 +16,8 @@ from ases.data import InputError
 from ases.run.checkpoints import load_checkpoint
 from tests.test_commands import SMALL, command, fail, losses_and_predictions, succeed
 
+pytestmark = pytest.mark.slow
+
 SIZES = ["--size", "micro", "--device", "cpu"]
 FLAGS = ["--mode", "dsm", "--segmentation", "entropy", "--max-steps", 40, *SIZES]
 

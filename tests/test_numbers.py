@@ -51,6 +51,7 @@ def test_bfloat16_stays_close_to_float32(batches, monkeypatch):
     assert full[-1] < 0.7 * full[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiling_changes_nothing_but_rounding(batches, backend):
     batches, vocab_size = batches

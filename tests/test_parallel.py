@@ -10,6 +10,8 @@ import pytest
 
 from tests.test_commands import ROOT, succeed
 
+pytestmark = pytest.mark.slow
+
 #: Batches of few rows: with three processes, some have none.
 FLAGS = "--task mwp --size micro --train-problems 40 --test-problems 5 --batch-tokens 200".split()
 FLAGS += ["--device", "cpu", "--max-steps", "50"]
