@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ases.data import Example, InputError, shown
 from ases.run.cli import OF_FILES, Options, choose_device, colours_wanted, of, parse, run_command
-from ases.run.read import read_questions
+from ases.run.read import PREDICTION, read_questions, read_rows
 from ases.run.scores import explained, same_problems, table
 from ases.run.write import check_place, json_lines, write_text
 
@@ -22,6 +22,9 @@ def main() -> None:
     # PyTorch takes its time to load, which --help and mistakes need not wait for.
     given = parse("evaluate", ABOUT, explained())
     options = of(Options, given)
+    written = [Path(run) / "predictions.jsonl" for run in options.run]
+    if set(given) == {"run", "show_wrong"} and all(path.exists() for path in written):
+        return show_wrong_ones(written, options.show_wrong)
     from ases.run.folder import load_run
 
     device = choose_device(options.device)
@@ -30,6 +33,19 @@ def main() -> None:
         ask(writers, options, given)
     else:
         score(writers, options, given)
+
+
+def show_wrong_ones(written: list[Path], n: int) -> None:
+    """Print wrong chains that train.py has written already."""
+    from ases.run.show import is_wrong, show_wrong
+
+    for path in written:
+        try:
+            wrong = [line for line in read_rows(path, PREDICTION) if is_wrong(line)]
+            told = [f"\n{show_wrong(line)}" for line in wrong[:n]]
+        except (KeyError, TypeError, AttributeError):
+            raise InputError(f"{path}: not the predictions of a run") from None
+        print("\n".join([shown(f"{path}: {len(wrong)} wrong"), *told]))
 
 
 def ask(writers: dict, options: Options, given: dict) -> None:

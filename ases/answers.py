@@ -1,11 +1,10 @@
-"""Numbers in text: what a chain of thought answers, as an exact fraction, by one rule [ours].
+"""Numbers in text: what a chain of thought answers, as an exact fraction [ours].
 
-The statement is what stands behind the last "the answer is" or "####", up to the end of its
-sentence or line. It states a number if, behind its last "=", it holds exactly one, with its sign,
-and beside it only words, units, currency signs, quotes, brackets around words, and emphasis. So
-"$1,005.50", "-1/2", "18 dollars" and "5 + 5 = 10" are read; "1e5", "2½", "5x", "(1, 2)", "3 hours
-and 20 minutes" and "7 million" are not: a part of a number is worse than none. References and
-predictions are read alike, and nothing a model wrote is ever evaluated.
+The statement is the text behind the last "the answer is" or "####", up to the end of its sentence
+or line. It states a number if, behind its last "=", it holds exactly one, and beside it only words,
+units, currency signs, quotes, brackets around words, and emphasis: "$1,005.50", "-1/2",
+"18 dollars" and "5 + 5 = 10", but not "1e5", "2½", "5x", "(1, 2)", "3 hours and 20 minutes" or
+"7 million". A part of a number is worse than none. Nothing a model wrote is ever evaluated.
 """
 
 import re

@@ -1,9 +1,8 @@
 """Scores: numeric accuracy, BLEU, ROUGE, and how well labels agree with true roles.
 
-Answers are compared as exact fractions, never as strings or floats. BLEU gives sacrebleu's numbers
-(corpus BLEU, exponential smoothing, tokenizers 13a, zh and char); ROUGE gives those of Google's
-rouge-score for unaccented Latin text, and counts words or characters for every other script. Each
-score has a 95 % interval, for a test set is a sample.
+Answers are compared as exact fractions. BLEU gives sacrebleu's numbers; ROUGE gives those of
+Google's rouge-score for unaccented Latin text, and counts words or characters for other scripts.
+Each score has a 95 % interval: a test set is a sample.
 """
 
 import math
@@ -22,7 +21,7 @@ from ases.tasks import TASKS
 
 
 def is_correct(prediction: str, reference: str) -> bool:
-    """Whether the prediction's final number is the reference's, as a number."""
+    """Is the prediction's answer the reference's, as a number?"""
     number = parse_answer(prediction)
     return number is not None and number == parse_answer(reference)
 
@@ -46,12 +45,10 @@ _MEASURE = re.compile(r"(?<![a-zA-Z])[a-zA-Z]++(?=[^\w\n]{0,3}\d)|(?<=\d)\s{0,3}
 
 
 def text_kind(texts: Sequence[str]) -> str:
-    """What a set's words are, by its letters alone: "words" of unaccented Latin letters,
-    "characters" where a fifth or more are of a script without blanks, else "unicode-words" [ours].
-
-    Latin letters beside a number do not vote: they may be a unit.
-    """
+    """How to count the words of a set: "words" of unaccented Latin letters, "characters" where a
+    fifth of the letters or more are of a script without blanks, else "unicode-words" [ours]."""
     text = unicodedata.normalize("NFC", "\n".join(texts))
+    # Latin letters beside a number do not vote: they may be a unit.
     letters = [c for c in _MEASURE.sub("", text) if unicodedata.category(c)[0] in "LM"]
     if all(c.isascii() for c in letters or text):
         return "words"
@@ -60,7 +57,7 @@ def text_kind(texts: Sequence[str]) -> str:
 
 
 def tokenize_13a(text: str) -> list[str]:
-    """The tokens of mteval-v13a, as sacrebleu cuts them."""
+    """mteval-v13a's tokens, as in sacrebleu."""
     text = text.replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
     if "&" in text:
         for entity, character in (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">")):
@@ -85,7 +82,7 @@ _ZH = re.compile(
 
 
 def tokenize_zh(text: str) -> list[str]:
-    """sacrebleu's "zh": Chinese characters and marks one by one, the rest as mteval cuts it."""
+    """sacrebleu's "zh": Chinese characters and marks one by one, the rest as in mteval."""
     return _western(_ZH.sub(r" \1 ", text.strip())).split()
 
 
@@ -101,7 +98,7 @@ def tokenize_words(text: str) -> list[str]:
 
 
 def tokenize_characters(text: str) -> list[str]:
-    """Every character that is no white space; sacrebleu's "char"."""
+    """Every character but white space: sacrebleu's "char"."""
     return [c for c in text if not c.isspace()]
 
 
@@ -121,12 +118,8 @@ def corpus_bleu(
 def bleu_counts(
     prediction: str, reference: str, tokenize: Callable[[str], list[str]] = tokenize_13a
 ) -> list[int]:
-    """The ten numbers of a pair of texts that BLEU adds up over a corpus.
-
-    Returns:
-        n-grams of the prediction that are in the reference, for n = 1 … 4; all its n-grams,
-        likewise; its length and the reference's.
-    """
+    """Ten numbers that BLEU adds up over a corpus: the prediction's n-grams that are in the
+    reference, for n = 1 … 4; all its n-grams, likewise; its length and the reference's."""
     p, r = tokenize(prediction.rstrip()), tokenize(reference.rstrip())
     grams = [(_ngrams(p, n), _ngrams(r, n)) for n in range(1, 5)]
     correct = [(own & theirs).total() for own, theirs in grams]
@@ -135,7 +128,7 @@ def bleu_counts(
 
 
 def bleu_of_counts(counts: Sequence[int] | np.ndarray) -> float:
-    """BLEU from what ``bleu_counts`` gives, added up over a corpus."""
+    """BLEU from the sums of ``bleu_counts``."""
     *_, predicted_length, reference_length = counts
     correct, total = counts[:4], counts[4:8]
     if not any(correct) or not all(total):
@@ -179,7 +172,7 @@ def _f1(hits: int, n_predicted: int, n_reference: int) -> float:
 
 
 def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    """Its length, one row of the usual table at a time."""
+    # One row of the usual table at a time.
     number = {token: n for n, token in enumerate(b)}
     numbers = np.array([number[token] for token in b], dtype=np.int64)
     row = np.zeros(len(b) + 1, dtype=np.int64)
@@ -193,7 +186,7 @@ def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def wilson_interval(hits: float, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson's score interval), which also holds near 0 and 1.
+    """95 % interval of a share (Wilson's), which also holds near 0 and 1.
 
     >>> [round(bound, 3) for bound in wilson_interval(10, 10)]
     [0.722, 1.0]
@@ -210,14 +203,11 @@ def bootstrap_interval(
     statistic: Callable[[np.ndarray], float],
     resamples: int = 1000,
 ) -> tuple[float, float]:
-    """95 % interval of a score that is made of sums over questions, by the percentile bootstrap.
-
-    The questions are drawn again and again with replacement, as many as there are, always with the
-    same random numbers.
+    """95 % interval by the percentile bootstrap, always with the same random numbers.
 
     Args:
-        rows: (n, k), what each question adds to the sums.
-        statistic: the score, made of (k,) sums.
+        rows: (n, k), what each question adds to k sums.
+        statistic: the score of (k,) sums.
     """
     n = len(rows)
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples)
@@ -236,14 +226,11 @@ def score(
     questions: Sequence | None = None,
     labels: Sequence[str] | None = None,
 ) -> dict:
-    """All scores of a set of chains, under the names that ``results.json`` uses.
-
-    Accuracy, strict accuracy and share parseable are None for ``pet``. BLEU is 0 to 100, all else 0
-    to 1; ``intervals`` are of 95 %; ``bleu_signature`` and ``rouge_tokens`` tell the tokens.
+    """All scores of a set of chains, as in ``results.json``: BLEU 0 to 100, all else 0 to 1.
 
     Args:
-        questions: rows that share one are one draw of the sample; None: each is its own.
-        labels: texts that state the true answers, where the references may state others.
+        questions: rows that share one are one draw of the sample; by default, each is its own.
+        labels: texts that state the true answers, where references may state others.
     Raises:
         ValueError: nothing to score.
     """
@@ -292,7 +279,7 @@ def score(
 
 
 def _tokens_of(references: Sequence[str]) -> tuple[str, str, Callable, Callable]:
-    """The kind of a set's words, BLEU's name for its tokens, BLEU's tokens, ROUGE's."""
+    """The kind of a set's words, the name of BLEU's tokens, BLEU's tokens, ROUGE's."""
     kind, text = text_kind(references), "".join(references)
     if kind == "words":
         return kind, "13a", tokenize_13a, tokenize_rouge
@@ -306,19 +293,17 @@ def _tokens_of(references: Sequence[str]) -> tuple[str, str, Callable, Callable]
 def role_agreement(
     gold: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]
 ) -> dict[str, dict[str, float]]:
-    """Precision, recall and F1 of each role, over the pieces of all examples; 0 where a ratio is
-    undefined.
+    """Precision, recall and F1 of each role over all pieces; 0 where undefined.
 
     Args:
-        gold, labels: for each example, one role for each of its pieces.
+        gold, labels: for each example, the roles of its pieces.
     Raises:
-        ValueError: an example with not as many labels as gold roles.
+        ValueError: an example with more or fewer labels than gold roles.
     """
     pairs = []
     for index, (true, found) in enumerate(zip(gold, labels, strict=True)):
         if len(true) != len(found):
-            told = f"example {index}: {len(found)} labels, {len(true)} gold roles; expected as many"
-            raise ValueError(told)
+            raise ValueError(f"example {index}: {len(found)} labels, {len(true)} gold roles")
         pairs += zip(true, found)
 
     scores = {}

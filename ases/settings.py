@@ -5,6 +5,7 @@ cheap.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
@@ -31,7 +32,7 @@ def setting(
     low: float | None = None,
     above: float | None = None,
     high: float | None = None,
-    choices: tuple[str, ...] = (),
+    choices: Collection[str] = (),
     shown: str | None = None,
     metavar: str | None = None,
 ) -> Any:
@@ -39,7 +40,7 @@ def setting(
 
     Args:
         low, above, high: smallest value; a value it must exceed; largest value.
-        choices: the words it may be.
+        choices: the words it may be; those of a dictionary may grow.
         shown: the default in words, where the value alone does not tell.
         metavar: what ``--help`` shows as the value: "FILE".
     """
@@ -54,7 +55,7 @@ class Settings:
     """All settings of a run, in the method's order."""
 
     # --- data
-    task: str = setting("mwp", "what the chains are about", choices=tuple(TASKS))
+    task: str = setting("mwp", "what the chains are about", choices=TASKS)
     data: str | None = setting(
         None, "JSON Lines, JSON, table", shown="generated, or the run's own", metavar="FILE"
     )
@@ -72,8 +73,8 @@ class Settings:
     max_number: int = setting(20, "largest number in generated problems", low=10, high=100_000)
 
     # --- segmentation
-    mode: str = setting("usm", "baseline; two models, one per role; one", choices=tuple(MODES))
-    segmentation: str = setting("interleave", "how to label pieces", choices=tuple(RULES))
+    mode: str = setting("usm", "baseline; two models, one per role; one", choices=MODES)
+    segmentation: str = setting("interleave", "how to label pieces", choices=RULES)
     beta: float = setting(1.0, "AS is above beta times the chain's mean entropy", low=0)
     # The paper sweeps a gamma that its released code does not have. As an exponent it covers
     # what that code offers: the sum (0) and the mean (1) [ours].

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from ases.segmentation import RULES, Rule
 from tests.test_commands import ROOT, SMALL, command, fail, losses_and_predictions, process, succeed
 
 
@@ -101,7 +102,7 @@ def test_wrong_chains_and_a_page(trained, tmp_path):
     page = tmp_path / "new" / "page.html"
     arguments = ["--run", trained / "run", "--split", "train", "--show-wrong", 2, "--report", page]
     done = succeed("evaluate.py", *arguments)
-    assert done.stdout.count("| reference") == 2 and done.stdout.count("\n> ") >= 1
+    assert done.stdout.count("  reference:") == 2 and done.stdout.count("\n> ") >= 1
     assert page.read_text(encoding="utf-8").count('"question": ') >= 30
     assert "which exists" in fail("evaluate.py", *arguments)
     page = tmp_path / "pieces.html"
@@ -240,3 +241,58 @@ def test_labels_from_file_to_score(tmp_path):
     assert "data: 32 all" in done.stderr and "than its label left out" in done.stderr
     check = command("segment.py", *arguments, "--check", cwd=tmp_path)
     assert check.returncode == 2 and check.stdout.count("another number than 'gold'") == 8
+
+
+def test_chains_without_numbers(tmp_path):
+    content = [
+        {"question": f"第{i}份：肝内低密度灶。", "answer": f"肝囊肿{i}，考虑良性。"}
+        for i in range(40)
+    ]
+    (tmp_path / "text.json").write_text(json.dumps(content))
+    arguments = ["--task", "text", "--data", "text.json", "--max-steps", 4, *SMALL]
+    succeed("train.py", *arguments, "--out-dir", "run", cwd=tmp_path)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["accuracy"] is None and results["rouge_tokens"] == "characters"
+    assert "needs --data" in fail("train.py", "--task", "text", cwd=tmp_path)
+
+
+def test_a_rule_of_ones_own(monkeypatch, tmp_path):
+    """One function and one line: flags, messages and pages know it."""
+
+    def by_length(pieces, entropies, settings):
+        return ["AS" if len(piece) > 16 else "ES" for piece in pieces]
+
+    monkeypatch.setitem(RULES, "length", Rule(by_length, "Long pieces are AS."))
+    arguments = ["--segmentation", "length", "--split", "test", "--test-problems", 9]
+    done = succeed("segment.py", *arguments, "--show", 1, "--report", tmp_path / "page.html")
+    assert "Long pieces are AS." in done.stderr and "positions" not in done.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert "Long pieces are AS." in page and "positions" not in page
+    assert "length" in succeed("segment.py", "--help").stdout
+    succeed("train.py", *arguments[:2], "--max-steps", 4, "--out-dir", tmp_path / "run", *SMALL)
+
+
+def test_one_chain_is_cut():
+    done = succeed("segment.py", "He has 3, so 4. The answer is 4.")
+    assert done.stdout == "  ES He has 3,\n  AS so 4.\n  ES The answer is 4.\n\n"
+
+
+def test_flags_of_other_programs_and_flags_given_twice():
+    told = fail("train.py", "--epochs", 3, "--lr", 0.1, "--batch-size", 8)
+    for flag in ("--max-steps", "--learning-rate", "--batch-tokens"):
+        assert f"did you mean {flag}?" in told
+    assert "--seed is given twice" in fail("train.py", "--seed", 1, "--seed", 2)
+
+
+def test_wrong_chains_of_a_run_are_there_already(trained, monkeypatch):
+    monkeypatch.setattr("ases.run.folder.load_run", None)  # no model is needed
+    done = succeed("evaluate.py", "--run", trained / "run", "--show-wrong", 1)
+    assert " wrong" in done.stdout and done.stdout.count("  reference:") == 1
+
+
+def test_default_folders_tell_commands_apart(tmp_path):
+    names = set()
+    for flags in ([], ["--seed", 1], ["--encoder", "bidirectional"]):
+        done = succeed("train.py", "--max-steps", 1, *flags, *SMALL, cwd=tmp_path)
+        names.add(re.search(r"run folder: (\S+)", done.stdout)[1])
+    assert len(names) == 3 and all(name.startswith("runs/mwp-usm-") for name in names)

@@ -25,7 +25,7 @@ from ases.model import EncoderDecoder
 from ases.run.checkpoints import Recorder, load_checkpoint, load_model, weights_digest
 from ases.run.folder import RunConfig, load_run
 from ases.run.plot import read_curves
-from ases.run.read import read_log, read_questions, scan_examples
+from ases.run.read import LOG, read_questions, read_rows, scan_examples
 from ases.settings import ModelConfig
 from ases.tokenizer import Tokenizer
 from tests.test_commands import command, succeed
@@ -209,7 +209,7 @@ def test_bytes_of_a_run(whole, tmp_path, many, name):
     def check(mutations):
         (run / name).write_bytes(damage(content, mutations))
         told_in_one_line(load_run, run)
-        told_in_one_line(read_log, run / "metrics.jsonl")
+        told_in_one_line(read_rows, run / "metrics.jsonl", LOG)
         told_in_one_line(read_curves, run)
 
     within_a_gigabyte(check)

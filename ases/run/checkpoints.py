@@ -13,7 +13,7 @@ from ases.data import InputError
 from ases.model import EncoderDecoder
 from ases.run.process import Signals
 from ases.run.progress import Meter, say
-from ases.run.read import read_log
+from ases.run.read import LOG, read_rows
 from ases.run.write import cannot_write, whole_file, write_text
 from ases.settings import ModelConfig
 from ases.training import Training, Watcher, usable_device
@@ -209,6 +209,6 @@ class Recorder(Watcher):
     def _drop_rows(self, name: str, after: int) -> None:
         """Take back the rows that a resumed run is about to write again."""
         if self.log.exists():
-            rows = read_log(self.log)
+            rows = read_rows(self.log, LOG)
             kept = [row for row in rows if row["model"] != name or row["step"] <= after]
             write_text(self.log, "".join(json.dumps(row) + "\n" for row in kept))

@@ -128,8 +128,8 @@ def complaints(command: str, given: Given) -> list[str]:
     if "check" in given and "data" not in given:
         found.append("--check needs --data, the file to check")
     if command == "segment" and _measures(given) and "scorer" not in given:
-        named = given["segmentation"]
-        found.append(f"--segmentation {named} needs --scorer, the folder of a direct run")
+        rule = given["segmentation"]
+        found.append(f"--segmentation {rule} needs --scorer, the folder of a direct run")
     runs = [Path(run).resolve() for run in given.get("run", [])]
     if command == "evaluate" and not runs:
         found.append("--run is missing; expected the folder of a run")
@@ -149,10 +149,10 @@ def complaints(command: str, given: Given) -> list[str]:
             found.append(f"{told}; choose another file, or pass --overwrite")
     if command == "evaluate" and places and places["report"].suffix != ".html":
         found.append(f"--report is {given['report']!r}; expected a name that ends in .html")
-    for names in (("data", "out", "report"), ("out_dir", "scorer"), ("out_dir", "init")):
-        own = [Path(given[name]).resolve() for name in names if name in given]
-        if len(set(own)) < len(own):
-            flags = " and ".join(_flag(name) for name in names if name in given)
+    for together in ("data out report", "out_dir scorer", "out_dir init"):
+        named = [name for name in together.split() if name in given]
+        if len({Path(given[name]).resolve() for name in named}) < len(named):
+            flags = " and ".join(map(_flag, named))
             found.append(f"{flags} are one place; choose another")
     return found
 

@@ -220,23 +220,30 @@ def read_json(path: Path, wanted: str) -> Any:
         raise InputError(f"{path}: not JSON ({reason}); expected {wanted}") from None
 
 
-def read_log(path: Path) -> list[dict]:
-    """The rows of a run's ``metrics.jsonl``; a last line that was torn where the machine stopped is
-    left out."""
+PREDICTION = {"id": str, "question": str, "reference": str, "prediction": str, "segments": list}
+LOG = {"model": str, "step": (int, float)}
+
+
+def read_rows(path: Path, needed: dict[str, Any]) -> list[dict]:
+    """The rows of a run's ``metrics.jsonl`` or ``predictions.jsonl``, without a torn last line.
+
+    Args:
+        needed: the fields of a row, with their types: ``LOG`` or ``PREDICTION``.
+    """
     try:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
-        told = f"cannot be read ({error.strerror}); expected the log of a run"
-        raise InputError(f"{path}: {told}") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     lines, rows = [line for line in text.split("\n") if line], []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            row["model"], row["step"] + 0
+            if not all(isinstance(row[name], kind) for name, kind in needed.items()):
+                raise ValueError
             rows.append(row)
         except (ValueError, KeyError, TypeError, RecursionError):
             if number < len(lines):
-                told = "not a line of the log; expected a JSON object with model and step"
+                told = f"not a line of this file: a JSON object with {', '.join(needed)}"
                 raise InputError(f"{path}:{number}: {told}") from None
     return rows
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from unicodedata import east_asian_width
 
 from ases.data import shown
 from ases.decoding import Chain
@@ -90,16 +89,15 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
 def is_wrong(line: dict) -> bool:
-    """Whether a prediction has another number than its reference; of a report, another text.
-    ``line``: of ``predictions.jsonl``, and so everywhere below."""
+    """Has a line of ``predictions.jsonl`` another number than its reference, or, where there are no
+    numbers, another text?"""
     if "correct" in line:
         return not line["correct"]
     return line["prediction"].split() != line["reference"].split()
 
 
 def parts_of(line: dict) -> list[tuple[str, str]]:
-    """What is compared with the reference, (role, text): segments, or of a direct chain the
-    pieces."""
+    """(role, text) of what is compared with the reference: segments, or a direct chain's pieces."""
     segments = [(segment["role"], segment["text"]) for segment in line["segments"]]
     if len(segments) == 1 and segments[0][0] == CHAIN:
         return [("", piece) for piece in split_pieces(segments[0][1])]
@@ -107,12 +105,10 @@ def parts_of(line: dict) -> list[tuple[str, str]]:
 
 
 def first_difference(line: dict) -> int | None:
-    """The first of ``parts_of`` that departs from the reference; None if none does.
-
-    Word problems are compared number by number, for one thing may be said in many words, and by
-    words only where all numbers are the same; reports are compared piece by piece. A chain that
-    merely ends too early departs in its last part.
-    """
+    """The first of ``parts_of`` that departs from the reference; None if none does. A chain that
+    ends too early departs in its last part."""
+    # Problems are compared number by number, since one thing can be said in many words; others,
+    # and where all numbers agree, piece by piece.
     texts, reference = [text for _, text in parts_of(line)], line["reference"]
     if "correct" in line:
         place = _departure([_NUMBER.findall(t) for t in texts], _NUMBER.findall(reference))
@@ -132,51 +128,14 @@ def _departure(units: Sequence[Sequence[str]], reference: Sequence[str]) -> int 
     return None if n == len(reference) else max(0, len(units) - 1)
 
 
-def show_wrong(prediction: dict, width: int = 80) -> str:
-    """A chain beside its reference, with the first part that departs from it marked."""
-    half = (width - 5) // 2
-    written = []
-    first = first_difference(prediction)
-    for n, (role, part) in enumerate(parts_of(prediction)):
-        mark = ">" if n == first else " "
-        lines = _wrapped(f"{role} {part.strip() or '(empty)'}".strip(), half - 2)
-        written += [f"{mark if i == 0 else ' '} {line}" for i, line in enumerate(lines)]
-    reference = []
-    for piece in split_pieces(prediction["reference"]):
-        reference += _wrapped(piece.strip(), half)
-
-    n = max(len(written), len(reference))
-    written += [""] * (n - len(written))
-    reference += [""] * (n - len(reference))
-    lines = _wrapped(f"[{prediction['id']}] {prediction['question']}", width)
-    for own, gold in zip(["  written", *written], ["reference", *reference]):
-        lines.append(f"{own}{' ' * (half - _columns(own))} | {gold}".rstrip())
-    label = f"; the true answer is {prediction['label']}" if "label" in prediction else ""
-    lines.append(f"  stopped by {prediction['stop']}{label}")
-    return "\n".join(lines)
-
-
-def _columns(text: str) -> int:
-    """Columns of a terminal that a text takes; a Chinese character takes two."""
-    return sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most ``width`` columns, broken at blanks or beside wide characters, or in a word
-    that is longer than a line."""
-    lines = []
-    for part in shown(text).splitlines():
-        line, columns = "", 0
-        for word in re.findall(r"\s*(?:[\u2e80-\uffef]|[^\s\u2e80-\uffef]+)", part):
-            if line and columns + _columns(word) > width:
-                lines.append(line)
-                word = word.lstrip()
-                line, columns = "  ", 2
-            for character in word:
-                if columns + _columns(character) > width:
-                    lines.append(line)
-                    line, columns = "  ", 2
-                line += character
-                columns += _columns(character)
-        lines.append(line)
-    return lines
+def show_wrong(line: dict) -> str:
+    """A chain above its reference; ">" marks the first part that departs from it."""
+    first = first_difference(line)
+    rows = [shown(f"[{line['id']}] {line['question']}"), "  written:"]
+    for n, (role, text) in enumerate(parts_of(line)):
+        row = _segment(role, text, colour=False)
+        rows.append(f"> {row[2:]}" if n == first else row)
+    rows.append("  reference:")
+    rows += [_segment("", piece, colour=False) for piece in split_pieces(line["reference"])]
+    label = f"; the true answer is {line['label']}" if "label" in line else ""
+    return "\n".join([*rows, f"  stopped by {line['stop']}{label}"])
