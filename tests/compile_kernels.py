@@ -1,7 +1,7 @@
 """Compile the kernels in their real configurations for compute capability 9.0; no GPU is needed.
 
 Asserts what the machine code must be: the matrix instructions of that GPU, no spilled registers,
-shared memory that fits. Prints a table (docs/attention.md has it). Run without TRITON_INTERPRET.
+shared memory that fits. Prints a table. Run without TRITON_INTERPRET.
 """
 
 import re
@@ -58,7 +58,7 @@ def compile_kernel(name: str, dtype: str, width: int, n_queries: int, bias: bool
             signature[argument] = kernels.Rows(*rows)
             attributes |= {(place, part): ALIGNED for part in range(4)}
         elif argument == "spans":
-            signature[argument] = kernels.RunEnds(*ends)
+            signature[argument] = kernels.SpanEnds(*ends)
         elif argument == "bias":
             signature[argument] = kernels.Bias("*fp32", "i32", "i32")
         elif argument == "stats":

@@ -1,4 +1,4 @@
-"""What each choice of segmentation does to the labels of real data: the figures of docs/differences.md.
+"""What each choice of segmentation does to the labels of real data: the figures of docs/reference.md.
 
     python tests/label_changes.py --scorer RUN [--split test]
 

@@ -2,7 +2,7 @@
 
 Every kind of file that the commands read is damaged by hypothesis, from whole files of that kind: bytes
 are turned, cut, doubled and put in, and values of JSON replaced. `--mutations 5000` tries more than
-the quick default; the counts of a long run are in docs/reliability.md.
+the quick default; the counts of a long run are in docs/reference.md.
 
 None of it may end otherwise than with success or an ``InputError`` of one line, take 5 seconds or a
 gigabyte, execute what is in the file, or write anything.

@@ -11,7 +11,7 @@ from ases.kernels.attention import (
     LOG2_E,
     Bias,
     Rows,
-    RunEnds,
+    SpanEnds,
     Stats,
     forward_kernel,
     key_gradient_kernel,
@@ -65,7 +65,7 @@ def _bias(rel_bias: Tensor | None, pad: int, dummy: Tensor) -> Bias:
     return Bias(padded, padded.shape[1], rel_bias.shape[1] // 2 + pad)
 
 
-def _span_ends(first: Tensor | None, last: Tensor | None, batch: int, dummy: Tensor) -> RunEnds:
+def _span_ends(first: Tensor | None, last: Tensor | None, batch: int, dummy: Tensor) -> SpanEnds:
     ends: list[Any] = []
     for end in (first, last):
         if end is None:
@@ -73,15 +73,15 @@ def _span_ends(first: Tensor | None, last: Tensor | None, batch: int, dummy: Ten
         else:
             end = end.expand(batch, -1)
             ends += [end, *end.stride()]
-    return RunEnds(*ends)
+    return SpanEnds(*ends)
 
 
-def dual_runs(
+def dual_spans(
     first: Tensor | None, last: Tensor | None, n_keys: int
 ) -> tuple[Tensor | None, Tensor | None]:
     """Which queries see each key: spans (rows, Q) of keys → spans (rows, T) of queries.
 
-    >>> first, last = dual_runs(torch.tensor([[0, 0, 1]]), torch.tensor([[1, 2, 3]]), 3)
+    >>> first, last = dual_spans(torch.tensor([[0, 0, 1]]), torch.tensor([[1, 2, 3]]), 3)
     >>> first.tolist(), last.tolist()  # key 0 is seen by queries 0 and 1, key 1 by 1 and 2, ...
     ([[0, 1, 2]], [[2, 3, 3]])
     """
@@ -180,7 +180,7 @@ def _backward(
     sizes = (H, Q, T, offset, reach, scale * LOG2_E)
     constants = _constants(q, rel_bias, first, last)
     spans = _span_ends(first, last, B, m)
-    dual = _span_ends(*dual_runs(first, last, T), B, m)
+    dual = _span_ends(*dual_spans(first, last, T), B, m)
     # What hides the first keys from queries hides the last queries from keys.
     dual_constants = constants | dict(HAS_FIRST=last is not None, HAS_LAST=first is not None)
     with torch.cuda.device_of(q):
