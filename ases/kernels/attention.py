@@ -1,7 +1,8 @@
 """Fused attention over spans of keys with a relative position bias, both directions, in Triton.
 
 The matrix of scores never exists. A program owns one block of queries (or, for the gradients of
-keys and values, of keys) and walks over blocks of the other side. Below, i is a query, j a key, s_ij = scale · q_i·k_j + b_{j−i}, −∞ where i does not see j.
+keys and values, of keys) and walks over blocks of the other side. Below, i is a query, j a key,
+s_ij = scale · q_i·k_j + b_{j−i}, −∞ where i does not see j.
 
 **Forward, the online softmax.** Wanted is o_i = Σ_j e^{s_ij} v_j / Σ_j e^{s_ij}. Take the keys
 block by block. Keep, for the keys so far, the largest score m, the sum l = Σ e^{s − m} and the
