@@ -112,10 +112,7 @@ class Settings:
     batch_tokens: int = setting(2048, "padded tokens in a batch, source and target", low=16)
     accumulate: int = setting(1, "batches in an update", low=1)
     optimizer: str | None = setting(
-        None,
-        "of the blocks' matrices",
-        choices=("muon", "adamw"),
-        shown="muon; adamw with --init",
+        None, "of the blocks' matrices", choices=("muon", "adamw"), shown="muon; adamw with --init"
     )
     learning_rate: float | None = setting(
         None, "adamw's peak", above=0, shown="0.03 beside muon, 0.003 alone"

@@ -102,10 +102,7 @@ PIECES = ases.segment([ases.TOY])[0].segments
             lambda w: ases.segment([ases.TOY], ases.Settings(segmentation="interleaved")),
             "segmentation is 'interleaved'",
         ),
-        (
-            lambda w: ases.segment([ases.TOY], ases.Settings(beta=float("nan"))),
-            "beta is nan",
-        ),
+        (lambda w: ases.segment([ases.TOY], ases.Settings(beta=float("nan"))), "beta is nan"),
         (lambda w: ases.segment([ases.TOY], "entropy"), "'entropy'; expected Settings"),
         (lambda w: ases.train(examples(), "usm"), "'usm'; expected Settings"),
         (lambda w: w.write("text"), "expected a list of questions"),
@@ -125,10 +122,7 @@ PIECES = ases.segment([ases.TOY])[0].segments
         (lambda w: ases.train(examples(), settings(model={"d_modle": 5})), "no field 'd_modle'"),
         (lambda w: ases.make_pairs("q", [], w.tokenizer), "no segments"),
         (lambda w: score_chains("mwp", [], []), "no chains to score"),
-        (
-            lambda w: ases.train(examples(), settings(device="gpu")),
-            "device is 'gpu'",
-        ),
+        (lambda w: ases.train(examples(), settings(device="gpu")), "device is 'gpu'"),
     ],
 )
 def test_one_clear_line(writer, call, message):

@@ -9,10 +9,7 @@ from ases.settings import Settings
 from tests.test_commands import command
 
 
-@pytest.mark.parametrize(
-    "command_, groups",
-    cli.FLAGS.items(),
-)
+@pytest.mark.parametrize("command_, groups", cli.FLAGS.items())
 def test_help_shows_the_defaults_of_the_code(command_, groups):
     parts = command(f"{command_}.py", "--help").stdout.split("\n  --")  # one for each flag
     told = {part.split()[0]: " ".join(part.split()) for part in parts}

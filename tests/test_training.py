@@ -275,12 +275,7 @@ def test_gradients_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
 def test_between_equals_the_lower_loss_is_kept():
     trained = training.Training("usm", new_model(), OPTIONS)
     for step, (accuracy, loss, kept) in enumerate(
-        (
-            (0.5, 2.0, True),
-            (0.5, 2.5, False),
-            (0.5, 1.5, True),
-            (0.4, 1.0, False),
-        )
+        ((0.5, 2.0, True), (0.5, 2.5, False), (0.5, 1.5, True), (0.4, 1.0, False))
     ):
         trained.step = step
         trained.keep_if_best({"validation_loss": loss, "validation_accuracy": accuracy})
