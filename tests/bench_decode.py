@@ -4,26 +4,15 @@ The iterative loop on 256 test problems, greedy, all at once; the same loop on `
 ``generate`` with the same weights, all problems as one batch and one at a time, as the released code
 does it. Theirs reads every context anew in every round. A block-causal model needs a mask in their
 encoder, which they take. All three must write the same chains.
-
-Without --run it tabulates ours: seconds per generated token and peak memory against
-segments, batch and length of the question, with random weights and segments of 16 tokens.
 """
-
-import resource
-import subprocess
-import sys
-import time
-from dataclasses import replace
 
 import torch
 from bench import Report, alternate, arguments, in_transformers
 
-from ases.decoding import Decoded, SegmentWriter, generate_chains, greedy
-from ases.model import EncoderDecoder
+from ases.decoding import Decoded, generate_chains
 from ases.pairs import encode_question
 from ases.run.folder import load_run, load_splits
 from ases.segmentation import AS, ES
-from ases.settings import SIZES, ModelConfig
 
 
 class Theirs:
@@ -124,69 +113,11 @@ def compare(report: Report, folder: str, n: int, rounds: int) -> None:
     )
 
 
-# --- growth --------------------------------------------------------------------------------------
-
-
-class Ids:
-    pad_id, eos_id, end_id = 0, 1, 2
-
-    @staticmethod
-    def decode(ids):
-        return ""
-
-
-def never_ending(model, cache, tokenizer, max_tokens, forbidden):
-    """Greedy segments that run to their limit and are taken for finished ones, all different."""
-    written = greedy(model, cache, tokenizer, max_tokens)
-    n = int(cache.last[0])
-    return [
-        replace(d, ids=[3 + (n + i) % 90 for i in range(max_tokens)], end="segment")
-        for d in written
-    ]
-
-
-def grown(segments: int, batch: int, length: int) -> None:
-    """Print seconds per generated token and peak memory in MiB of one setting."""
-    torch.manual_seed(0)
-    model = EncoderDecoder(ModelConfig(vocab_size=700, **SIZES["tiny"])).eval()
-    model.head.weight.data[:3] = 0  # never a special token
-    questions = [[3 + (i + b) % 690 for i in range(length)] for b in range(batch)]
-    models = {ES: model, AS: model}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    best = float("inf")
-    for _ in range(3):
-        write = SegmentWriter(models, Ids, "block-causal", 16, never_ending)
-        started = time.perf_counter()
-        generate_chains(write, questions, Ids, (ES, AS), segments)
-        best = min(best, time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"{1e6 * best / (segments * 16 * batch):.1f} {peak / 1024:.1f}")
-
-
-def growth(threads: int) -> None:
-    print("segments  batch  question  µs/token  peak MiB")
-    for segments, batch, length in (
-        *((n, 32, 64) for n in (1, 2, 4, 8, 16)),
-        *((4, n, 64) for n in (1, 4, 16, 64, 256)),
-        *((4, 32, n) for n in (64, 128, 256, 512, 1024, 2048)),
-    ):
-        case = f"{segments},{batch},{length}"
-        command = [sys.executable, __file__, "--case", case, "--threads", str(threads)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        per_token, peak = done.stdout.split()
-        print(f"{segments:8}  {batch:5}  {length:8}  {per_token:>8}  {peak:>8}", flush=True)
-
-
 def main() -> None:
-    options = arguments(__doc__, run="", problems=256, case="", rounds=5)
-    if options.case:
-        grown(*map(int, options.case.split(",")))
-    elif options.run:
-        report = Report(options)
-        compare(report, options.run, options.problems, options.rounds)
-        report.write()
-    else:
-        growth(options.threads)
+    options = arguments(__doc__, run="", problems=256, rounds=5)
+    report = Report(options)
+    compare(report, options.run, options.problems, options.rounds)
+    report.write()
 
 
 if __name__ == "__main__":

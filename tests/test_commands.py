@@ -35,11 +35,15 @@ class Done:
     stderr: str
 
 
-def command(script, *arguments, cwd=None):
-    """Run a command in this process, which spares the seconds that importing PyTorch takes."""
+def command(line, *arguments, cwd=None):
+    """Run a command in this process, which spares the seconds that importing PyTorch takes.
+
+    ``line`` is split at its blanks, ``arguments`` are not.
+    """
+    script, *words = line.split()
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
     before = sys.argv, os.getcwd(), sys.stdout, sys.stderr
-    sys.argv = [script, *map(str, arguments)]
+    sys.argv = [script, *words, *map(str, arguments)]
     os.chdir(cwd or before[1])
     sys.stdout, sys.stderr = streams
     code = 0
@@ -57,11 +61,12 @@ def command(script, *arguments, cwd=None):
     return Done(code, *texts)
 
 
-def process(script, *arguments, **options):
+def process(line, *arguments, **options):
     """Run a command as a user does."""
+    script, *words = line.split()
     environment = os.environ | {"NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, str(ROOT / script), *map(str, arguments)],
+        [sys.executable, str(ROOT / script), *words, *map(str, arguments)],
         env=environment,
         capture_output=True,
         text=True,
@@ -93,17 +98,7 @@ def runs(tmp_path_factory):
         extra = (
             ["--segmentation", "entropy", "--scorer", folder / "direct"] if mode == "usm" else []
         )
-        succeed(
-            "train.py",
-            "--mode",
-            mode,
-            "--max-steps",
-            40,
-            "--out-dir",
-            folder / mode,
-            *SMALL,
-            *extra,
-        )
+        succeed(f"train.py --mode {mode} --max-steps 40 --out-dir {folder / mode}", *SMALL, *extra)
     return folder
 
 
@@ -159,17 +154,7 @@ def test_a_run_leaves_what_others_can_read(runs, mode, models):
 
 def test_entropy_segmentation_trains_its_own_scorer_and_pet_has_no_accuracy(tmp_path):
     done = succeed(
-        "train.py",
-        "--task",
-        "pet",
-        "--mode",
-        "dsm",
-        "--segmentation",
-        "entropy",
-        "--max-steps",
-        6,
-        "--out-dir",
-        tmp_path / "run",
+        f"train.py --task pet --mode dsm --segmentation entropy --max-steps 6 --out-dir {tmp_path / 'run'}",
         *SMALL,
     )
     assert (tmp_path / "run" / "scorer.best.pt").exists() and str(tmp_path / "run") in done.stdout
@@ -190,9 +175,7 @@ def losses_and_predictions(folder):
 
 def test_same_seed_same_losses_and_predictions(tmp_path):
     for name in "ab":
-        succeed(
-            "train.py", "--mode", "usm", "--max-steps", 20, "--out-dir", tmp_path / name, *SMALL
-        )
+        succeed(f"train.py --mode usm --max-steps 20 --out-dir {tmp_path / name}", *SMALL)
     assert losses_and_predictions(tmp_path / "a") == losses_and_predictions(tmp_path / "b")
 
 
@@ -224,9 +207,7 @@ def test_a_killed_run_resumes_to_the_same_result(tmp_path):
 
 
 def test_evaluate_repeats_training_and_compares(runs, tmp_path):
-    done = succeed(
-        "evaluate.py", "--run", runs / "usm", "--run", runs / "direct", "--out-dir", tmp_path
-    )
+    done = succeed(f"evaluate.py --run {runs / 'usm'} --run {runs / 'direct'} --out-dir {tmp_path}")
     assert all(
         name in done.stdout
         for name in ("accuracy", "rougeL", str(runs / "usm"), str(runs / "direct"))
@@ -262,21 +243,11 @@ def test_evaluate_other_data_and_a_question(runs, tmp_path):
         )
     )
     succeed(
-        "evaluate.py",
-        "--run",
-        runs / "usm",
-        "--data",
-        data,
-        "--split",
-        "all",
-        "--beams",
-        2,
-        "--out-dir",
-        tmp_path / "out",
+        f"evaluate.py --run {runs / 'usm'} --data {data} --split all --beams 2 --out-dir {tmp_path / 'out'}"
     )
     assert json.loads((tmp_path / "out" / "results.json").read_text())["n"] == 10
     done = succeed(
-        "evaluate.py", "--run", runs / "dsm", "--question", "Tom has 3 boxes of 4 pens. How many?"
+        f"evaluate.py --run {runs / 'dsm'} --question", "Tom has 3 boxes of 4 pens. How many?"
     )
     assert " ES " in done.stdout and "stopped by" in done.stdout
 
@@ -319,19 +290,7 @@ def test_segment_writes_json_lines(runs, tmp_path):
 
     out = tmp_path / "out.jsonl"
     done = succeed(
-        "segment.py",
-        "--segmentation",
-        "entropy",
-        "--scorer",
-        runs / "direct",
-        "--split",
-        "test",
-        "--test-problems",
-        5,
-        "--out",
-        out,
-        "--show",
-        2,
+        f"segment.py --segmentation entropy --scorer {runs / 'direct'} --split test --test-problems 5 --out {out} --show 2"
     )
     assert (
         done.stdout.count("  ES ") >= 2
@@ -365,9 +324,7 @@ def test_a_process_trains_and_answers(tmp_path):
 
 
 def test_all_bad_flags_at_once():
-    message = fail(
-        "train.py", "--max-steps", "many", "--beta", "-1", "--task", "chess", "--learning-rate", "0"
-    )
+    message = fail("train.py --max-steps many --beta -1 --task chess --learning-rate 0")
     assert all(
         part in message
         for part in (
@@ -409,34 +366,30 @@ def test_mistakes_of_train(arguments, message, tmp_path):
 
 
 def test_runs_are_not_overwritten(runs, tmp_path):
-    assert "holds a run already" in fail(
-        "train.py", "--mode", "usm", "--out-dir", runs / "usm", *SMALL
-    )
+    assert "holds a run already" in fail(f"train.py --mode usm --out-dir {runs / 'usm'}", *SMALL)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("keep me")
     assert "is no run folder" in fail(
-        "train.py", "--out-dir", tmp_path / "letters", "--overwrite", *SMALL
+        f"train.py --out-dir {tmp_path / 'letters'} --overwrite", *SMALL
     )
     (tmp_path / "letters" / "config.json").write_text(
         '{"model_type": "t5"}'
     )  # somebody else's folder
     assert "is no run folder" in fail(
-        "train.py", "--out-dir", tmp_path / "letters", "--overwrite", *SMALL
+        f"train.py --out-dir {tmp_path / 'letters'} --overwrite", *SMALL
     )
     assert (tmp_path / "letters" / "dear.txt").read_text() == "keep me"
 
 
 def test_mistakes_about_runs(runs, tmp_path):
     assert "--scorer needs a direct one" in fail(
-        "segment.py", "--segmentation", "entropy", "--scorer", runs / "usm"
+        f"segment.py --segmentation entropy --scorer {runs / 'usm'}"
     )
     assert "needs --scorer" in fail("segment.py", "--segmentation", "entropy")
     assert "config.json: cannot be read" in fail("evaluate.py", "--run", tmp_path)
-    assert "names a folder twice" in fail(
-        "evaluate.py", "--run", runs / "usm", "--run", runs / "usm"
-    )
+    assert "names a folder twice" in fail(f"evaluate.py --run {runs / 'usm'} --run {runs / 'usm'}")
     assert "--data has no effect with --question" in fail(
-        "evaluate.py", "--run", runs / "usm", "--question", "q", "--data", "d"
+        f"evaluate.py --run {runs / 'usm'} --question q --data d"
     )
 
     broken = tmp_path / "broken"
@@ -449,7 +402,7 @@ def test_mistakes_about_runs(runs, tmp_path):
     tokenizer["model"]["vocab"]["one more"] = len(tokenizer["model"]["vocab"])
     (broken / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert "a vocabulary of" in fail(
-        "evaluate.py", "--run", broken
+        f"evaluate.py --run {broken}"
     )  # a checkpoint of another vocabulary
 
 
@@ -486,11 +439,11 @@ def test_two_runs_of_one_name_and_a_place_that_is_none(runs, tmp_path):
         if path.is_file():
             (other / path.name).write_bytes(path.read_bytes())
     assert "two folders of one name" in fail(
-        "evaluate.py", "--run", runs / "usm", "--run", other, "--out-dir", tmp_path / "out"
+        f"evaluate.py --run {runs / 'usm'} --run {other} --out-dir {tmp_path / 'out'}"
     )
     (tmp_path / "file").write_text("")
     assert "is no folder" in fail(
-        "evaluate.py", "--run", other, "--out-dir", tmp_path / "file" / "out"
+        f"evaluate.py --run {other} --out-dir {tmp_path / 'file' / 'out'}"
     )
     assert "a folder; expected a file" in fail("segment.py", "--out", tmp_path, "--overwrite")
 

@@ -85,7 +85,7 @@ def test_questions_from_a_file_and_from_standard_input(trained, tmp_path):
     assert rows(tmp_path / "out" / "predictions.jsonl") == lines
     (tmp_path / "empty.txt").write_text(" \n")
     assert "is empty" in fail(
-        "evaluate.py", "--run", trained / "run", "--questions", tmp_path / "empty.txt"
+        f"evaluate.py --run {trained / 'run'} --questions {tmp_path / 'empty.txt'}"
     )
 
 
@@ -117,7 +117,7 @@ def test_a_budget_grows(trained, tmp_path):
     succeed("train.py", *options, "--max-steps", 20, *out, *SMALL)
     scorer = (tmp_path / "run" / "scorer.best.pt").read_bytes()
     assert "expected at least its 20" in fail(
-        "train.py", "--resume", tmp_path / "run", "--max-steps", 10
+        f"train.py --resume {tmp_path / 'run'} --max-steps 10"
     )
     assert "no such limit" in fail("train.py", "--resume", tmp_path / "run", "--max-minutes", 1)
     done = succeed("train.py", "--resume", tmp_path / "run", "--max-steps", 40)

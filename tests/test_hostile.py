@@ -105,9 +105,7 @@ def test_a_mistake_loses_no_older_run(runs, tmp_path):
     here = ["--out-dir", run, "--overwrite", *QUICK]
     told = fail("train.py", "--data", tmp_path / "long.jsonl", *here)
     assert "a chain of" in told
-    told = fail(
-        "train.py", "--data", run / "predictions.jsonl", "--answer-field", "reference", *here
-    )
+    told = fail(f"train.py --data {run / 'predictions.jsonl'} --answer-field reference", *here)
     assert "predictions.jsonl: lies in" in told
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     shutil.copytree(run, tmp_path / "scorer" / "in")

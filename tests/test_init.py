@@ -176,7 +176,7 @@ def test_fine_tuning_with_a_checkpoints_own_tokenizer(folder, tmp_path):
     assert (
         "stopped by"
         in succeed(
-            "evaluate.py", "--run", tmp_path / "run", "--question", "Tom has 3 boxes. How many?"
+            f"evaluate.py --run {tmp_path / 'run'} --question", "Tom has 3 boxes. How many?"
         ).stdout
     )
     assert json.loads((tmp_path / "run" / "results.json").read_text())["n"] == 3
@@ -192,21 +192,7 @@ def test_the_first_loss_is_the_checkpoints(folder, tmp_path):
         )
     )
     succeed(
-        "train.py",
-        "--init",
-        folder,
-        "--mode",
-        "direct",
-        "--data",
-        data,
-        "--max-steps",
-        1,
-        "--learning-rate",
-        "1e-12",
-        "--device",
-        "cpu",
-        "--out-dir",
-        tmp_path / "run",
+        f"train.py --init {folder} --mode direct --data {data} --max-steps 1 --learning-rate 1e-12 --device cpu --out-dir {tmp_path / 'run'}"
     )
     state = torch.load(tmp_path / "run" / "direct.best.pt", weights_only=True)["model"]
     for name, tensor in load_t5(folder).state_dict().items():
@@ -214,13 +200,11 @@ def test_the_first_loss_is_the_checkpoints(folder, tmp_path):
 
 
 def test_mistakes(folder, tmp_path):
-    assert "--size has no effect with --init" in fail(
-        "train.py", "--init", folder, "--size", "tiny"
-    )
+    assert "--size has no effect with --init" in fail(f"train.py --init {folder} --size tiny")
     assert "config.json: cannot be read" in fail("train.py", "--init", tmp_path / "nowhere")
     (folder / "tokenizer.json").rename(tmp_path / "elsewhere.json")
     assert "only spiece.model" in fail(
-        "train.py", "--init", folder, "--out-dir", tmp_path / "run"
+        f"train.py --init {folder} --out-dir {tmp_path / 'run'}"
     )  # as in an mT5 folder
     arguments = [
         "--max-steps",
@@ -251,7 +235,7 @@ def test_mistakes(folder, tmp_path):
     save_t5(small, tmp_path / "small")
     (tmp_path / "small" / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
     assert "need more than the model's 50 ids" in fail(
-        "train.py", "--init", tmp_path / "small", "--out-dir", tmp_path / "run2"
+        f"train.py --init {tmp_path / 'small'} --out-dir {tmp_path / 'run2'}"
     )
     (folder / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match="not readable as safetensors"):
