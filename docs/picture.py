@@ -1,5 +1,4 @@
-"""Draw the method: `python docs/picture.py` writes docs/method.svg, readable on light and dark "
-"pages."""
+"""Draw the method: `python docs/picture.py` writes docs/method.svg, for light and dark pages."""
 
 import sys
 from html import escape
@@ -11,6 +10,7 @@ from ases.data import TOY
 from ases.segmentation import interleaved_labels, make_segments, split_pieces
 
 STYLE = """
+  .paper { fill: #ffffff; }
   text { font: 14px system-ui, sans-serif; fill: #1f2328; }
   .small { font-size: 12px; fill: #59636e; }
   .role { font-weight: 600; }
@@ -20,6 +20,7 @@ STYLE = """
   .line { fill: none; stroke: #59636e; stroke-width: 1.5; }
   .head { fill: #59636e; }
   @media (prefers-color-scheme: dark) {
+    .paper { fill: #0d1117; }
     text { fill: #e6edf3; }
     .small { fill: #9198a1; }
     .ES { fill: #143158; stroke: #6ea8ff; }
@@ -69,7 +70,7 @@ def draw() -> str:
         "ASM": (x, rows[1], "AS", "context → next AS"),
         "USM": (x + 260, (rows[0] + rows[1]) / 2, "plain", "context → next segment"),
     }
-    parts.append(text(x, 62, "dual path: a model for each role", "small"))
+    parts.append(text(x, 62, "dual path: two models, one per role", "small"))
     parts.append(text(x + 260, 62, "unified path: one model", "small"))
     for name, (left, middle, kind, what) in models.items():
         parts.append(box(left, middle - BOX / 2, 230, kind))
@@ -99,6 +100,7 @@ def draw() -> str:
     marker = 'viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto"'
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{label}">',
+        '<rect width="100%" height="100%" class="paper"/>',
         f"<style>{STYLE}</style>",
         f'<defs><marker id="head" {marker}>',
         '<path d="M0 0 L8 4 L0 8 z" class="head"/></marker></defs>',
