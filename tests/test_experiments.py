@@ -72,7 +72,8 @@ def test_trials_are_run_once(results, monkeypatch):
     direct, usm, by_entropy = (found[trial] for trial in chosen)
     assert usm["epochs_done"] == {"usm": 2} and usm["updates"] > direct["updates"]
     assert by_entropy["updates"] == direct["updates"]
-    assert direct["by_role"]["ES"]["tokens"] > direct["by_role"]["computed"]["tokens"] > 100
+    assert all(0 < direct["by_role"][kind] < 6 for kind in ("ES", "AS", "computed"))
+    assert 0 < direct["by_entropy"]["highest"]["AS"] < 1
     assert {"test", "longer", "1 steps", "8 steps"} <= set(usm["tests"])
     monkeypatch.setattr(runner, "run_trial", pytest.fail)
     runner.run_missing([*chosen, replace(SMALL, data="none.jsonl")], "nowhere", processes=1)

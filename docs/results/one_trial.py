@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cuts import CUTS
-from roles import by_true_role, entropies_against_roles
+from roles import entropies_of_roles, rules_against_roles
 from trials import GENERATED, STEPS, Trial
 
 from ases.data import Example, split_examples
@@ -21,14 +21,13 @@ from ases.recipe import (
     Scorer,
     Splits,
     Writer,
-    agreement,
     score_chains,
     segment,
     train,
     training_texts,
 )
 from ases.run.read import read_examples
-from ases.segmentation import AS, split_pieces
+from ases.segmentation import split_pieces
 from ases.settings import Settings
 from ases.tasks import make_splits
 from ases.tasks.word_problems import word_problem
@@ -54,27 +53,22 @@ KEPT = {"mwp": ("accuracy", "bleu"), "pet": ("rougeL", "rouge1", "rouge2", "bleu
 def run_trial(trial: Trial, folder: str) -> dict:
     """Train, write and score. ``folder``: where the real data lies."""
     splits, cut, writer, curves, seconds = _train(trial, folder)
-    segmented = cut(splits["test"])
-    labels = [label for s in segmented for label in s.labels]
-    reports = writer.reports
+    segmented, reports = cut(splits["test"]), writer.reports
     result: dict[str, Any] = {
         "seconds": seconds,  # of one core
         "updates": sum(report["steps"] for report in reports.values()),
         "epochs_done": {name: report["epochs"] for name, report in reports.items()},
-        "parameters": sum(p.numel() for m in writer.models.values() for p in m.parameters()),
         "validation_loss": {name: report["validation_loss"] for name, report in reports.items()},
         "target_tokens": _target_tokens(writer, cut(splits["validation"])),
         "segments": sum(len(s.segments) for s in segmented) / len(segmented),
-        "as_share": labels.count(AS) / len(labels),
         "tests": {},
     }
-    if trial.labels != "random cuts":  # whose pieces have no true roles
-        result["roles"] = agreement(segmented)
-    if trial.seed == 0:
+    generated = trial.task == "mwp" and trial.data == GENERATED
+    if generated and trial.seed == 0 and trial.problems == 1000:
         result["curves"] = curves.found
-    if trial.mode == "direct" and trial.data == GENERATED and trial.task == "mwp":
-        result["by_role"] = by_true_role(writer, splits["test"])
-        result["by_entropy"] = entropies_against_roles(writer, splits["test"])
+    if generated and trial.mode == "direct":
+        result["by_role"] = entropies_of_roles(writer, splits["test"])
+        result["by_entropy"] = rules_against_roles(writer, splits["test"])
     for decoding in DECODINGS if trial.data != GENERATED else ("greedy",):
         for name, examples in _tests(trial, splits).items():
             label = name if decoding == "greedy" else f"{name}, {decoding}"

@@ -71,7 +71,7 @@ def _scorers(results: Results) -> list[str]:
         if cell is None:
             continue
         line = [row, f"{_mean(cell, 'tests', 'test', 'accuracy'):.2f}"]
-        line += [f"{_mean(cell, 'by_role', kind, 'entropy'):.2f}" for kind in (ES, AS, "computed")]
+        line += [f"{_mean(cell, 'by_role', kind):.2f}" for kind in (ES, AS, "computed")]
         for rule in rules:
             f1 = [_mean(cell, "by_entropy", rule, role) for role in (ES, AS)]
             line.append(" / ".join(f"{value:.2f}" for value in f1))
