@@ -19,7 +19,7 @@ RULES = {
 
 
 def entropies_of_roles(writer: Writer, examples: Sequence[Example]) -> dict:
-    """Mean entropy in nats of the tokens of each true role, and of digits behind "=", "computed"."""
+    """Mean entropy in nats of tokens by true role, and of digits behind "=" ("computed")."""
     pieces, entropies = _entropies(writer, examples)
     values: dict[str, list[float]] = {ES: [], AS: [], "computed": []}
     for e, own, of_pieces in zip(examples, pieces, entropies):
