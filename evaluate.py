@@ -13,9 +13,9 @@ from ases.data import Example, InputError, shown
 from ases.run.cli import OF_FILES, Options, choose_device, colours_wanted, of, parse, run_command
 from ases.run.read import PREDICTION, read_questions, read_rows
 from ases.run.scores import explained, same_problems, table
-from ases.run.write import check_place, json_lines, write_text
+from ases.run.write import check_place, counted, json_lines, write_text
 
-ABOUT = "Score trained runs on a test set, or ask them."
+ABOUT = "Score trained runs on a test set, or ask them questions."
 
 
 def main() -> None:
@@ -41,11 +41,12 @@ def show_wrong_ones(written: list[Path], n: int) -> None:
 
     for path in written:
         try:
-            wrong = [line for line in read_rows(path, PREDICTION) if is_wrong(line)]
+            lines = read_rows(path, PREDICTION)
+            wrong = [line for line in lines if is_wrong(line)]
             told = [f"\n{show_wrong(line)}" for line in wrong[:n]]
         except (KeyError, TypeError, AttributeError):
             raise InputError(f"{path}: not the predictions of a run") from None
-        print("\n".join([shown(f"{path}: {len(wrong)} wrong"), *told]))
+        print("\n".join([shown(f"{path}: {len(wrong)} of {len(lines)} wrong"), *told]))
 
 
 def ask(writers: dict, options: Options, given: dict) -> None:
@@ -122,7 +123,7 @@ def score(writers: dict, options: Options, given: dict) -> None:
     for folder, writer in writers.items():
         examples, split = asked[folder].examples, asked[folder].split
         about.append(f"{folder}: {len(examples)} chains, {split}; {asked[folder].description}")
-        tell(f"{folder}: writing {len(examples)} chains …")
+        tell(f"{folder}: writing {counted(len(examples), 'chain')} …")
         results, written = evaluate(writer, examples, options.beams, options.second_try)
         results["train_seconds"] = training_seconds(folder)
         write_evaluation(outputs[folder], results, written)

@@ -30,10 +30,10 @@ def check(settings: Settings) -> None:
     bad = found.problems + found.empty + found.contradicted
     for line in bad:
         print(shown(line))
-    usable = f"{counted(len(found.examples), 'usable row')} in {settings.data}"
+    n = len(bad) + len(found.examples)
     if bad or not found.examples:
-        raise InputError(f"{counted(len(bad), 'row')} cannot be used, beside {usable}")
-    print(shown(usable))
+        raise InputError(f"{len(bad)} of {counted(n, 'row')} of {settings.data} cannot be used")
+    print(shown(f"{counted(n, 'usable row')} in {settings.data}"))
 
 
 def main() -> None:
@@ -63,6 +63,8 @@ def main() -> None:
     if settings.scorer:
         scorer, its_config = load_scorer(settings.scorer, choose_device(options.device))
         notes.append(scorer_note(settings.scorer, its_config, settings.task))
+        if "text" in given:
+            notes.append("note: scored as the answer to an empty question")
     segmented = segment(examples, settings, scorer)
 
     n_shown = options.show or (1 if "text" in given and not outputs else 0)

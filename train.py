@@ -38,27 +38,28 @@ def learn_and_score(given: dict) -> None:
         writer = train(run.splits, run.config, recorder, **parts)
         splits = [split for split in ("test", "longer") if split in run.splits]
         print(table({split: score(run, writer, split) for split in splits}))
-    except ValueError as error:
+    except (ValueError, FloatingPointError, Interrupted) as error:
         if run.lock and not run.resumed and not list(run.folder.glob("*.pt")):
-            discard_folder(run.folder)
-        raise InputError(str(error)) from None
-    except FloatingPointError as error:
-        raise InputError(f"{error} ({recorder.saved or 'nothing is saved'})") from None
-    except Interrupted as stop:
-        told = "stopped before anything was saved"
-        if recorder.saved or run.resumed:
+            discard_folder(run.folder)  # nothing was trained
+        saved = recorder.saved or "nothing new is saved"
+        if isinstance(error, ValueError):
+            raise InputError(str(error)) from None
+        if isinstance(error, FloatingPointError):
+            raise InputError(f"{error} ({saved})") from None
+        if run.folder.exists():
             again = f"python train.py --resume {shlex.quote(str(run.folder))}"
-            told = f"stopped; {recorder.saved or 'nothing new is saved'}. Continue with: {again}"
-        raise Interrupted(told, stop.number) from None
+            saved = f"{saved}. Continue with: {again}"
+        raise Interrupted(f"stopped; {saved}", error.number) from None
 
 
 def score(run, writer, split: str) -> dict:
     """Write and score the chains of a split, and leave both in the run's folder."""
     from ases.run.evaluation import evaluate, question_notes, training_facts, write_evaluation
     from ases.run.progress import tell
+    from ases.run.write import counted
 
     examples = run.splits[split]
-    tell(f"writing {len(examples)} chains for {split} …")
+    tell(f"writing {counted(len(examples), 'chain')} for {split} …")
     results, predictions = evaluate(writer, examples)
     results |= training_facts(writer.reports)
     if run.lock:

@@ -140,7 +140,8 @@ def _join_wordless(pieces: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Rule:
-    """A way to label pieces. Your own needs one function and a line in ``RULES``."""
+    """A way to label pieces. Your own needs one function and a line in ``RULES``. (One that reads
+    questions, too: pass a function of examples to ``ases.train`` as ``cut``.)"""
 
     #: (pieces, entropies of the tokens of each piece or None, settings) → ES or AS for each piece
     label: Callable[[Sequence[str], Sequence[Sequence[float]] | None, Any], list[str]]

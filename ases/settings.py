@@ -73,17 +73,17 @@ class Settings:
     max_number: int = setting(20, "largest number in generated problems", low=10, high=100_000)
 
     # --- segmentation
-    mode: str = setting("usm", "baseline; two models, one per role; one", choices=MODES)
+    mode: str = setting("usm", "direct: baseline; dsm: two models; usm: one", choices=MODES)
     segmentation: str = setting("interleave", "how to label pieces", choices=RULES)
-    beta: float = setting(1.0, "AS is above beta times the chain's mean entropy", low=0)
+    beta: float = setting(1.0, "AS: above beta times the chain's mean entropy", low=0)
     # The paper sweeps a gamma that its released code does not have. As an exponent it covers
     # what that code offers: the sum (0) and the mean (1) [ours].
     gamma: float = setting(1.0, "piece entropy = sum / tokens ** gamma", low=-10, high=10)
     entropy_context: str = setting(
-        "prefix", "score after all before it, or the question", choices=("prefix", "question")
+        "prefix", "given the chain so far, or the question alone", choices=("prefix", "question")
     )
     scorer: str | None = setting(
-        None, "direct run that measures entropy", shown="train.py trains one", metavar="RUN"
+        None, "direct run that measures entropy", shown="train.py can train one", metavar="RUN"
     )
     merge: bool = setting(True, "keep every piece a segment, as the released code")
 
@@ -103,21 +103,17 @@ class Settings:
     max_chain: int = setting(4096, "most ids of a training chain", low=16)
 
     # --- training: the budget is max_steps or max_minutes, whichever ends first
-    max_steps: int | None = setting(
-        1400, "updates, shared by sub-models", low=1, shown="1400, or --max-minutes"
-    )
-    max_minutes: float | None = setting(
-        None, "training time, shared likewise", above=0, shown="no limit"
-    )
+    max_steps: int | None = setting(1400, "updates in all", low=1, shown="1400, or --max-minutes")
+    max_minutes: float | None = setting(None, "training time in all", above=0, shown="no limit")
     batch_tokens: int = setting(2048, "padded tokens in a batch, source and target", low=16)
     accumulate: int = setting(1, "batches in an update", low=1)
     optimizer: str | None = setting(
-        None, "of the blocks' matrices", choices=("muon", "adamw"), shown="muon; adamw with --init"
+        None, "for the blocks' matrices", choices=("muon", "adamw"), shown="muon; adamw with --init"
     )
     learning_rate: float | None = setting(
-        None, "adamw's peak", above=0, shown="0.03 beside muon, 0.003 alone"
+        None, "of adamw, at its peak", above=0, shown="0.03 beside muon, 0.003 alone"
     )
-    muon_learning_rate: float = setting(0.01, "muon's peak", above=0)
+    muon_learning_rate: float = setting(0.01, "of muon, at its peak", above=0)
     momentum: float = setting(0.95, "of muon", low=0, high=0.999)
     warmup: float = setting(0.05, "share of the budget in which rates rise", low=0, high=0.9)
     weight_decay: float = setting(0.2, "a step takes rate times this off matrices", low=0)

@@ -7,8 +7,8 @@ AS-ES learning (Xi et al., Findings of ACL 2024) trains a small model to reason 
     3. train an encoder-decoder to write the next segment from the question and the segments so far
     4. write a new chain one segment at a time
 
-This file does it in the plainest way, which is also the paper's: it encodes every context again.
-The package does the same, fast and on your data; its tests compare the two. Read top to bottom.
+This file does it in the plainest way: it encodes every context again, as the paper does. The
+package does the same, fast and on your data; its tests compare the two. Read top to bottom.
 """
 
 import math
@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MODE = "usm"  # one model for all segments; "dsm": one for ES, one for AS; "direct": no segments
-UPDATES, BATCH, PROBLEMS = 1000, 32, 1000
+UPDATES, BATCH, PROBLEMS = 800, 8, 500  # BATCH: chains in an update
 WIDTH, HEAD, HEADS, HIDDEN, LAYERS = 64, 32, 2, 128, 2
 BUCKETS, SPAN = 32, 128  # of the position bias
-BLOCK_CAUSAL = True  # a token of the context sees no later segment; False: it sees them all
+BLOCK_CAUSAL = True  # a token of the context sees no later segment; False: all, as in the paper
 PAD, EOS, END = 0, 1, 2  # PAD also starts the decoder; EOS ends a segment, END the chain
 
 # --- 1. pieces -----------------------------------------------------------------------------------
@@ -32,6 +32,7 @@ PAD, EOS, END = 0, 1, 2  # PAD also starts the decoder; EOS ends a segment, END 
 
 def split_pieces(chain: str) -> list[str]:
     """Cut behind punctuation, but not inside a number. The pieces joined are the chain."""
+    # The last match is the empty end of the text.
     return re.findall(r"(?:[^.,;!?\n]|[.,](?=\d))*(?:[.,;!?\n]+|$)", chain)[:-1]
 
 
@@ -46,9 +47,8 @@ def interleaved_labels(pieces: list[str]) -> list[str]:
 def entropy_labels(
     entropies: list[list[float]], beta: float = 1.0, gamma: float = 1.0
 ) -> list[str]:
-    """By uncertainty: AS where a piece has more entropy than the mean piece of its chain.
-
-    ``entropies``: of each piece's tokens, measured by a model trained on question → chain.
+    """By uncertainty: AS where a piece has more entropy than the mean piece of its chain. (Not
+    used below: a model trained on question → chain measures the entropies of each piece's tokens.)
     """
     of_pieces = [sum(tokens) / len(tokens) ** gamma for tokens in entropies]
     mean = sum(of_pieces) / len(of_pieces)
@@ -56,7 +56,8 @@ def entropy_labels(
 
 
 def make_segments(pieces: list[str], labels: list[str]) -> list[tuple[str, list[str]]]:
-    """Merge neighbours with one label, so that labels alternate and ES comes first."""
+    """Merge neighbours with one label, so that labels alternate. If AS comes first, an empty ES
+    segment is put before it."""
     segments = [("ES", [])] if labels[0] == "AS" else []
     for label, run in groupby(zip(labels, pieces), key=lambda pair: pair[0]):
         segments.append((label, [piece for _, piece in run]))
@@ -185,7 +186,7 @@ class Model(nn.Module):
         target = padded(inputs)
         x = self.embedding(target)
         if BLOCK_CAUSAL:
-            # Nothing else tells the decoder which segment was the last: it starts from its state.
+            # The decoder starts from the newest token's state: nothing else marks the last segment.
             newest = states[torch.arange(len(states)), real.sum(1) - 1]
             x = torch.cat([x[:, :1] + newest[:, None], x[:, 1:]], 1)
         n = target.shape[1]
@@ -211,7 +212,7 @@ def padded(rows: list[list[int]], value: int = PAD) -> Tensor:
 
 
 def orthogonal(x: Tensor) -> Tensor:
-    """Move all singular values of a matrix near 1: Newton and Schulz's iteration."""
+    """Move all singular values of a matrix near 1 (Newton-Schulz, with Jordan's coefficients)."""
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(5):
         square = x @ x.T
@@ -219,19 +220,19 @@ def orthogonal(x: Tensor) -> Tensor:
     return x
 
 
-def train(model: Model, pairs: list[tuple], updates: int = UPDATES) -> None:
-    """Muon for the matrices of the blocks, AdamW for the rest."""
+def train(model: Model, chains: list[list[tuple]]) -> None:
+    """Learn the pairs of all chains: Muon for the matrices of the blocks, AdamW for the rest."""
     matrices = [
         p for p in [*model.encoder.parameters(), *model.decoder.parameters()] if p.dim() == 2
     ]
     others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
     adam = torch.optim.AdamW(others, lr=0.03, betas=(0.9, 0.98), weight_decay=0.2)
     means = [torch.zeros_like(p) for p in matrices]
-    for step in range(updates):
-        share = step / updates
+    for step in range(UPDATES):
+        share = step / UPDATES
         rate = min(share / 0.05, 0.5 + 0.5 * math.cos(math.pi * share)) + 1e-3
 
-        loss, n = model.loss(random.sample(pairs, min(BATCH, len(pairs))))
+        loss, n = model.loss(sum(random.sample(chains, BATCH), []))
         (loss / n).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 
@@ -260,12 +261,12 @@ def write_segment(model: Model, context: list[list[int]], most: int) -> list[int
 
 
 def write_chain(
-    models: dict[str, Model], question: list[int], most_segments: int = 12, most_tokens: int = 40
+    models: dict[str, Model], question: list[int], most_segments: int = 12, most_tokens: int = 99
 ) -> list[tuple[str, list[int]]]:
     """Segments (label, ids), until a model writes END or a segment is cut at the limit."""
     segments: list[tuple[str, list[int]]] = []
     for turn in range(most_segments):
-        label = list(models)[turn % len(models)]  # ES, AS, ES, …; or always the direct model
+        label = list(models)[turn % len(models)]  # ES, AS, ES, … in turns
         context = [[*block, EOS] for block in (question, *(ids for _, ids in segments))]
         ids = write_segment(models[label], context, most_tokens)
         ended = ids[-1] in (EOS, END)
@@ -317,31 +318,33 @@ def main() -> None:
     def encode(text: str) -> list[int]:
         return [number[token] for token in tokens(text)]
 
-    pairs = []
+    chains = []
     for question, chain in training:
         pieces = split_pieces(chain)
         segments = make_segments(pieces, interleaved_labels(pieces))
         if MODE == "direct":
             segments = [("chain", pieces)]
         ids = [(label, encode("".join(own))) for label, own in segments]
-        pairs += make_pairs(encode(question), ids)
+        chains.append(make_pairs(encode(question), ids))
 
-    labels = ["chain"] if MODE == "direct" else ["ES", "AS"]
-    models = {label: Model(len(words) + 3) for label in labels}
-    if MODE == "usm":
-        models["AS"] = models["ES"]
-    for label in labels if MODE == "dsm" else labels[:1]:
-        train(models[label], [p for p in pairs if MODE != "dsm" or p[0] == label])
+    if MODE == "dsm":
+        models = {"ES": Model(len(words) + 3), "AS": Model(len(words) + 3)}
+        for label, model in models.items():
+            train(model, [[pair for pair in pairs if pair[0] == label] for pairs in chains])
+    else:
+        model = Model(len(words) + 3)
+        train(model, chains)
+        models = {"chain": model} if MODE == "direct" else {"ES": model, "AS": model}
 
     right = 0
     for question, chain in test:
         segments = write_chain(models, encode(question))
         texts = ["".join(words[i - 3] for i in ids if i > 2) for _, ids in segments]
         right += answer("".join(texts)) == answer(chain)
-    print(f"{right / len(test):.3f} of {len(test)} new problems solved; the last one:")
+    print(f"{right} of {len(test)} new problems solved ({right / len(test):.1%}). The last one:")
     print(question)
     for (label, _), text in zip(segments, texts):
-        print(f"  {label} {text}")
+        print(f"  {label} {text.strip()}")
 
 
 if __name__ == "__main__":

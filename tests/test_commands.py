@@ -495,7 +495,7 @@ def test_segmentation_of_the_real_sets_is_lossless(name, task, rows, tmp_path):
     out = tmp_path / "out.jsonl"
     options = ["--task", task, "--data", REAL / name, "--out", out, "--skip-bad-rows"]
     done = succeed("segment.py", *options)
-    assert f"{rows} of {rows} chains equal to their pieces joined" in done.stderr
+    assert f"pieces joined equal the chain in {rows} of {rows}" in done.stderr
     answers = {
         e.id: e.answer for e in read_examples(REAL / name, task, skip_bad_rows=True).examples
     }

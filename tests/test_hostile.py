@@ -371,4 +371,4 @@ def test_data_is_not_overwritten_by_what_is_made_of_it(tmp_path):
         assert "are one place" in told
     assert path.read_text().count("####") == 1
     (tmp_path / "head.csv").write_text("question,answer\n")
-    assert "0 usable rows" in fail("segment.py", "--data", tmp_path / "head.csv", "--check")
+    assert "0 of 0 rows" in fail("segment.py", "--data", tmp_path / "head.csv", "--check")

@@ -34,7 +34,7 @@ class Options:
     out_dir: str | None = setting(
         None, "folder for the results", shown="in runs/, or in RUN", metavar="FOLDER"
     )
-    overwrite: bool = setting(False, "replace what is there")
+    overwrite: bool = setting(False, "replace older results there")
     resume: str | None = setting(
         None, "continue, maybe with a higher --max-steps or --max-minutes", metavar="RUN"
     )
@@ -45,14 +45,14 @@ class Options:
         None, "which examples", shown="all; of a run's own data, test", choices=SPLITS
     )
     beams: int = setting(1, "beam search; 1 decodes greedily", low=1, high=64)
-    second_try: bool = setting(False, "write segments that fail again, with 4 beams")
+    second_try: bool = setting(False, "retry segments that failed, with 4 beams")
     question: str | None = setting(None, "print the chain for this question")
     questions: str | None = setting(
         None, "write chains for all questions of a file; - is standard input", metavar="FILE"
     )
     check: bool = setting(False, "list the rows of --data that cannot be used")
     show: int | None = setting(None, "print the first N examples to read instead", low=0)
-    show_wrong: int = setting(0, "print N wrong chains beside the references", low=0)
+    show_wrong: int = setting(0, "print N wrong chains and their references", low=0)
     report: str | None = setting(None, "page to look at and search", metavar="FILE.html")
     out: str | None = setting(None, "file for JSON lines", shown="standard output", metavar="FILE")
 
@@ -81,8 +81,12 @@ FLAGS = {
     },
 }
 #: What users of other programs type.
-SYNONYMS = {"--epochs": "--max-steps", "--steps": "--max-steps", "--lr": "--learning-rate"}
-SYNONYMS |= {"--batch-size": "--batch-tokens", "--output-dir": "--out-dir", "--gpu": "--device"}
+SYNONYMS = {
+    "--epochs": "--max-steps (updates, not epochs)",
+    "--batch-size": "--batch-tokens (tokens, not rows)",
+    "--lr": "--learning-rate",
+    "--output-dir": "--out-dir",
+}
 
 # --- flags that do not go together ---------------------------------------------------------------
 
@@ -111,6 +115,7 @@ CONFLICTS: list[tuple[str, Callable[[Given], bool], str]] = [
     ),
     ("size dropout", lambda g: "init" in g, "with --init: the checkpoint has a shape"),
     ("split show report out", lambda g: "check" in g, "with --check"),
+    (f"{_DATA} split check show", lambda g: "text" in g, "with a text"),
 ]
 
 
@@ -125,6 +130,8 @@ def complaints(command: str, given: Given) -> list[str]:
 
     if given.get("device") == "cuda" and choose_device("auto") == "cpu":
         found.append("--device is 'cuda'; PyTorch finds no GPU here")
+    if not given.get("text", "?").strip():
+        found.append("the text to cut is empty")
     if "check" in given and "data" not in given:
         found.append("--check needs --data, the file to check")
     if command == "segment" and _measures(given) and "scorer" not in given:
@@ -192,7 +199,7 @@ def parse(command: str, about: str, epilog: str = "", positional: str = "") -> G
     """
     name, _, help = positional.partition(": ")
     parser = Parser(
-        usage=f"%(prog)s [flags] {name.upper()}",
+        usage=f"%(prog)s [flags] [{name.upper()}]" if name else "%(prog)s [flags]",
         description=about,
         epilog=epilog,
         formatter_class=_Help,
@@ -273,10 +280,10 @@ def _unknown_flags(words: Iterable[str], flags: list[str]) -> list[str]:
         name = word.split("=", 1)[0].replace("_", "-")
         if not word.startswith("-"):
             if not complaints:  # behind an unknown flag stands its value
-                complaints.append(f"unexpected argument {word!r}")
+                complaints.append(f"unexpected argument {word!r}; quote a text with blanks")
             continue
         alike = difflib.get_close_matches(name, flags, n=1, cutoff=0.75)
-        known = SYNONYMS.get(name) if SYNONYMS.get(name) in flags else next(iter(alike), None)
+        known = SYNONYMS.get(name, next(iter(alike), None))
         complaints.append(
             f"{word} is no flag; {f'did you mean {known}?' if known else 'see --help'}"
         )

@@ -88,6 +88,8 @@ def read_examples(
     if data.problems and not skip_bad_rows:
         more = f" ({len(data.problems) - 1} more)" if len(data.problems) > 1 else ""
         told = "fix these rows (segment.py --check lists them), or pass --skip-bad-rows"
+        if not data.examples and TASKS[task].numbers:
+            told += "; for chains without numbers, use --task text"
         raise InputError(f"{data.problems[0]}{more}; {told}")
     if not data.examples:
         bad = f", {len(data.problems)} bad" if data.problems else ""
@@ -255,7 +257,7 @@ def _read_text(path: Path, columns: Columns) -> str:
     try:
         raw = read_bytes(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected {FORMATS}") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     return _decoded(path, raw, columns)
 
 

@@ -16,7 +16,7 @@ SCORES = {
     "rougeL": ("{:.3f}", "F1 of the longest common subsequence"),
     "exact_match": ("{:.3f}", "share equal to the reference, white space aside"),
     "parseable": ("{:.3f}", "share that states a number as its answer"),
-    "rounds_mean": ("{:.1f}", "segments of a chain"),
+    "rounds_mean": ("{:.1f}", "mean number of segments"),
     "train_seconds": ("{:.1f}", "training time of the run, without a scorer's"),
 }
 STOPS = {

@@ -60,7 +60,7 @@ def segmented_summary(
     lines = [
         f"{counted(len(segmented), 'chain')}, {counted(len(labels), 'piece')}, "
         f"{labels.count(AS) / max(1, len(labels)):.1%} AS, {counted(n_segments, 'segment')}; "
-        f"{lossless} of {counted(len(segmented), 'chain')} equal to their pieces joined",
+        f"pieces joined equal the chain in {lossless} of {len(segmented)}",
         RULES[settings.segmentation].words,
     ]
     for role, f in (found or {}).items():

@@ -17,15 +17,7 @@ from ases.data import Example, split_examples
 from ases.extra.beam import beam_search
 from ases.model import EncoderDecoder
 from ases.pairs import Segmented, make_batches, rows_by_model, target_length
-from ases.recipe import (
-    Scorer,
-    Splits,
-    Writer,
-    score_chains,
-    segment,
-    train,
-    training_texts,
-)
+from ases.recipe import Scorer, Splits, Writer, score_chains, segment, train, training_texts
 from ases.run.read import read_examples
 from ases.segmentation import split_pieces
 from ases.settings import Settings
