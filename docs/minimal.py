@@ -1,4 +1,4 @@
-"""AS-ES learning on one page: `python docs/minimal.py` trains for 90 seconds on one core.
+"""AS-ES learning on one page: `python docs/minimal.py` trains for 100 seconds on one core.
 
 AS-ES learning (Xi et al., Findings of ACL 2024) trains a small model to reason step by step:
 
