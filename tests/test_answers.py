@@ -30,18 +30,10 @@ STATED = {
     "900": ["Rs.900"],
     "7": ["No. 7", "y = 7"],
     "3": ["3!/2 = 3"],
-    "5": [
-        "2 pens + 3 pens = 5 pens",
-        "9 – 4 = 5",
-        "2 + 3 = 4 + 1 = 5",
-        "5 a day",
-        "the 5th",
-        "5 km/h",
-        "5 m²",
-        "Tom's 5 apples",
-        "5 apples",
-        "+5",
-    ],
+    "5": (
+        "2 pens + 3 pens = 5 pens | 9 – 4 = 5 | 2 + 3 = 4 + 1 = 5 | 5 a day | "
+        "the 5th | 5 km/h | 5 m² | Tom's 5 apples | 5 apples | +5"
+    ).split(" | "),
     "8": ["2 · 4 = 8", "3. No: the answer is 8"],
     "12": [
         r"3 \times 4 = 12",
@@ -64,78 +56,18 @@ STATED = {
     "9": ["9. It follows since 4 + 5 = 9"],
 }
 #: The same where it states none.
-UNSTATED = [
-    r"2\frac{1}{4}",
-    r"5 \frac{1}{2}",
-    "2 1/2",
-    "2½",
-    r"2\sqrt{5}",
-    r"\sqrt{2}",
-    r"4\pi",
-    "(1, 2)",
-    "[1, 5)",
-    r"\{1, 2\}",
-    "11_3",
-    r"0.\overline{6}",
-    "7 million",
-    "$1.5 billion",
-    "5M",
-    "20k",
-    "2 dozen",
-    "4万",
-    "2.5亿",
-    "3 hours and 20 minutes",
-    "5 feet, 2 inches",
-    "2 cats and 3 dogs",
-    "4 x 10^3",
-    r"4 \times 10^3",
-    "10^{-2}",
-    "2'000",
-    "2’000",
-    "2_000",
-    "20, 000",
-    "1.234.567",
-    "1,00,000",
-    "3:45",
-    "1e5",
-    "3*4",
-    "5 - 3",
-    "8m + 6",
-    "unknown. There are 4 pens",
-    "C. 20 apples",
-    "between 3 and 5",
-    "5/0",
-    "5x",
-    "2ab",
-    "5i",
-    "f(3)",
-    "(12)",
-    "x >= 5",
-    "x != 5",
-    "x = 2, y = 3",
-    "in all - 5",
-    "a-5",
-    "$5m",
-    "(C) 20",
-    "5!",
-    "0.333..",
-    "not 5",
-    "twice 5",
-    "half of 5",
-    "one and 1/2",
-    "3 quarters",
-    "5²",
-    "√5",
-    "±5",
-    "~5",
-    "≤5",
-    "5; 6",
-    "5:3",
-    "5π",
-    "३",
-    "5 to 6",
-    "5 тысяч",
-]
+UNSTATED = (
+    r"2\frac{1}{4} | 5 \frac{1}{2} | 2 1/2 | 2½ | 2\sqrt{5} | \sqrt{2} | 4\pi | "
+    r"(1, 2) | [1, 5) | \{1, 2\} | 11_3 | 0.\overline{6} | 7 million | "
+    "$1.5 billion | 5M | 20k | 2 dozen | 4万 | 2.5亿 | 3 hours and 20 minutes | "
+    r"5 feet, 2 inches | 2 cats and 3 dogs | 4 x 10^3 | 4 \times 10^3 | 10^{-2} | "
+    "2'000 | 2’000 | 2_000 | 20, 000 | 1.234.567 | 1,00,000 | 3:45 | 1e5 | 3*4 | "
+    "5 - 3 | 8m + 6 | unknown. There are 4 pens | C. 20 apples | between 3 and 5 | "
+    "5/0 | 5x | 2ab | 5i | f(3) | (12) | x >= 5 | x != 5 | x = 2, y = 3 | "
+    "in all - 5 | a-5 | $5m | (C) 20 | 5! | 0.333.. | not 5 | twice 5 | "
+    "half of 5 | one and 1/2 | 3 quarters | 5² | √5 | ±5 | ~5 | ≤5 | 5; 6 | 5:3 | "
+    "5π | ३ | 5 to 6 | 5 тысяч"
+).split(" | ")
 UNSTATED += ["5 *300", "5* 300", "5** 300", "12 *500 dollars", r"2\(3\)", r"\(2\)\(3\)", r"5\;300"]
 UNSTATED += [r"\boxed{2}\boxed{3}", r"2\text{3}", r"2 \text{300}", r"5\!300", "3<<1+1=2>>2"]
 UNSTATED += ["2 100/300", "1 234/567", "5 ft. 6 in.", "5 lbs. 3 oz.", "4 rem. 2", "— 18 apples"]
@@ -154,28 +86,12 @@ UNSTATED += [
     "not = 5",
     "2 < x = 5",
 ]
-UNSTATED += [
-    "5ⁿ",
-    "2ˣ",
-    "5𝑥",
-    "5𝜋",
-    "5 xy",
-    "3(ab)",
-    "0xFFFF",
-    "5 factorial",
-    "5 squared",
-    "never 5",
-]
-UNSTATED += [
-    "0.3 repeating",
-    "5m dollars",
-    "total.50",
-    "5 !",
-    "Step 3",
-    "Option 2",
-    "menos 5",
-    "5 mille",
-]
+UNSTATED += ("5ⁿ | 2ˣ | 5𝑥 | 5𝜋 | 5 xy | 3(ab) | 0xFFFF | 5 factorial | 5 squared | never 5").split(
+    " | "
+)
+UNSTATED += (
+    "0.3 repeating | 5m dollars | total.50 | 5 ! | Step 3 | Option 2 | menos 5 | 5 mille"
+).split(" | ")
 UNSTATED += ["负 5", "5仟", "5 Tausend", "3 sixteenths", "5a day", "101 (binary)"]
 STATED["18"] += [r"\boxed{\text{18 apples}}", r"\boxed{x = 18}", "￥18", "共18个", "₹18", "18°F"]
 STATED["-5"] += [r"\(-5\)"]

@@ -57,20 +57,10 @@ def test_longer_problems_have_more_steps_than_any_training_problem(splits):
 def test_there_are_at_least_ten_schemas_and_all_are_used(splits):
     schemas = word_problems.OPENINGS + word_problems.EVENTS
     assert len(schemas) >= 10
-    for piece in [
-        "boxes with",
-        "gets",
-        "an hour",
-        "dollars",
-        "loses",
-        "finds",
-        "given",
-        "twice",
-        "three times",
-        "shared by",
-        "more than before",
-        "fewer than before",
-    ]:
+    for piece in (
+        "boxes with | gets | an hour | dollars | loses | finds | given | twice | "
+        "three times | shared by | more than before | fewer than before"
+    ).split(" | "):
         assert any(piece in e.answer for e in splits["mwp"]["train"]), piece
 
 
