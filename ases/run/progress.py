@@ -1,5 +1,6 @@
 """What long work shows: a bar on a terminal, elsewhere a plain line every half minute."""
 
+import shutil
 import sys
 import time
 
@@ -31,7 +32,7 @@ class Meter:
             total=total,
             initial=done,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}",
-            dynamic_ncols=True,
+            ncols=shutil.get_terminal_size().columns,  # 80 for a terminal that says 0
             disable=None,  # where standard error is no terminal
         )
 
