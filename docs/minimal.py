@@ -85,13 +85,8 @@ def linear(n_in: int, n_out: int) -> nn.Linear:
     return nn.Linear(n_in, n_out, bias=False)
 
 
-class Norm(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
+def norm() -> nn.RMSNorm:
+    return nn.RMSNorm(WIDTH, eps=1e-6)
 
 
 class PositionBias(nn.Module):
@@ -142,10 +137,10 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     def __init__(self, decodes: bool):
         super().__init__()
-        self.norm_self, self.self_attention = Norm(), Attention()
+        self.norm_self, self.self_attention = norm(), Attention()
         if decodes:
-            self.norm_cross, self.cross_attention = Norm(), Attention()
-        self.norm_ff, self.feed_forward = Norm(), FeedForward()
+            self.norm_cross, self.cross_attention = norm(), Attention()
+        self.norm_ff, self.feed_forward = norm(), FeedForward()
 
     def forward(self, x, seen, bias, states=None, states_seen=None):
         normed = self.norm_self(x)
@@ -162,7 +157,7 @@ class Model(nn.Module):
         self.encoder_bias, self.decoder_bias = PositionBias(True), PositionBias(False)
         self.encoder = nn.ModuleList(Block(False) for _ in range(LAYERS))
         self.decoder = nn.ModuleList(Block(True) for _ in range(LAYERS))
-        self.encoder_norm, self.decoder_norm = Norm(), Norm()
+        self.encoder_norm, self.decoder_norm = norm(), norm()
         self.head = linear(WIDTH, vocabulary)
         spread = dict(table=WIDTH, q=WIDTH, k=WIDTH, v=WIDTH, gate=WIDTH, up=WIDTH, head=WIDTH)
         spread |= dict(o=HEADS * HEAD, down=HIDDEN, embedding=1)
