@@ -6,6 +6,7 @@ compares. A block with <!-- slow --> before it holds the output of a long run, w
 that standard error shows: `--slow` runs it too.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,9 @@ BLOCK = re.compile(r"(<!-- slow -->\n)?```console\n(.*?)```\n", re.DOTALL)
 def run(command: str, errors: str = "&1") -> str:
     """What a command prints, both streams together; `| tail` and the like are the shell's."""
     shell = ["bash", "-c", f"{{ {command}; }} 2>{errors}"]
-    done = subprocess.run(shell, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # its own Python first
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(shell, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     return done.stdout
 
 
