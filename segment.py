@@ -79,6 +79,7 @@ def main() -> None:
     if not outputs and options.show is None and "text" not in given:
         sys.stdout.write(json_lines(map(segmented_row, segmented)))
     notes.append(segmented_summary(segmented, settings, agreement(segmented)))
+    sys.stdout.flush()
     print(shown("\n".join(note for note in notes if note)), file=sys.stderr)
 
 
