@@ -71,11 +71,11 @@ _UNITS = "g h l s L m kg mg ml mL cl cm mm km ft in yd mi lb lbs oz hr hrs sec m
 _UNITS += "am pm st nd rd th day".split()
 _SHORT_WORDS = "a of in to an at on by as is it he we us or so if no my rs sq eu uk".split()
 
-# A value, each of its words replaced by "w".
+# A value, each of its words replaced by "w". (Atomic, since Python before 3.11.5 gets "*+" wrong.)
 _MONEY = "$€£¥₹₩₽¢₱₦₫฿₺₴₪"
 _BESIDE = (
-    rf"(?:w|[\s,\"'“”‘’«»「」°%{_MONEY}{_GONE}]|(?<=w)\.|(?<=[w\d])[-/](?=w)"
-    r"|\([w ,]*\)|\[[w ,]*\])*+"
+    rf"(?>(?:w|[\s,\"'“”‘’«»「」°%{_MONEY}{_GONE}]|(?<=w)\.|(?<=[w\d])[-/](?=w)"
+    r"|\([w ,]*\)|\[[w ,]*\])*)"
 )
 _NUMBER = (
     r"((?:[0-9]{1,3}(?:(?:,[0-9]{3})+(?![0-9])|(?: [0-9]{3})+(?![0-9/]))|[0-9]+)(?:\.[0-9]+)?"
