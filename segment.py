@@ -20,11 +20,7 @@ ABOUT = "Cut chains into pieces, label them ES or AS, merge them into segments."
 
 
 def check(settings: Settings) -> None:
-    """List every row that cannot be used.
-
-    Raises:
-        InputError: there are some.
-    """
+    """List every row that cannot be used; raise an InputError if there are some."""
     columns = Columns(settings.question_field, settings.answer_field, settings.label_field)
     found = scan_examples(settings.data, settings.task, columns, True)
     bad = found.problems + found.empty + found.contradicted
@@ -37,50 +33,43 @@ def check(settings: Settings) -> None:
 
 
 def main() -> None:
-    positional = "text: a chain to cut, in place of a data set"
-    given = parse("segment", ABOUT, positional=positional)
+    given = parse("segment", ABOUT, positional="text: a chain to cut, in place of a data set")
     options, settings = of(Options, given), of(Settings, given)
     if options.check:
         return check(settings)
     # PyTorch takes its time to load, which --help and mistakes need not wait for.
     from ases.recipe import agreement, segment
-    from ases.run.folder import load_scorer, load_splits, pick_split, scorer_note
+    from ases.run.folder import load_scorer, load_splits, pick_split
     from ases.run.page import segmentation_page
     from ases.run.show import segmented_row, segmented_summary, show_segmented
 
-    split = options.split or "all"
-    outputs = [Path(path) for path in (options.out, options.report) if path]
-    for path in outputs:
+    out, report = ([Path(path)] if path else [] for path in (options.out, options.report))
+    for path in out + report:
         check_place(path)
-    notes = []
-    if "text" in given:
-        examples, description = [Example("text", "", given["text"])], "one chain"
-    else:
+    examples, description = [Example("text", "", given.get("text", ""))], "one chain"
+    if "text" not in given:
+        split = options.split or "all"
         splits, description = load_splits(settings, whole=split == "all")
         examples = pick_split(splits, split)
-        notes.append(description)
-    scorer = None
-    if settings.scorer:
-        scorer, its_config = load_scorer(settings.scorer, choose_device(options.device))
-        notes.append(scorer_note(settings.scorer, its_config, settings.task))
-        if "text" in given:
-            notes.append("note: scored as the answer to an empty question")
+    scorer = load_scorer(settings, choose_device(options.device))
     segmented = segment(examples, settings, scorer)
 
-    n_shown = options.show or (1 if "text" in given and not outputs else 0)
+    rows = json_lines(map(segmented_row, segmented))
+    n_shown = options.show or (1 if "text" in given and not out + report else 0)
     for s in segmented[:n_shown]:
         print(show_segmented(s, settings, colours_wanted()) + "\n")
-    if options.out:
-        write_text(Path(options.out), json_lines(map(segmented_row, segmented)))
-    if options.report:
+    for path in out:
+        write_text(path, rows)
+    for path in report:
         tokenizer = scorer.tokenizer if scorer else None
-        page = segmentation_page(segmented, settings, description, tokenizer)
-        write_text(Path(options.report), page)
-    if not outputs and options.show is None and "text" not in given:
-        sys.stdout.write(json_lines(map(segmented_row, segmented)))
-    notes.append(segmented_summary(segmented, settings, agreement(segmented)))
+        write_text(path, segmentation_page(segmented, settings, description, tokenizer))
+    if not out + report and options.show is None and "text" not in given:
+        sys.stdout.write(rows)
+    summary = segmented_summary(segmented, settings, agreement(segmented))
+    note = "note: scored as the answer to an empty question"
     sys.stdout.flush()
-    print(shown("\n".join(note for note in notes if note)), file=sys.stderr)
+    told = [description] if "text" not in given else [note] if scorer else []
+    print(shown("\n".join([*told, summary])), file=sys.stderr)
 
 
 if __name__ == "__main__":

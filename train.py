@@ -14,13 +14,9 @@ from ases.run.process import Interrupted, meeting
 ABOUT = "Train on chains of thought, write chains for the test questions, score them."
 
 
+@meeting()  # of the processes that torchrun has started
 def main() -> None:
     given = parse("train", ABOUT)
-    with meeting():  # of the processes that torchrun has started
-        learn_and_score(given)
-
-
-def learn_and_score(given: dict) -> None:
     # PyTorch takes its time to load, which --help and mistakes need not wait for.
     from ases.recipe import train
     from ases.run.checkpoints import Recorder
@@ -33,8 +29,8 @@ def learn_and_score(given: dict) -> None:
     recorder = Recorder(run.folder, run.resumed, run.config.run_id)
     if recorder.writes:
         recorder.signals.install()
-    parts: dict = dict(tokenizer=run.tokenizer, scorer=run.scorer, initial=run.initial)
     try:
+        parts: dict = dict(tokenizer=run.tokenizer, scorer=run.scorer)
         writer = train(run.splits, run.config, recorder, **parts)
         splits = [split for split in ("test", "longer") if split in run.splits]
         print(table({split: score(run, writer, split) for split in splits}))
@@ -64,8 +60,7 @@ def score(run, writer, split: str) -> dict:
     results |= training_facts(writer.reports)
     if run.lock:
         write_evaluation(run.folder, results, predictions, "" if split == "test" else f"-{split}")
-    for note in question_notes(writer, [e.question for e in examples]):
-        tell(note)
+    question_notes(writer, [e.question for e in examples], tell)
     return results
 
 

@@ -170,12 +170,7 @@ def _plain_or_not(word: re.Match) -> str:
 
 
 def to_number(text: str) -> Fraction | None:
-    """ "1,005.00", "10 000", "-3", "1/2" → the exact number; None if it is none (a zero denominator
-    too).
-
-    >>> to_number("1,005.50"), to_number("1,00,000")
-    (Fraction(2011, 2), None)
-    """
+    """ "1,005.00", "10 000", "-3", "1/2" → the exact number; None for "1,00,000" or "1/0"."""
     found = re.fullmatch(f"(-?){_NUMBER}", text) if len(text) <= _LONGEST else None
     if found is None or int(found[3] or 1) == 0:
         return None
@@ -183,21 +178,8 @@ def to_number(text: str) -> Fraction | None:
 
 
 def parse_answer(text: str) -> Fraction | None:
-    """The number that a chain states as its answer; None if it states none.
-
-    >>> parse_answer("so he pays $1,005.00 in all. The answer is $1,005.00."), parse_answer("so 5.")
-    (Fraction(1005, 1), None)
-    """
+    """The number that a chain states as its answer; None if it states none."""
     return (found := find_answer(text)) and found.number
-
-
-def normalise_answer(answer: str) -> str | None:
-    """Bring an answer to end with ``The answer is N.``; None where ``parse_answer`` is.
-
-    >>> normalise_answer("He has 3*4 = <<3*4=12>>12 apples.\\n#### 12")
-    'He has 3*4 = 12 apples.\\nThe answer is 12.'
-    """
-    return (found := find_answer(answer)) and found.text
 
 
 def gsm8k_strict(text: str) -> str | None:

@@ -17,16 +17,10 @@ from torch.nn.functional import scaled_dot_product_attention
 Span = tuple[Tensor | None, Tensor | None]  # (first, last), each (B, Q) or (1, Q); None: 0, T
 BACKENDS = ("auto", "reference", "sdpa", "triton")
 
+
 # --- spans of keys -------------------------------------------------------------------------------
-
-
 def causal_span(n_queries: int, offset: int = 0, device: torch.device | None = None) -> Span:
-    """Query i sees the keys up to its own place, i + offset: a decoder with ``offset`` cached keys.
-
-    >>> first, last = causal_span(3, offset=2)
-    >>> first, last.tolist()
-    (None, [[3, 4, 5]])
-    """
+    """Query i sees the keys up to its own place, i + offset: so many stand in a decoder's cache."""
     place = torch.arange(1, n_queries + 1, dtype=torch.int32, device=device)
     return None, (place + offset)[None]
 
@@ -37,10 +31,6 @@ def block_span(ends: Tensor, query_lengths: Tensor | None = None) -> Span:
     Args:
         ends: (B, Q) integers; for each query the place behind the last key it sees.
         query_lengths: (B,) integers; queries from there on are padding and see nothing.
-
-    >>> first, last = block_span(torch.tensor([[2, 2, 5, 5, 5]]))
-    >>> first, last.tolist()
-    (None, [[2, 2, 5, 5, 5]])
     """
     last = ends.to(torch.int32)
     if query_lengths is None:
@@ -51,11 +41,8 @@ def block_span(ends: Tensor, query_lengths: Tensor | None = None) -> Span:
 
 
 def packed_span(starts: Tensor) -> Span:
-    """Several sequences in one row: a token sees its own sequence, up to itself.
-
-    Args:
-        starts: (B, Q) integers; for each token the place of its sequence's first token; Q for
-            padding at the end of a row, which sees nothing.
+    """Several sequences in one row: a token sees its own, up to itself. ``starts``: (B, Q), where
+    each token's sequence starts; Q for padding at the end of a row, which sees nothing.
 
     >>> first, last = packed_span(torch.tensor([[0, 0, 2, 2, 5]]))  # two, two, one of padding
     >>> first.tolist(), last.tolist()
@@ -66,8 +53,6 @@ def packed_span(starts: Tensor) -> Span:
 
 
 # --- attention -----------------------------------------------------------------------------------
-
-
 class Mask:
     """Which keys queries see, and the bias of their scores: arguments as for ``attention``.
 
@@ -130,22 +115,16 @@ def attention(
 
     Args:
         q: (B, H, Q, K).
-        k, v: (B, H, T, K), of q's dtype and device.
+        k, v: (B, H, T, K).
         rel_bias: (H, 2·reach + 1); entry clamp(j − i − query_offset, −reach, reach) + reach is
             added to the score of query i and key j.
         first, last: (B, Q) integers, non-decreasing along the queries; (1, Q) for all rows alike.
             Query i of row b sees the keys first[b, i] ≤ j < last[b, i]; by default, all. An empty
             span gives exactly zero and no gradient. Values are checked on the CPU only.
         query_offset: position of query 0 among the keys, for the bias.
-        scale: factor of the scores; T5 has none (1.0).
         backend: ``reference`` is the definition, in any dtype; ``sdpa`` is PyTorch's; ``triton`` is
             the fused kernel, which never builds a matrix of scores; ``auto`` is triton for bfloat16
             on CUDA from compute capability 8.0 on, else sdpa.
-    Returns:
-        (B, H, Q, K), of q's dtype.
-    Raises:
-        ValueError: an invalid argument.
-        RuntimeError: ``triton`` is not installed or cannot run here.
     """
     _check(q, k, v, rel_bias, query_offset, backend)
     n_keys = k.shape[2]
@@ -159,17 +138,16 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, backend: str = "auto"
 ) -> Tensor:
     """``attention`` without its checks."""
-    if backend == "auto":
-        backend = "triton" if _triton_applies(q) else "sdpa"
-    if backend == "triton":
+    if backend == "triton" or (backend == "auto" and q.is_cuda):
         try:  # here, for Triton is not installed everywhere
-            from ases.kernels.operator import triton_attention
+            from ases.kernels.operator import supports, triton_attention
         except ImportError:
-            message = "backend='triton' needs the package triton: pip install triton"
-            raise RuntimeError(message) from None
-        return triton_attention(
-            q, k, v, mask.rel_bias, mask.first, mask.last, mask.query_offset, scale
-        )
+            if backend == "triton":
+                raise RuntimeError("backend='triton' needs it: pip install triton") from None
+        else:
+            if backend == "triton" or supports(q):
+                ends = mask.first, mask.last
+                return triton_attention(q, k, v, mask.rel_bias, *ends, mask.query_offset, scale)
     if backend == "reference":
         return _reference(q, k, v, mask, scale)
     added, empty = mask.matrix(q, k.shape[2])
@@ -243,8 +221,6 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tenso
 
 
 # --- arguments -----------------------------------------------------------------------------------
-
-
 def _check(
     q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, query_offset: int, backend: str
 ) -> None:
@@ -302,13 +278,3 @@ def _checked(name: str, end: Tensor | None, q: Tensor, n_keys: int) -> Tensor | 
 
 def _kind(tensor: Tensor) -> str:
     return f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
-
-
-def _triton_applies(q: Tensor) -> bool:
-    if not q.is_cuda:
-        return False
-    try:
-        from ases.kernels.operator import supports
-    except ImportError:
-        return False
-    return supports(q)

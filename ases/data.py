@@ -23,6 +23,12 @@ class InputError(ValueError):
         super().__init__(line if len(line) <= 1200 else f"{line[:700]} … {line[-400:]}")
 
 
+def refuse(wrong: object, place: object, told: str) -> None:
+    """Complain about a file or folder if something is wrong with it."""
+    if wrong:
+        raise InputError(f"{place}: {told}")
+
+
 @dataclass(frozen=True)
 class Example:
     """One question with its chain of thought."""
@@ -51,28 +57,20 @@ TOY = Example(
 
 
 def split_examples(examples: Sequence[Example], seed: int) -> dict[str, list[Example]]:
-    """Split into train, validation and test, 80/10/10 by question; the order is random.
-
-    Raises:
-        InputError: fewer than three different questions.
-    """
+    """Split into train, validation and test, 80/10/10 by question; the order is random."""
     # Equal questions go to the same side: no test question is trained on under another id.
     by_question: dict[str, list[Example]] = {}
     for example in examples:
         by_question.setdefault(example.question, []).append(example)
     groups = list(by_question.values())
     if len(groups) < 3:
-        raise InputError(
-            f"{len(groups)} different questions; "
-            "expected at least 3, one each for train, validation and test"
-        )
+        raise InputError(f"{len(groups)} different questions; expected at least 3")
     random.Random(seed).shuffle(groups)
 
     n_validation = max(1, round(0.1 * len(groups)))
     n_train = min(round(0.8 * len(groups)), len(groups) - n_validation - 1)
-    parts = {
-        "train": groups[:n_train],
-        "validation": groups[n_train : n_train + n_validation],
-        "test": groups[n_train + n_validation :],
-    }
-    return {name: [example for group in part for example in group] for name, part in parts.items()}
+    splits: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
+    for i, group in enumerate(groups):
+        name = "train" if i < n_train else "test" if i >= n_train + n_validation else "validation"
+        splits[name] += group
+    return splits

@@ -7,6 +7,7 @@ what is new, and write the next segment by ``greedy`` or the beam search of ``as
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import cycle, islice
 
 import torch
 
@@ -16,11 +17,6 @@ from ases.pairs import join_context, pad_rows
 from ases.settings import CHAIN
 from ases.tokenizer import Tokenizer
 
-#: Why a chain stopped: it wrote the end-of-chain token; a direct chain ended without it; it has as
-#: many segments as it may; a segment was cut at its limit; a segment came twice in a row, or a
-#: second empty one.
-STOPS = ("end", "no-end", "rounds", "length", "stuck")
-
 
 @dataclass
 class Chain:
@@ -28,13 +24,12 @@ class Chain:
 
     roles: list[str] = field(default_factory=list)  # of its segments: ES, AS, or CHAIN for direct
     ids: list[list[int]] = field(default_factory=list)  # of its segments, without special ones
-    stop: str = "rounds"
+    stop: str = "rounds"  # why it stopped: ``ases.settings.STOPS``
     text: str = ""
     texts: list[str] = field(default_factory=list)  # of its segments
 
     @property
     def segments(self) -> list[tuple[str, str]]:
-        """(role, text) of each segment."""
         return list(zip(self.roles, self.texts))
 
     @property
@@ -66,9 +61,8 @@ Search = Callable[
     [EncoderDecoder, Cache, Tokenizer, int, Sequence[list[int] | None] | None], list[Decoded]
 ]
 
+
 # --- the iterative loop --------------------------------------------------------------------------
-
-
 def generate_chains(
     write: Write,
     questions: Sequence[Sequence[int]],
@@ -80,18 +74,17 @@ def generate_chains(
     """Write all chains at once, segment by segment; finished ones leave the batch (paper).
 
     Args:
-        write: writes one segment for each context: a ``SegmentWriter``.
+        write: a ``SegmentWriter``.
         questions: token ids of each question.
         roles: in turns, ("ES", "AS") for DSM and USM, ("CHAIN",) for direct.
-        max_rounds: most segments of a chain.
         finished: is told after each round how many chains have finished.
     """
+    finished = finished or (lambda n: None)
     chains = [Chain() for _ in questions]
     active = list(range(len(questions)))
-    for turn in range(max_rounds):
+    for role in islice(cycle(roles), max_rounds):
         if not active:
             break
-        role = roles[turn % len(roles)]
         contexts = [join_context(questions[i], chains[i].ids, tokenizer) for i in active]
         remaining = []
         for i, segment in zip(active, write(role, active, contexts)):
@@ -108,12 +101,9 @@ def generate_chains(
                 chain.stop = "stuck"
             else:
                 remaining.append(i)
-        if finished:
-            finished(len(active) - len(remaining))
+        finished(len(active) - len(remaining))
         active = remaining
-    if finished:
-        finished(len(active))
-
+    finished(len(active))
     for chain in chains:
         # Decode the whole, too: two segments may share a character's bytes.
         chain.text = tokenizer.decode([i for ids in chain.ids for i in ids])
@@ -126,8 +116,6 @@ class SegmentWriter:
 
     Args:
         models: by role: {"ES": esm, "AS": asm}, or the USM twice, or {"CHAIN": direct}.
-        encoder: one of ``ases.settings.ENCODERS``.
-        max_tokens: most ids of a segment.
         search: how to write a segment; by default, ``greedy``.
         second_try: how to write a segment again that was cut at its limit or repeats the one
             before; by default, the chain stops there [ours].
@@ -142,26 +130,24 @@ class SegmentWriter:
         search: Search | None = None,
         second_try: Search | None = None,
     ):
-        self.models, self.tokenizer, self.max_tokens = models, tokenizer, max_tokens
+        self.models, self.arguments = models, (tokenizer, max_tokens)
         self.search, self.second_try = search or greedy, second_try
         self.readers = {id(model): Reader(model, encoder) for model in models.values()}
 
     def __call__(self, role: str, chains: list[int], contexts: list[Context]) -> list[Decoded]:
-        model, arguments = self.models[role], (self.tokenizer, self.max_tokens)
+        model = self.models[role]
         cache = self.readers[id(model)].read(chains, contexts)
         unread = cache.to_write()
-        segments = self.search(model, cache, *arguments, None)
+        segments = self.search(model, cache, *self.arguments, None)
         if self.second_try is None:
             return segments
 
         before = [context[-1][:-1] if len(context) > 1 else None for context in contexts]
-        failed = []
-        for row, segment in enumerate(segments):
-            if segment.end == "length" or segment.ids == before[row]:
-                failed.append(row)
+        ends = enumerate(zip(segments, before))
+        failed = [row for row, (s, ids) in ends if s.end == "length" or s.ids == ids]
         if failed:
             unread.select(torch.tensor(failed, device=unread.first.device))
-            again = self.second_try(model, unread, *arguments, [before[row] for row in failed])
+            again = self.second_try(model, unread, *self.arguments, [before[row] for row in failed])
             for row, segment in zip(failed, again):
                 segments[row] = segment
         return segments
@@ -210,8 +196,6 @@ class Reader:
 
 
 # --- one segment ---------------------------------------------------------------------------------
-
-
 @torch.inference_mode()
 def greedy(
     model: EncoderDecoder,
@@ -220,13 +204,8 @@ def greedy(
     max_tokens: int,
     forbidden: Sequence[list[int] | None] | None = None,
 ) -> list[Decoded]:
-    """The likeliest next token each time, for a whole batch.
-
-    Args:
-        cache: B contexts that the model has read.
-        max_tokens: most ids of a segment, its </s> or end-of-chain token included.
-        forbidden: nothing is, greedily.
-    """
+    """The likeliest next token each time, for all contexts that the model has read, at most
+    ``max_tokens`` with the </s> or end-of-chain token. Greedily, nothing is forbidden."""
     n, device = len(cache.first), cache.first.device
     written: list[list[int]] = [[] for _ in range(n)]
     scores = [0.0] * n
@@ -256,8 +235,6 @@ def greedy(
 
 def finished_segment(ids: list[int], score: float, tokenizer: Tokenizer) -> Decoded:
     """Take the special id off the end, and say which one it was."""
-    if ids and ids[-1] == tokenizer.end_id:
-        return Decoded(ids[:-1], "chain", score)
-    if ids and ids[-1] == tokenizer.eos_id:
-        return Decoded(ids[:-1], "segment", score)
-    return Decoded(ids, "length", score)
+    ends = {tokenizer.end_id: "chain", tokenizer.eos_id: "segment"}
+    end = ends.get(ids[-1], "length")
+    return Decoded(ids if end == "length" else ids[:-1], end, score)

@@ -11,13 +11,8 @@ from ases.tokenizer import Tokenizer
 
 
 def token_entropies(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy of each next-token distribution, −Σ_v p(v) log p(v), in nats (paper).
-
-    Args:
-        logits: (..., V), any floating dtype; −inf for a token that cannot come.
-    Returns:
-        (...,), float32 (float64 for float64 logits).
-    """
+    """Entropy of each next-token distribution, −Σ_v p(v) log p(v), in nats (paper): (…, V) → (…),
+    at least in float32."""
     log_p = torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
     finite = log_p.clamp(min=torch.finfo(log_p.dtype).min)  # 0 · −inf would be NaN
     return -(log_p.exp() * finite).sum(-1)
@@ -47,9 +42,8 @@ def chain_entropies(
     for e, (question, ids) in enumerate(zip(questions, encoded, strict=True)):
         question_ids, _ = encode_question(question, tokenizer, max_question)
         source = join_context(question_ids, [], tokenizer)
-        all_pieces = list(range(len(ids)))
-        groups = [all_pieces] if context == "prefix" else [[p] for p in all_pieces]
-        for group in groups:
+        alone = [[p] for p in range(len(ids))]
+        for group in [range(len(ids))] if context == "prefix" else alone:
             target = [i for p in group for i in ids[p]]
             if target:  # T5's tokenizer may have no token for a piece
                 rows.append([Pair(CHAIN, source, target)])

@@ -17,9 +17,8 @@ from ases.answers import gsm8k_strict, parse_answer
 from ases.segmentation import AS, ES
 from ases.tasks import TASKS
 
+
 # --- final answers -------------------------------------------------------------------------------
-
-
 def is_correct(prediction: str, reference: str) -> bool:
     """Is the prediction's answer the reference's, as a number?"""
     number = parse_answer(prediction)
@@ -33,7 +32,6 @@ def is_strictly_correct(prediction: str, reference: str) -> bool:
 
 
 # --- tokens --------------------------------------------------------------------------------------
-
 
 # Scripts without blanks between words: Chinese; and Thai, Lao, Tibetan, Burmese, Khmer, kana.
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -59,9 +57,8 @@ def text_kind(texts: Sequence[str]) -> str:
 def tokenize_13a(text: str) -> list[str]:
     """mteval-v13a's tokens, as in sacrebleu."""
     text = text.replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
-    if "&" in text:
-        for entity, character in (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">")):
-            text = text.replace(entity, character)
+    for entity, character in (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">")):
+        text = text.replace(entity, character)
     return _western(f" {text} ").split()
 
 
@@ -103,28 +100,14 @@ def tokenize_characters(text: str) -> list[str]:
 
 
 # --- BLEU ----------------------------------------------------------------------------------------
-
-
-def corpus_bleu(
-    predictions: Sequence[str],
-    references: Sequence[str],
-    tokenize: Callable[[str], list[str]] = tokenize_13a,
-) -> float:
-    """Corpus BLEU-4, 0 to 100, one reference each, exponential smoothing: sacrebleu's value."""
-    counts = [bleu_counts(p, r, tokenize) for p, r in zip(predictions, references, strict=True)]
-    return bleu_of_counts(np.sum(counts, axis=0))
-
-
 def bleu_counts(
     prediction: str, reference: str, tokenize: Callable[[str], list[str]] = tokenize_13a
 ) -> list[int]:
     """Ten numbers that BLEU adds up over a corpus: the prediction's n-grams that are in the
     reference, for n = 1 … 4; all its n-grams, likewise; its length and the reference's."""
     p, r = tokenize(prediction.rstrip()), tokenize(reference.rstrip())
-    grams = [(_ngrams(p, n), _ngrams(r, n)) for n in range(1, 5)]
-    correct = [(own & theirs).total() for own, theirs in grams]
-    total = [own.total() for own, _ in grams]
-    return [*correct, *total, len(p), len(r)]
+    correct = [(_ngrams(p, n) & _ngrams(r, n)).total() for n in range(1, 5)]
+    return [*correct, *(max(0, len(p) - n) for n in range(4)), len(p), len(r)]
 
 
 def bleu_of_counts(counts: Sequence[int] | np.ndarray) -> float:
@@ -133,11 +116,9 @@ def bleu_of_counts(counts: Sequence[int] | np.ndarray) -> float:
     correct, total = counts[:4], counts[4:8]
     if not any(correct) or not all(total):
         return 0.0
-
     log_precisions, smoothing = 0.0, 1.0
     for c, t in zip(correct, total):
-        if c == 0:
-            smoothing *= 2
+        smoothing *= 1 if c else 2
         log_precisions += math.log(100 * c / t if c else 100 / (smoothing * t))
     brevity = min(0.0, 1 - reference_length / predicted_length)  # its logarithm
     return math.exp(brevity + log_precisions / 4)
@@ -148,23 +129,17 @@ def _ngrams(tokens: Sequence[str], n: int) -> Counter:
 
 
 # --- ROUGE ---------------------------------------------------------------------------------------
-
-
 def rouge(
     prediction: str, reference: str, tokenize: Callable[[str], list[str]] = tokenize_rouge
 ) -> dict[str, float]:
     """F1 of ROUGE-1, ROUGE-2 and ROUGE-L, 0 to 1, for one pair of texts."""
     p, r = tokenize(prediction), tokenize(reference)
+    pairs, singles = ((_ngrams(p, n) & _ngrams(r, n)).total() for n in (2, 1))
     return {
-        "rouge1": _overlap_f1(p, r, 1),
-        "rouge2": _overlap_f1(p, r, 2),
+        "rouge1": _f1(singles, len(p), len(r)),
+        "rouge2": _f1(pairs, len(p) - 1, len(r) - 1),
         "rougeL": _f1(_longest_common_subsequence(p, r), len(p), len(r)),
     }
-
-
-def _overlap_f1(predicted: Sequence[str], reference: Sequence[str], n: int) -> float:
-    p, r = _ngrams(predicted, n), _ngrams(reference, n)
-    return _f1((p & r).total(), p.total(), r.total())
 
 
 def _f1(hits: int, n_predicted: int, n_reference: int) -> float:
@@ -183,14 +158,8 @@ def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 # --- intervals -----------------------------------------------------------------------------------
-
-
 def wilson_interval(hits: float, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson's), which also holds near 0 and 1.
-
-    >>> [round(bound, 3) for bound in wilson_interval(10, 10)]
-    [0.722, 1.0]
-    """
+    """95 % interval of a share (Wilson's), which also holds near 0 and 1."""
     z = 1.96
     share, extra = hits / n, z * z / n
     centre = (share + extra / 2) / (1 + extra)
@@ -203,12 +172,8 @@ def bootstrap_interval(
     statistic: Callable[[np.ndarray], float],
     resamples: int = 1000,
 ) -> tuple[float, float]:
-    """95 % interval by the percentile bootstrap, always with the same random numbers.
-
-    Args:
-        rows: (n, k), what each question adds to k sums.
-        statistic: the score of (k,) sums.
-    """
+    """95 % interval of a ``statistic`` of sums (k,) by the percentile bootstrap, with the same
+    random numbers each time. ``rows``: (n, k), what each question adds."""
     n = len(rows)
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples)
     values = [statistic(sums) for sums in drawn @ np.asarray(rows)]
@@ -217,8 +182,6 @@ def bootstrap_interval(
 
 
 # --- all together --------------------------------------------------------------------------------
-
-
 def score(
     task: str,
     predictions: Sequence[str],
@@ -231,8 +194,6 @@ def score(
     Args:
         questions: rows that share one are one draw of the sample; by default, each is its own.
         labels: texts that state the true answers, where references may state others.
-    Raises:
-        ValueError: nothing to score.
     """
     pairs = list(zip(predictions, references, strict=True))
     if not pairs:
@@ -248,20 +209,18 @@ def score(
         np.add.at(sums, asked, rows)
         return sums
 
-    hits: dict = {"accuracy": None, "accuracy_strict": None, "parseable": None}
+    hits: dict[str, int] = {}
+    scores: dict = {"n": n, "accuracy": None, "accuracy_strict": None, "parseable": None}
     if TASKS[task].numbers:
         stated = list(zip(predictions, labels or references, strict=True))
         hits["accuracy"] = sum(is_correct(*pair) for pair in stated)
         hits["accuracy_strict"] = sum(is_strictly_correct(*pair) for pair in stated)
         hits["parseable"] = sum(parse_answer(p) is not None for p in predictions)
     hits["exact_match"] = sum(p.split() == r.split() for p, r in pairs)
-    scores: dict = {"n": n}
-    intervals = {}
-    for name, count in hits.items():
-        scores[name] = None if count is None else count / n
-        if count is not None:
-            # Rows of one question count as one: as if they were all right or all wrong.
-            intervals[name] = wilson_interval(count * len(number) / n, len(number))
+    scores |= {name: count / n for name, count in hits.items()}
+    # Rows of one question count as one: as if they were all right or all wrong.
+    n_asked = len(number)
+    intervals = {name: wilson_interval(c * n_asked / n, n_asked) for name, c in hits.items()}
 
     kind, bleu_name, bleu_tokens, rouge_tokens = _tokens_of(references)
     counts = [bleu_counts(p, r, bleu_tokens) for p, r in pairs]
@@ -269,9 +228,8 @@ def score(
     intervals["bleu"] = bootstrap_interval(by_question(counts), bleu_of_counts)
     rouges = [rouge(p, r, rouge_tokens) for p, r in pairs]
     for name in ("rouge1", "rouge2", "rougeL"):
-        values = [found[name] for found in rouges]
-        scores[name] = sum(values) / n
-        sums = by_question([[value, 1] for value in values])
+        scores[name] = sum(found[name] for found in rouges) / n
+        sums = by_question([[found[name], 1] for found in rouges])
         intervals[name] = bootstrap_interval(sums, lambda sums: sums[0] / sums[1])
 
     scores["bleu_signature"] = f"nrefs:1|case:mixed|eff:no|tok:{bleu_name}|smooth:exp"
@@ -281,25 +239,17 @@ def score(
 def _tokens_of(references: Sequence[str]) -> tuple[str, str, Callable, Callable]:
     """The kind of a set's words, the name of BLEU's tokens, BLEU's tokens, ROUGE's."""
     kind, text = text_kind(references), "".join(references)
-    if kind == "words":
-        return kind, "13a", tokenize_13a, tokenize_rouge
-    if kind == "unicode-words":
-        return kind, "13a", tokenize_13a, tokenize_words
-    if len(_HAN.findall(text)) > len(_OTHERS.findall(text)):
-        return kind, "zh", tokenize_zh, tokenize_characters
-    return kind, "char", tokenize_characters, tokenize_characters
+    if kind != "characters":
+        return kind, "13a", tokenize_13a, tokenize_rouge if kind == "words" else tokenize_words
+    chinese = len(_HAN.findall(text)) > len(_OTHERS.findall(text))
+    name, of_bleu = ("zh", tokenize_zh) if chinese else ("char", tokenize_characters)
+    return kind, name, of_bleu, tokenize_characters
 
 
 def role_agreement(
     gold: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]
 ) -> dict[str, dict[str, float]]:
-    """Precision, recall and F1 of each role over all pieces; 0 where undefined.
-
-    Args:
-        gold, labels: for each example, the roles of its pieces.
-    Raises:
-        ValueError: an example with more or fewer labels than gold roles.
-    """
+    """Precision, recall and F1 of each role over the pieces of all examples; 0 where undefined."""
     pairs = []
     for index, (true, found) in enumerate(zip(gold, labels, strict=True)):
         if len(true) != len(found):
@@ -308,12 +258,9 @@ def role_agreement(
 
     scores = {}
     for role in (ES, AS):
-        hits = sum(true == found == role for true, found in pairs)
-        n_found = sum(found == role for _, found in pairs)
-        n_true = sum(true == role for true, _ in pairs)
-        scores[role] = {
-            "precision": hits / n_found if n_found else 0.0,
-            "recall": hits / n_true if n_true else 0.0,
-            "f1": _f1(hits, n_found, n_true),
-        }
+        hits = pairs.count((role, role))
+        n_true, n_found = ([pair[i] for pair in pairs].count(role) for i in (0, 1))
+        precision, recall = hits / max(1, n_found), hits / max(1, n_true)
+        f1 = _f1(hits, n_found, n_true)
+        scores[role] = {"precision": precision, "recall": recall, "f1": f1}
     return scores

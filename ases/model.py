@@ -10,7 +10,7 @@ Shapes: B batch, S source, T target, H heads, D model width, K width of a head, 
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,8 @@ from ases.attention import Mask, attend, causal_span
 from ases.pairs import IGNORE, Batch
 from ases.settings import ModelConfig
 
+
 # --- layers --------------------------------------------------------------------------------------
-
-
 def linear(n_in: int, n_out: int) -> nn.Linear:
     return nn.Linear(n_in, n_out, bias=False)
 
@@ -36,7 +35,6 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (…, D) → (…, D)."""
         if not torch.is_grad_enabled():
             return F.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
         return _Normalise.apply(x, self.weight, self.epsilon)
@@ -145,7 +143,6 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (…, D) → (…, D)."""
         if self.gate is None:
             hidden = F.relu(self.up(x))
         else:
@@ -177,16 +174,12 @@ class Block(nn.Module):
         layer: int = 0,
         cross: tuple[Tensor, Mask] | None = None,
     ) -> Tensor:
-        """x (B, Q, D) → (B, Q, D).
-
-        Args:
-            cache: holds earlier keys and values of this layer, and takes the new ones.
-            cross: in decoders, keys and values of the encoder's states, and what queries see.
-        """
+        """x (B, Q, D) → (B, Q, D). In decoders, ``cross`` has keys and values of the encoder's
+        states, and what queries see of them."""
         normed = self.norm_self(x)
         keys_and_values = self.self_attention.keys_and_values(normed)
         if cache is not None:
-            keys_and_values = cache.add(layer, keys_and_values)
+            keys_and_values = cache.add(cache.layers, layer, keys_and_values)
         x = x + self.dropout(self.self_attention(normed, keys_and_values, mask))
         if cross is not None:
             x = x + self.dropout(self.cross_attention(self.norm_cross(x), *cross))
@@ -194,8 +187,6 @@ class Block(nn.Module):
 
 
 # --- the whole -----------------------------------------------------------------------------------
-
-
 class Cache:
     """Keys and values of each layer, (B, T, 2, H, K): of a source that the encoder reads block by
     block, or of a target that the decoder writes over it.
@@ -216,14 +207,10 @@ class Cache:
 
     @property
     def n_columns(self) -> int:
-        """How many are held."""
         return self.layers[0].shape[1] if self.layers else 0
 
-    def add(self, layer: int, new: Tensor) -> Tensor:
-        """Put new columns behind the layer's; returns all of them."""
-        return self._add(self.layers, layer, new)
-
-    def _add(self, held: list[Tensor], layer: int, new: Tensor) -> Tensor:
+    def add(self, held: list[Tensor], layer: int, new: Tensor) -> Tensor:
+        """Put new columns behind those that ``held``, one of the lists, has; returns all."""
         if layer == len(held):
             held.append(self.arrange(new))
         else:
@@ -253,12 +240,6 @@ class Cache:
 
         self.arrange = arrange
         return kept
-
-    def read(self, states: Tensor, keys_and_values: list[Tensor]) -> None:
-        """Take over what the decoder's layers make of the new source states."""
-        for layer, new in enumerate(keys_and_values):
-            self._add(self.cross, layer, new)
-        self.newest = states[:, -1]
 
     def cross_mask(self, n_queries: int) -> Mask:
         """What the decoder's queries see of the source: the same in every step."""
@@ -305,11 +286,7 @@ class EncoderDecoder(nn.Module):
 
     @classmethod
     def with_weights(cls, config: ModelConfig, weights: dict[str, Tensor]) -> "EncoderDecoder":
-        """A model that takes over ``weights`` as they are, in float32; none are made before.
-
-        Raises:
-            ValueError: they are not those of such a model.
-        """
+        """A model that takes over ``weights`` as they are, in float32; none are made before."""
         with torch.device("meta"):  # shapes without numbers
             model = cls(config)
         try:
@@ -339,13 +316,8 @@ class EncoderDecoder(nn.Module):
         return token_losses(self(batch), batch.target)
 
     def read(self, input_ids: Tensor, ends: Tensor, lengths: Tensor, cache: Cache) -> None:
-        """Encode new blocks of a source behind those that ``cache`` holds.
-
-        Args:
-            input_ids: (B, W) the new tokens, aligned on the right.
-            ends: (B, W) the end of each token's block, counted in these columns.
-            lengths: (B,) how many of the columns are real.
-        """
+        """Encode new blocks of a source behind those that ``cache`` holds: ids (B, W), aligned on
+        the right; the ends of their blocks, in these columns; how many are real, (B,)."""
         n_new = input_ids.shape[1]
         n_old = cache.grow(lengths, n_new) - n_new
         padded = torch.arange(n_new, device=lengths.device) < n_new - lengths[:, None]
@@ -355,7 +327,9 @@ class EncoderDecoder(nn.Module):
         for layer, block in enumerate(self.encoder):
             x = block(x, mask, cache, layer)
         states = self.encoder_norm(x)
-        cache.read(states, self._cross(states))
+        for layer, new in enumerate(self._cross(states)):
+            cache.add(cache.cross, layer, new)
+        cache.newest = states[:, -1]
 
     def write(self, decoder_input_ids: Tensor, cache: Cache) -> Tensor:
         """Logits (B, T, V) for the next T decoder inputs (B, T), over what ``cache`` has read."""
@@ -372,7 +346,7 @@ class EncoderDecoder(nn.Module):
 
     def _cross(self, states: Tensor) -> list[Tensor]:
         """Each decoder layer's keys and values of the encoder's states (B, S, D)."""
-        blocks = [cast(Block, block) for block in self.decoder]
+        blocks: Any = self.decoder
         return [block.cross_attention.keys_and_values(states) for block in blocks]
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -399,13 +373,8 @@ class EncoderDecoder(nn.Module):
 
 
 def start_from(states: Tensor, x: Tensor, begins: tuple[Tensor, ...]) -> Tensor:
-    """Add to each target's first input the encoder's state of the newest token it reads [ours].
-
-    Args:
-        states: (B, S, D) of the encoder.
-        x: (B, T, D) embedded decoder inputs.
-        begins: each target's row, its first place, and the place of the source token, (N,).
-    """
+    """Add to each target's first input, in x (B, T, D), the encoder's state (B, S, D) of the newest
+    token it reads [ours]."""
     rows, places, newest = begins
     return x.index_put((rows, places), states[rows, newest], accumulate=True)
 

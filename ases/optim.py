@@ -40,25 +40,19 @@ def make_optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Op
     # What muon leaves is mostly embeddings: they bear a higher rate.
     rate = settings.learning_rate or (0.03 if with_muon else 3e-3)
     decay = settings.weight_decay
-    optimizers: list[torch.optim.Optimizer] = []
-    if muon:
-        group = {"params": muon, "peak": settings.muon_learning_rate}
-        optimizers.append(Muon([group], momentum=settings.momentum, weight_decay=decay))
+    group = {"params": muon, "peak": settings.muon_learning_rate}
     groups = [
         {"params": adamw, "weight_decay": decay, "peak": rate},
         {"params": vectors, "weight_decay": 0.0, "peak": rate},
     ]
-    optimizers.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True))
-    return optimizers
+    of_muon = [Muon([group], momentum=settings.momentum, weight_decay=decay)] if muon else []
+    return [*of_muon, torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)]
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """U Vᵀ of each matrix U S Vᵀ, roughly: singular values between 0.7 and 1.2.
+    """U Vᵀ of each matrix U S Vᵀ, (n, rows, columns), roughly: singular values from 0.7 to 1.2.
 
     Newton and Schulz's iteration: an odd polynomial of a matrix works on its singular values.
-
-    Args:
-        matrices: (n, rows, columns); faster where rows ≤ columns.
     """
     # a·x + b·x³ + c·x⁵, five times, takes singular values from 0.01 to 1 near 1 (Jordan).
     a, b, c = 3.4445, -4.7750, 2.0315
@@ -72,15 +66,8 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Moves each matrix by lr · √max(1, rows / columns) times an orthogonal one.
-
-    Args:
-        params: matrices, or groups of them.
-        momentum: of the gradients' running mean, which looks one step ahead (Nesterov).
-        weight_decay: a matrix also shrinks by the factor 1 − lr · weight_decay.
-    Raises:
-        ValueError: a parameter is not a matrix.
-    """
+    """Moves each matrix by lr · √max(1, rows / columns) times an orthogonal one, and shrinks it by
+    the factor 1 − lr · weight_decay. The mean of gradients looks one step ahead (Nesterov)."""
 
     def __init__(
         self,
@@ -90,14 +77,12 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
     ):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.dim() != 2:
-                    raise ValueError(f"Muon: a parameter of shape {tuple(p.shape)}; expected two")
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if p.dim() != 2:
+                raise ValueError(f"Muon: a parameter of shape {tuple(p.shape)}; expected a matrix")
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]  # there is no closure
-        """Move every matrix that has a gradient."""
         for group in self.param_groups:
             alike = defaultdict(list)  # (rows, columns), the smaller first → parameters
             for p in group["params"]:

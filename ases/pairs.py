@@ -35,9 +35,8 @@ from ases.tokenizer import Tokenizer
 
 IGNORE = -100  # label of a padded target position: PyTorch's convention
 
+
 # --- pairs ---------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Pair:
     """The blocks of a context → the ids of the next segment, all with </s>."""
@@ -48,7 +47,6 @@ class Pair:
 
     @property
     def source(self) -> list[int]:
-        """The context as one sequence."""
         return [i for block in self.context for i in block]
 
 
@@ -68,11 +66,7 @@ def join_context(
 def encode_question(
     question: str, tokenizer: Tokenizer, max_question: int
 ) -> tuple[list[int], int]:
-    """Ids of a question, and how many were cut: one that is too long loses its middle [ours].
-
-    Raises:
-        ValueError: ``max_question`` is not positive.
-    """
+    """Ids of a question, and how many were cut: one that is too long loses its middle [ours]."""
     if max_question < 1:
         raise ValueError(f"max_question is {max_question}; expected 1 or more")
     # Encoding takes time: of a very long text only both ends. Tokens have fewer characters.
@@ -81,22 +75,15 @@ def encode_question(
     if shortened:
         question = question[:most] + question[-most:]
     ids = tokenizer.encode(question)
-    cut = len(ids) - max_question
-    if cut <= 0:
-        return ids, int(shortened)
+    cut = max(0, len(ids) - max_question)
     head = (max_question + 1) // 2
-    tail = max_question - head
-    return [*ids[:head], *ids[len(ids) - tail :]], cut
+    return [*ids[:head], *ids[head + cut :]], cut or int(shortened)
 
 
 def make_pairs(
     question: str, segments: Sequence[Segment], tokenizer: Tokenizer, max_question: int = 1024
 ) -> list[Pair]:
-    """A pair for each segment. The USM learns all, the ESM those of ES, the ASM those of AS.
-
-    Raises:
-        ValueError: no segments.
-    """
+    """A pair for each segment. The USM learns all, the ESM those of ES, the ASM those of AS."""
     if not segments:
         raise ValueError("no segments; expected at least one")
     question_ids, _ = encode_question(question, tokenizer, max_question)
@@ -105,23 +92,10 @@ def make_pairs(
     ids = [[i for _ in s.pieces for i in next(of_pieces)] for s in segments]
     blocks = join_context(question_ids, ids, tokenizer)
     targets = [*blocks[1:-1], [*ids[-1], tokenizer.end_id, tokenizer.eos_id]]
-    return [
-        Pair(segment.label, blocks[: j + 1], target)
-        for j, (segment, target) in enumerate(zip(segments, targets))
-    ]
-
-
-def make_direct_pair(
-    question: str, pieces: Sequence[str], tokenizer: Tokenizer, max_question: int = 1024
-) -> Pair:
-    """The baseline's pair, question → whole chain."""
-    [pair] = make_pairs(question, [Segment(CHAIN, tuple(pieces))], tokenizer, max_question)
-    return pair
+    return [Pair(s.label, blocks[: j + 1], targets[j]) for j, s in enumerate(segments)]
 
 
 # --- rows ----------------------------------------------------------------------------------------
-
-
 def make_rows(pairs: Sequence[Pair], encoder: str) -> list[Row]:
     """The rows of one chain's pairs that one sub-model learns."""
     if encoder == "bidirectional":
@@ -135,7 +109,6 @@ def source_length(row: Row) -> int:
 
 
 def target_length(row: Row) -> int:
-    """Target tokens of a row."""
     return sum(len(pair.target) for pair in row)
 
 
@@ -162,19 +135,14 @@ def rows_by_model(
     """The rows of each sub-model: {"usm": of all pairs}, {"esm": of ES, "asm": of AS}, …"""
     rows: dict[str, list[Row]] = {name: [] for name in MODES[mode]}
     for s in segmented:
-        question = s.example.question
-        if mode == "direct":
-            pairs = [make_direct_pair(question, s.pieces, tokenizer, max_question)]
-        else:
-            pairs = make_pairs(question, s.segments, tokenizer, max_question)
+        segments = [Segment(CHAIN, tuple(s.pieces))] if mode == "direct" else s.segments
+        pairs = make_pairs(s.example.question, segments, tokenizer, max_question)
         for name, roles in MODES[mode].items():
             rows[name] += make_rows([pair for pair in pairs if pair.role in roles], encoder)
     return rows
 
 
 # --- batches -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Batch:
     """Padded tensors of B rows, S source and T target positions, and which keys each query sees."""
@@ -190,8 +158,6 @@ class Batch:
     target_tokens: int
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on a device."""
-
         def moved(part: Any) -> Any:
             if isinstance(part, tuple):
                 return tuple(map(moved, part))
@@ -202,18 +168,15 @@ class Batch:
 
 def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:
     """Pad rows to the longest. Padding sees nothing, and nothing sees it."""
-    sources, ends = [], []  # ends: for each source token, the end of its block
-    inputs, targets, starts, reads, begins = [], [], [], [], []
+    # ends: of each source token's block; starts, reads: of each target token, where its target
+    # starts, and how many source tokens that reads
+    sources, ends, inputs, targets, starts, reads = lists = [[[] for _ in rows] for _ in range(6)]
+    begins = []
     for b, row in enumerate(rows):
-        source: list[int] = []
-        end: list[int] = []
+        source, end, input_, target, start, read = (each[b] for each in lists)
         for block in row[-1].context:
             source += block
             end += [len(source)] * len(block)
-        sources.append(source)
-        ends.append(end)
-
-        input_, target, start, read = [], [], [], []
         for pair in row:
             n, n_source = len(pair.target), sum(map(len, pair.context))
             begins.append((b, len(target), n_source - 1))
@@ -221,10 +184,6 @@ def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:
             read += [n_source] * n
             input_ += [start_id, *pair.target[:-1]]
             target += pair.target
-        inputs.append(input_)
-        targets.append(target)
-        starts.append(start)
-        reads.append(read)
 
     source_lengths, target_lengths = ([len(x) for x in each] for each in (sources, targets))
     longest_source, longest_target = max(source_lengths), max(target_lengths)
@@ -266,16 +225,14 @@ def make_batches(
     order.sort(key=lambda i: (sizes[i][0] // 4, sizes[i][1]))
 
     batches: list[list[int]] = []
-    batch: list[int] = []
     longest_source = longest_target = 0
     for i in order:
         source, target = sizes[i]
         longest_source, longest_target = max(longest_source, source), max(longest_target, target)
-        if batch and (len(batch) + 1) * (longest_source + longest_target) > tokens_per_batch:
-            batches.append(batch)
-            batch, longest_source, longest_target = [], source, target
-        batch.append(i)
-    if batch:
-        batches.append(batch)
+        width = longest_source + longest_target
+        if not batches or (len(batches[-1]) + 1) * width > tokens_per_batch:
+            batches.append([])
+            longest_source, longest_target = source, target
+        batches[-1].append(i)
     rng.shuffle(batches)
     return batches

@@ -17,12 +17,10 @@ Number = TypeVar("Number", int, float, Tensor)
 
 
 def several() -> bool:
-    """Is there more than this process?"""
     return distributed.is_available() and distributed.is_initialized()
 
 
 def count() -> int:
-    """Number of processes."""
     return distributed.get_world_size() if several() else 1
 
 
@@ -62,14 +60,10 @@ def gather(items: Sequence[T], n: int) -> list[T]:
 
 
 def check_alike(name: str, data: object) -> None:
-    """
-    Raises:
-        ValueError: processes have different data, as from different files.
-    """
+    """Raise if processes have different data, as from different files."""
     if not several():
         return
-    digests = [""] * count()
-    distributed.all_gather_object(digests, hashlib.sha256(repr(data).encode()).hexdigest())
+    digests = gather([hashlib.sha256(repr(data).encode()).hexdigest()], count())
     for other, found in enumerate(digests):
         if found != digests[0]:
             raise ValueError(f"{name}: processes {other} and 0 have different data")

@@ -13,16 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
-from ases.data import Example, split_examples
-from ases.decoding import STOPS, Chain, Search, SegmentWriter, generate_chains
+from ases.data import Example, InputError, split_examples
+from ases.decoding import Chain, Search, SegmentWriter, generate_chains
 from ases.entropy import chain_entropies
+from ases.extra.t5 import load_t5
 from ases.metrics import role_agreement, score
 from ases.model import EncoderDecoder
 from ases.pairs import Row, Segmented, encode_question, rows_by_model
 from ases.segmentation import RULES, make_segments, piece_entropies, split_pieces
-from ases.settings import MODES, SIZES, ModelConfig, Settings, complaints
+from ases.settings import MODES, SIZES, STOPS, ModelConfig, Settings, complaints
 from ases.tokenizer import Tokenizer
-from ases.training import Training, Watcher, fit, randomness, usable_device
+from ases.training import Training, Watcher, check_rows, fit, randomness, usable_device
 
 #: "train", "validation" and "test", and "longer" where there is one
 Splits = dict[str, list[Example]]
@@ -30,25 +31,11 @@ SPLITS = ("train", "validation")  # what training needs
 
 
 # --- cut and label -------------------------------------------------------------------------------
-
-
-@dataclass
-class Scorer:
-    """A direct model, whose token entropies label pieces."""
-
-    model: EncoderDecoder
-    tokenizer: Tokenizer
-    max_question: int = 1024
-
-
 def segment(
-    examples: Sequence[Example], settings: Settings = Settings(), scorer: Scorer | None = None
+    examples: Sequence[Example], settings: Settings = Settings(), scorer: "Writer | None" = None
 ) -> list[Segmented]:
-    """Pieces, labels and segments of each chain (Figure 2 of the paper).
-
-    Raises:
-        ValueError: not a list of examples; an invalid setting; a rule that needs a scorer has none.
-    """
+    """Pieces, labels and segments of each chain (Figure 2 of the paper). ``scorer``: of mode
+    "direct"; its token entropies label pieces."""
     check(settings, examples)
     rule = RULES[settings.segmentation]
     pieces = [split_pieces(e.answer) for e in examples]
@@ -57,12 +44,12 @@ def segment(
         if scorer is None:
             raise ValueError(f"{settings.segmentation!r} needs a scorer, a direct model")
         of_tokens = chain_entropies(
-            scorer.model,
+            scorer.models["direct"],
             scorer.tokenizer,
             [e.question for e in examples],
             pieces,
             settings.entropy_context,
-            scorer.max_question,
+            scorer.settings.max_question,
         )
     segmented = []
     for example, own, tokens in zip(examples, pieces, of_tokens):
@@ -76,17 +63,12 @@ def segment(
 def agreement(segmented: Sequence[Segmented]) -> dict | None:
     """Precision, recall, F1 of each role against the true roles; None where the data has none."""
     known = [s for s in segmented if s.example.gold]
-    if not known:
-        return None
     gold = [[role for role, _ in s.example.gold] for s in known]
-    return role_agreement(gold, [s.labels for s in known])
+    return role_agreement(gold, [s.labels for s in known]) if known else None
 
 
-def check(settings: Settings, examples: object = ()) -> None:
-    """
-    Raises:
-        ValueError: an invalid setting; not a list of examples.
-    """
+def check(settings: Settings, examples: object) -> None:
+    """Raise a ValueError for an invalid setting, or for what is no list of examples."""
     if not isinstance(settings, Settings):
         raise ValueError(f"{settings!r:.80}; expected Settings")
     if wrong := complaints(settings):
@@ -99,15 +81,13 @@ def check(settings: Settings, examples: object = ()) -> None:
 
 
 # --- train ---------------------------------------------------------------------------------------
-
-
 def train(
     examples: Sequence[Example] | Splits,
     settings: Settings,
     watcher: Watcher | None = None,
     *,
     tokenizer: Tokenizer | None = None,
-    scorer: Scorer | None = None,
+    scorer: "Writer | None" = None,
     initial: Callable[[], EncoderDecoder] | None = None,
     cut: Callable[[Sequence[Example]], list[Segmented]] | None = None,
 ) -> "Writer":
@@ -119,44 +99,60 @@ def train(
         tokenizer: by default, trained on the training split.
         scorer: for labels by entropy; by default, a direct model trained first, with the same
             budget again.
-        initial: makes the model that each sub-model starts as; by default, random weights.
+        initial: makes the model that each sub-model starts as; by default, random weights, or the
+            checkpoint ``settings.init``.
         cut: cuts and labels chains in place of ``segment``.
-    Raises:
-        ValueError: an invalid setting, too few questions, too long a chain, a sub-model without
-            pairs.
-        FloatingPointError: a loss or gradients that are not finite.
     """
-    check(settings)
-    usable_device(settings.device)
-    if isinstance(examples, dict):
-        splits = examples
-    else:
+    if not isinstance(examples, dict):
         check(settings, examples)
-        splits = split_examples(examples, settings.seed)
+        examples = split_examples(examples, settings.seed)
+    splits: Splits = examples
     for name in SPLITS:
         check(settings, splits.get(name))
         if not splits[name]:
             raise ValueError(f"no examples in {name!r}; expected at least one")
+    usable_device(settings.device)
     tokenizer = tokenizer or Tokenizer.train(training_texts(splits), settings.vocab_size)
     check_lengths(splits, tokenizer, settings.max_chain)
-    initial = initial or _random_model(settings, tokenizer)
+    if initial is None:
+        from_t5 = settings.init and partial(load_t5, settings.init)
+        initial = from_t5 or _random_model(settings, tokenizer)
     watcher = watcher or Watcher()
     reports: dict[str, dict] = {}
 
     def rows_of(mode: str, segmented: Sequence[Segmented]) -> dict[str, list[Row]]:
         return rows_by_model(mode, segmented, tokenizer, settings.encoder, settings.max_question)
 
+    def fit_all(rows: dict[str, list[Row]], validation: dict[str, list[Row]]) -> dict:
+        """Train each sub-model with an equal part of the budget."""
+        for name in rows:
+            check_rows(name, rows[name], validation[name])
+        models = {}
+        for name in rows:
+            training = Training(name, initial(), settings, parts=len(rows))
+            watcher.start(training)
+            for report in fit(training, rows[name], validation[name]):
+                watcher.record(training, report)
+            models[name] = training.model
+            reports[name] = training.summary() | {"rows": len(rows[name])}
+        return models
+
     needs_entropy = settings.mode != "direct" and RULES[settings.segmentation].needs_entropy
     if needs_entropy and not scorer and not cut:
         direct = [rows_of("direct", segment(splits[name]))["direct"] for name in SPLITS]
-        own, others = ({"scorer": rows} for rows in direct)
-        model = _fit_all(settings, own, others, initial, watcher, reports)["scorer"]
-        scorer = Scorer(model, tokenizer, settings.max_question)
+        model = fit_all(*({"scorer": rows} for rows in direct))["scorer"]
+        scorer = Writer(settings, tokenizer, {"direct": model})
     cut = cut or partial(segment, settings=settings, scorer=scorer)
     segmented, validation = (cut(splits[name]) for name in SPLITS)
-    rows, others = rows_of(settings.mode, segmented), rows_of(settings.mode, validation)
-    settings = _with_decoding_limits(settings, rows, segmented)
-    models = _fit_all(settings, rows, others, initial, watcher, reports)
+    rows = rows_of(settings.mode, segmented)
+
+    # Where no limits are set: twice the longest target and chain in training [ours].
+    pairs = [pair for own in rows.values() for row in own for pair in row]
+    tokens = 2 * max((len(pair.target) for pair in pairs), default=1)
+    rounds = 1 if settings.mode == "direct" else 2 * max(len(s.segments) for s in segmented)
+    tokens, rounds = settings.max_tokens or tokens, settings.max_rounds or rounds
+    settings = replace(settings, max_tokens=tokens, max_rounds=rounds)
+    models = fit_all(rows, rows_of(settings.mode, validation))
     return Writer(settings, tokenizer, models, reports)
 
 
@@ -166,30 +162,23 @@ def training_texts(splits: Splits) -> list[str]:
 
 
 def check_lengths(splits: Splits, tokenizer: Tokenizer, limit: int) -> None:
-    """
-    Raises:
-        ValueError: a chain is too long: attention's memory grows with the square.
-    """
-    for name in SPLITS:
-        for example in splits[name]:
-            if len(example.answer.encode()) < limit:  # it has no more tokens than bytes
-                continue
-            n = len(tokenizer.encode(example.answer))
-            if n > limit:
-                told = f"{example.id}: a chain of {n} tokens; expected at most {limit}"
-                raise ValueError(f"{told}: shorten it, leave it out, or raise max_chain")
+    """Raise if a chain is too long: attention's memory grows with the square."""
+    for example in (example for name in SPLITS for example in splits[name]):
+        # It has no more tokens than bytes.
+        if len(example.answer.encode()) >= limit < (n := len(tokenizer.encode(example.answer))):
+            told = f"{example.id}: a chain of {n} tokens; expected at most {limit}"
+            raise InputError(f"{told}: shorten it, leave it out, or raise max_chain")
 
 
 def _random_model(settings: Settings, tokenizer: Tokenizer) -> Callable[[], EncoderDecoder]:
-    unknown = set(settings.model) - {f.name for f in fields(ModelConfig)}
-    if unknown:
+    if unknown := set(settings.model) - {f.name for f in fields(ModelConfig)}:
         raise ValueError(f"model: no field {min(unknown)!r}; expected those of ModelConfig")
-    own = {"vocab_size": tokenizer.vocab_size, "dropout_rate": settings.dropout}
+    n = tokenizer.vocab_size
     # A bidirectional encoder is the paper's and T5's, and knows where a context ends.
-    own["start_from_state"] = settings.encoder == "block-causal"
-    config = ModelConfig(**own | SIZES[settings.size] | settings.model)
-    if config.vocab_size < tokenizer.vocab_size:
-        n = tokenizer.vocab_size
+    given: dict = dict(vocab_size=n, start_from_state=settings.encoder == "block-causal")
+    given |= SIZES[settings.size] | dict(dropout_rate=settings.dropout) | settings.model
+    config = ModelConfig(**given)
+    if config.vocab_size < n:
         raise ValueError(f"model: vocab_size is {config.vocab_size}; the tokenizer has {n} ids")
 
     def make() -> EncoderDecoder:
@@ -199,50 +188,7 @@ def _random_model(settings: Settings, tokenizer: Tokenizer) -> Callable[[], Enco
     return make
 
 
-def _with_decoding_limits(
-    settings: Settings, rows: dict[str, list[Row]], segmented: Sequence[Segmented]
-) -> Settings:
-    """Where no limits are set: twice the longest target and chain in training [ours]."""
-    lengths = [len(pair.target) for own in rows.values() for row in own for pair in row]
-    rounds = 1
-    if settings.mode != "direct":
-        rounds = 2 * max(len(s.segments) for s in segmented)
-    return replace(
-        settings,
-        max_tokens=settings.max_tokens or 2 * max(lengths, default=1),
-        max_rounds=settings.max_rounds or rounds,
-    )
-
-
-def _fit_all(
-    settings: Settings,
-    rows: dict[str, list[Row]],
-    validation: dict[str, list[Row]],
-    initial: Callable[[], EncoderDecoder],
-    watcher: Watcher,
-    reports: dict[str, dict],
-) -> dict[str, EncoderDecoder]:
-    """Train each sub-model with an equal part of the budget; ``reports`` takes their summaries."""
-    for name in rows:
-        if not rows[name] or not validation[name]:
-            raise ValueError(
-                f"{name}: {len(rows[name])} training and {len(validation[name])} validation rows; "
-                "expected some of each: try another --beta or --segmentation"
-            )
-    models = {}
-    for name in rows:
-        training = Training(name, initial(), settings, parts=len(rows))
-        watcher.start(training)
-        for report in fit(training, rows[name], validation[name]):
-            watcher.record(training, report)
-        models[name] = training.model
-        reports[name] = training.summary() | {"rows": len(rows[name])}
-    return models
-
-
 # --- write and score -----------------------------------------------------------------------------
-
-
 @dataclass
 class Writer:
     """The trained sub-models of a mode, with all they need to write chains of thought."""
@@ -255,14 +201,10 @@ class Writer:
     @property
     def by_role(self) -> dict[str, EncoderDecoder]:
         """The model that writes each role, in the order of turns."""
-        return {
-            role: self.models[name]
-            for name, roles in MODES[self.settings.mode].items()
-            for role in roles
-        }
+        modes = MODES[self.settings.mode].items()
+        return {role: self.models[name] for name, roles in modes for role in roles}
 
     def answer(self, question: str, search: Search | None = None) -> Chain:
-        """The chain for one question."""
         return self.write([question], search)[0]
 
     def write(
@@ -279,16 +221,13 @@ class Writer:
             batch_tokens: bounds a batch: its source tokens, twice over for what is to come.
             search, second_try: as for ``SegmentWriter``.
             finished: as for ``generate_chains``.
-        Raises:
-            ValueError: not a list of texts.
         """
-        if not isinstance(questions, (list, tuple)) or not all(
-            isinstance(q, str) for q in questions
-        ):
+        a_list = isinstance(questions, (list, tuple))
+        if not a_list or not all(isinstance(q, str) for q in questions):
             raise ValueError("expected a list of questions, each a text")
         for model in self.models.values():
             model.eval()
-        settings, tokenizer = self.settings, self.tokenizer
+        settings, tokenizer, models = self.settings, self.tokenizer, self.by_role
         ids = [encode_question(q, tokenizer, settings.max_question)[0] for q in questions]
 
         chains: dict[int, Chain] = {}
@@ -296,12 +235,10 @@ class Writer:
         while order:  # the longest first
             n = max(1, batch_tokens // (2 * len(ids[order[-1]]) + 2))
             batch, order = order[-n:], order[:-n]
-            write = SegmentWriter(
-                self.by_role, tokenizer, settings.encoder, settings.max_tokens, search, second_try
-            )
-            of_batch, roles = [ids[i] for i in batch], list(self.by_role)
+            limits, of_batch = (settings.encoder, settings.max_tokens), [ids[i] for i in batch]
+            write = SegmentWriter(models, tokenizer, *limits, search, second_try)
             written = generate_chains(
-                write, of_batch, tokenizer, roles, settings.max_rounds, finished
+                write, of_batch, tokenizer, list(models), settings.max_rounds, finished
             )
             chains.update(zip(batch, written))
         return [chains[i] for i in range(len(ids))]
@@ -313,11 +250,7 @@ class Writer:
 
 
 def score_chains(task: str, examples: Sequence[Example], chains: Sequence[Chain]) -> dict:
-    """All scores of a test set, and how its chains ended.
-
-    Raises:
-        ValueError: no chains, or not one for each example.
-    """
+    """All scores of a test set, and how its chains ended."""
     texts = [chain.text for chain in chains]
     stops = Counter(chain.stop for chain in chains)
     questions, answers = [e.question for e in examples], [e.answer for e in examples]

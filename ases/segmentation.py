@@ -33,7 +33,6 @@ class Segment:
 
     @property
     def text(self) -> str:
-        """The pieces joined."""
         return "".join(self.pieces)
 
 
@@ -83,20 +82,25 @@ def split_pieces(chain: str) -> list[str]:
     >>> split_pieces("He pays $1,005.50, i.e. 3.5 each. 胰头部高代谢灶，考虑恶性。")
     ['He pays $1,005.50,', ' i.e. 3.5 each.', ' 胰头部高代谢灶，', '考虑恶性。']
     """
-    cuts = [0]
+    cuts = []
     words_from = _BLANKS.match(chain).end()  # where the piece's first word begins
     for match in _CUT.finditer(chain):
         end = match.end()
-        if match["url"] or end == len(chain):
-            continue
-        if match.group() == "." and (
-            _is_item_number(chain, words_from, end) or is_abbreviation(chain, end)
+        if match["url"] or (
+            match.group() == "."
+            and (_is_item_number(chain, words_from, end) or is_abbreviation(chain, end))
         ):
             continue
         cuts.append(end)
         words_from = _BLANKS.match(chain, end).end()
-    cuts.append(len(chain))
-    return _join_wordless([chain[a:b] for a, b in zip(cuts, cuts[1:]) if a < b])
+
+    starts, words = [0], False  # of the pieces; has there been a word?
+    for a, b in zip([0, *cuts], [*cuts, len(chain)]):
+        has_word = any(c.isalnum() for c in chain[a:b])
+        if has_word and words:
+            starts.append(a)
+        words = words or has_word
+    return [chain[a:b] for a, b in zip(starts, [*starts[1:], len(chain)]) if a < b]
 
 
 def _is_item_number(chain: str, words_from: int, end: int) -> bool:
@@ -104,8 +108,8 @@ def _is_item_number(chain: str, words_from: int, end: int) -> bool:
     # In "1, 2, 3. Then", "is it? 4. So" and "2 + 2 =\n4. So" the number ends a sentence.
     if end - words_from > 4 or not chain[words_from : end - 1].isdigit():
         return False
-    before = chain[max(0, words_from - 8) : words_from].rstrip()[-1:]
-    ends_a_sentence = before != "" and before in ",，?？…=+-*/"
+    before = chain[max(0, words_from - 8) : words_from].rstrip()
+    ends_a_sentence = before.endswith(tuple(",，?？…=+-*/"))
     return not ends_a_sentence and _REST_OF_LINE.match(chain, end) is not None
 
 
@@ -113,31 +117,11 @@ def is_abbreviation(chain: str, end: int) -> bool:
     """Does the full stop before ``end`` belong to an abbreviation?"""
     # No abbreviation is longer, and looking farther back would take quadratic time.
     window = max(0, end - 16)
-    if _ABBREVIATION.search(chain, window, end):
-        return True
-    return bool(_BEFORE_NUMBER.search(chain, window, end) and _NUMBER_FOLLOWS.match(chain, end))
-
-
-def _join_wordless(pieces: list[str]) -> list[str]:
-    """Join pieces without letter or digit to the piece before, or the first ones to the next."""
-    groups: list[list[str]] = []
-    held: list[str] = []
-    for piece in pieces:
-        if any(c.isalnum() for c in piece):
-            groups.append([*held, piece])
-            held = []
-        elif groups:
-            groups[-1].append(piece)
-        else:
-            held.append(piece)
-    if held:
-        groups.append(held)
-    return ["".join(group) for group in groups]
+    before_number = _BEFORE_NUMBER.search(chain, window, end) and _NUMBER_FOLLOWS.match(chain, end)
+    return bool(before_number or _ABBREVIATION.search(chain, window, end))
 
 
 # --- labels --------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Rule:
     """A way to label pieces. Your own needs one function and a line in ``RULES``. (One that reads
@@ -150,31 +134,19 @@ class Rule:
 
 
 def interleaved_labels(n: int) -> list[str]:
-    """Labels by position: ES, AS, ES, … (the paper's interleaving segmentation).
-
-    >>> interleaved_labels(3)
-    ['ES', 'AS', 'ES']
-    """
+    """Labels by position: ES, AS, ES, … (the paper's interleaving segmentation)."""
     return [ES if i % 2 == 0 else AS for i in range(n)]
 
 
 def piece_entropies(entropies: Sequence[Sequence[float]], gamma: float) -> list[float]:
     """H(p) = Σ_{t∈p} h_t / |p|^γ for each piece, from the entropies of its tokens, in nats (paper;
-    that γ is this exponent is ours).
-
-    >>> piece_entropies([[1.0, 3.0], [2.0]], gamma=1.0)
-    [2.0, 2.0]
-    """
+    that γ is this exponent is ours)."""
     # A piece may have no tokens: T5's tokenizer drops newlines.
     return [sum(tokens) / len(tokens) ** gamma if tokens else 0.0 for tokens in entropies]
 
 
 def entropy_labels(values: Sequence[float], beta: float) -> list[str]:
-    """AS where a piece's entropy exceeds β times the mean over its chain's pieces, else ES (paper).
-
-    >>> entropy_labels([1.0, 4.0, 1.0], beta=1.0)
-    ['ES', 'AS', 'ES']
-    """
+    """AS where a piece's entropy is above β times the mean of its chain's, else ES (paper)."""
     # H · n > β · ΣH with an exact sum: a rounded mean of equal numbers can lie below them.
     n, threshold = len(values), beta * math.fsum(values)
     return [AS if value * n > threshold else ES for value in values]
@@ -196,20 +168,14 @@ RULES = {
 
 
 # --- segments ------------------------------------------------------------------------------------
-
-
 def make_segments(
     pieces: Sequence[str], labels: Sequence[str], merge: bool = True
 ) -> list[Segment]:
-    """Merge neighbours with one label, so that segments alternate strictly, ES first [ours].
-
-    ``merge=False`` keeps every piece a segment, as the released code does.
+    """Merge neighbours with one label, so that segments alternate strictly, ES first [ours]; or, as
+    the released code, keep every piece a segment.
 
     >>> [(s.label, s.text) for s in make_segments(["a,", " b.", " c."], ["AS", "ES", "ES"])]
     [('ES', ''), ('AS', 'a,'), ('ES', ' b. c.')]
-
-    Raises:
-        ValueError: not one label for each piece.
     """
     if len(pieces) != len(labels):
         raise ValueError(f"{len(pieces)} pieces but {len(labels)} labels; expected one for each")

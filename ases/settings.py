@@ -4,9 +4,9 @@ Flags, ``--help``, ``config.json`` and all checks come from these fields. Import
 cheap.
 """
 
-import math
 from collections.abc import Collection
 from dataclasses import Field, dataclass, field, fields
+from math import inf
 from typing import Any, get_args, get_type_hints
 
 from ases.segmentation import AS, ES, RULES
@@ -24,30 +24,38 @@ MODES: dict[str, dict[str, tuple[str, ...]]] = {
 #: Who sees what in the encoder: ``ases.pairs`` has the picture.
 ENCODERS = ("block-causal", "bidirectional")
 
+#: Why a chain stops: it …
+STOPS = {
+    "end": "wrote the end-of-chain token",
+    "no-end": "ended without that token (direct chains only)",
+    "rounds": "had as many segments as a chain may have",
+    "length": "had a segment cut at its limit",
+    "stuck": "wrote a segment twice in a row, or two empty ones",
+}
+
+#: "small" and "base" have the shapes of T5 v1.1; the others are for teaching.
+_SHAPE = "d_model d_kv d_ff num_layers num_decoder_layers num_heads".split()
+SIZES = {
+    "micro": dict(zip(_SHAPE, (32, 16, 64, 1, 1, 2))),
+    "tiny": dict(zip(_SHAPE, (64, 32, 128, 2, 2, 2))),
+    "mini": dict(zip(_SHAPE, (128, 32, 256, 3, 3, 4))),
+    "small": dict(zip(_SHAPE, (512, 64, 1024, 8, 8, 6))),
+    "base": dict(zip(_SHAPE, (768, 64, 2048, 12, 12, 12))),
+}
+
 
 def setting(
     default: Any,
     help: str,
-    *,
-    low: float | None = None,
-    above: float | None = None,
-    high: float | None = None,
-    choices: Collection[str] = (),
-    shown: str | None = None,
-    metavar: str | None = None,
+    low: float = -inf,  # the smallest value
+    above: float = -inf,  # what it must exceed
+    high: float = inf,
+    choices: Collection[str] = (),  # the words it may be; those of a dictionary may grow
+    shown: str | None = None,  # the default in words, where the value alone does not tell
+    metavar: str | None = None,  # what --help shows as the value: "FILE"
 ) -> Any:
-    """A field that knows its range.
-
-    Args:
-        low, above, high: smallest value; a value it must exceed; largest value.
-        choices: the words it may be; those of a dictionary may grow.
-        shown: the default in words, where the value alone does not tell.
-        metavar: what ``--help`` shows as the value: "FILE".
-    """
-    facts = dict(
-        help=help, low=low, above=above, high=high, choices=choices, shown=shown, metavar=metavar
-    )
-    return field(default=default, metadata=facts)
+    """A field that knows its range."""
+    return field(default=default, metadata=locals())
 
 
 @dataclass(frozen=True)
@@ -66,10 +74,8 @@ class Settings:
     )
     skip_bad_rows: bool = setting(False, "leave out rows that cannot be used")
     seed: int = setting(0, "of data, split, weights, batches", low=0, high=2**63 - 1)
-    train_problems: int | None = setting(
-        None, "training examples", low=1, shown="2000, or all of --data"
-    )
-    test_problems: int | None = setting(None, "test examples", low=1, shown="500, or all of --data")
+    train_problems: int | None = setting(None, "training examples", low=1, shown="2000, or all")
+    test_problems: int | None = setting(None, "test examples", low=1, shown="500, or all")
     max_number: int = setting(20, "largest number in generated problems", low=10, high=100_000)
 
     # --- segmentation
@@ -89,17 +95,11 @@ class Settings:
 
     # --- model
     encoder: str = setting("block-causal", "encode a chain once, or each context", choices=ENCODERS)
-    size: str = setting(
-        "tiny", "shape of the model", choices=("micro", "tiny", "mini", "small", "base")
-    )
+    size: str = setting("tiny", "shape of the model", choices=SIZES)
     dropout: float = setting(0.0, "share of activations to drop in training", low=0, high=0.99)
-    init: str | None = setting(
-        None, "start from a T5-family checkpoint", shown="random weights", metavar="FOLDER"
-    )
+    init: str | None = setting(None, "T5 checkpoint", shown="random weights", metavar="FOLDER")
     vocab_size: int = setting(4096, "most ids of the tokenizer", low=260, high=1_000_000)
-    max_question: int = setting(
-        1024, "most ids of a question; longer ones lose their middle", low=16
-    )
+    max_question: int = setting(1024, "most ids of a question; its middle is left out", low=16)
     max_chain: int = setting(4096, "most ids of a training chain", low=16)
 
     # --- training: the budget is max_steps or max_minutes, whichever ends first
@@ -125,12 +125,8 @@ class Settings:
     device: str = setting("cpu", "where to run: cpu or cuda")
 
     # --- decoding
-    max_tokens: int | None = setting(
-        None, "most ids of a segment", low=1, shown="twice the longest in training"
-    )
-    max_rounds: int | None = setting(
-        None, "most segments of a chain", low=1, shown="twice the most in training"
-    )
+    max_tokens: int | None = setting(None, "most ids of a segment", low=1, shown="twice training's")
+    max_rounds: int | None = setting(None, "most segments of a chain", low=1, shown="likewise")
 
     #: Fields of ``ModelConfig`` that replace those of ``size``.
     model: dict = field(default_factory=dict)
@@ -138,11 +134,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a model, in the field's own names: T5's folders carry them, too.
-
-    Raises:
-        ValueError: an invalid value.
-    """
+    """Shape of a model, in the field's own names: T5's folders carry them, too."""
 
     vocab_size: int = setting(4096, "ids of the embedding", low=1, high=10**7)
     d_model: int = setting(64, "width of the model, D", low=1, high=10**6)
@@ -153,9 +145,7 @@ class ModelConfig:
     # H times K may differ from D.
     num_heads: int = setting(2, "attention heads, H", low=1, high=10**6)
     relative_attention_num_buckets: int = setting(32, "a multiple of 4", low=4, high=10**6)
-    relative_attention_max_distance: int = setting(
-        128, "from here on one bucket", low=1, high=10**6
-    )
+    relative_attention_max_distance: int = setting(128, "from here one bucket", low=1, high=10**6)
     # gated-gelu is T5 v1.1's, Flan's and mT5's; relu is v1.0's.
     feed_forward: str = setting("gated-gelu", "activation", choices=("gated-gelu", "relu"))
     layer_norm_epsilon: float = setting(1e-6, "added to the mean square", low=0)
@@ -173,43 +163,20 @@ class ModelConfig:
     eos_token_id: int = setting(1, "ends every source and target", low=0)
 
     def __post_init__(self):
-        wrong = complaints(self)
+        wrong = " | ".join(complaints(self))
         buckets = self.relative_attention_num_buckets
-        farthest = self.relative_attention_max_distance
-        if not wrong and buckets % 4:
-            wrong.append(f"relative_attention_num_buckets is {buckets}; expected a multiple of 4")
-        if not wrong and farthest <= buckets // 2:
-            wrong.append(
-                f"relative_attention_max_distance is {farthest}; expected more than half of "
-                f"relative_attention_num_buckets, {buckets}"
-            )
+        if not wrong and (buckets % 4 or self.relative_attention_max_distance <= buckets // 2):
+            wrong = f"relative_attention_num_buckets is {buckets}; expected a multiple of 4, less "
+            wrong += "than twice relative_attention_max_distance"
         if wrong:
-            raise ValueError(" | ".join(wrong))
-
-
-def _shape(d_model: int, d_kv: int, d_ff: int, layers: int, heads: int) -> dict:
-    depth = dict(num_layers=layers, num_decoder_layers=layers)
-    return dict(d_model=d_model, d_kv=d_kv, d_ff=d_ff, **depth, num_heads=heads)
-
-
-#: "small" and "base" have the shapes of T5 v1.1; the others are for teaching.
-SIZES = {
-    "micro": _shape(32, 16, 64, layers=1, heads=2),
-    "tiny": _shape(64, 32, 128, layers=2, heads=2),
-    "mini": _shape(128, 32, 256, layers=3, heads=4),
-    "small": _shape(512, 64, 1024, layers=8, heads=6),
-    "base": _shape(768, 64, 2048, layers=12, heads=12),
-}
+            raise ValueError(wrong)
 
 
 # --- checks --------------------------------------------------------------------------------------
-
-
 def kind(cls: type, name: str) -> type:
     """The type of a field without None: ``int | None`` → ``int``."""
     hint = get_type_hints(cls)[name]
-    allowed = [t for t in get_args(hint) if t is not type(None)]
-    return allowed[0] if allowed else hint
+    return next((t for t in get_args(hint) if t is not type(None)), hint)
 
 
 def expected(cls: type, f: Field) -> str:
@@ -217,18 +184,12 @@ def expected(cls: type, f: Field) -> str:
     facts = f.metadata
     if facts["choices"]:
         return f"one of {', '.join(facts['choices'])}"
-    words = {int: "a whole number", float: "a number", bool: "true or false"}.get(
-        kind(cls, f.name), "a text"
-    )
     if facts["metavar"]:
-        words = f"a name ({facts['metavar']})"
-    if facts["low"] is not None:
-        words += f" of at least {facts['low']:g}"
-    if facts["above"] is not None:
-        words += f" above {facts['above']:g}"
-    if facts["high"] is not None:
-        words += f" and at most {facts['high']:g}"
-    return words
+        return f"a name ({facts['metavar']})"
+    words = {int: "a whole number", float: "a number", bool: "true or false"}
+    limits = ("low", "of at least"), ("above", "above"), ("high", "and at most")
+    told = [f"{says} {facts[end]:g}" for end, says in limits if abs(facts[end]) < inf]
+    return " ".join([words.get(kind(cls, f.name), "a text"), *told])
 
 
 def is_valid(cls: type, f: Field, value: Any) -> bool:
@@ -244,19 +205,16 @@ def is_valid(cls: type, f: Field, value: Any) -> bool:
         return not facts["metavar"] or value != ""
     if wanted in (bool, list):
         return True
-    return (
-        not (type(value) is float and not math.isfinite(value))
-        and (facts["low"] is None or value >= facts["low"])
-        and (facts["above"] is None or value > facts["above"])
-        and (facts["high"] is None or value <= facts["high"])
-    )
+    return facts["low"] <= value <= facts["high"] and facts["above"] < value != inf  # nor NaN
 
 
 def complaints(settings: Any) -> list[str]:
     """All invalid values, a line each."""
-    cls = type(settings)
-    return [
-        f"{f.name} is {getattr(settings, f.name)!r}; expected {expected(cls, f)}"
-        for f in fields(settings)
-        if "help" in f.metadata and not is_valid(cls, f, getattr(settings, f.name))
-    ]
+    cls, told = type(settings), []
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if "help" in f.metadata and not is_valid(cls, f, value):
+            told.append(f"{f.name} is {value!r}; expected {expected(cls, f)}")
+    if getattr(settings, "max_steps", 1) is None and settings.max_minutes is None:
+        told.append("neither max_steps nor max_minutes is set; expected a budget")
+    return told

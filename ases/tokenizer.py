@@ -35,11 +35,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: list[str], vocab_size: int) -> Self:
-        """Learn merges from ``texts``, for at most ``vocab_size`` ids; 259 are always there.
-
-        Raises:
-            ValueError: one text, not a list.
-        """
+        """Learn merges from ``texts``, for at most ``vocab_size`` ids; 259 are always there."""
         if isinstance(texts, str):
             raise ValueError("expected a list of texts, not one text")
         backend = tokenizers.Tokenizer(models.BPE())
@@ -50,7 +46,7 @@ class Tokenizer:
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=[PAD, EOS, END],
+            special_tokens=list(cls.SPECIALS),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
@@ -59,21 +55,15 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a ``tokenizer.json``.
-
-        Raises:
-            InputError: the file is missing or damaged, or lacks a special token.
-        """
+        """Read a ``tokenizer.json``."""
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception for every failure
             reason = str(error).splitlines()[0]
-            message = f"{path}: not a readable tokenizer ({reason}); expected a tokenizer.json"
-            raise InputError(message) from None
+            raise InputError(f"{path}: not a readable tokenizer.json ({reason})") from None
         tokenizer = cls(backend)
-        missing = [token for token in tokenizer.SPECIALS if backend.token_to_id(token) is None]
-        if missing:
-            raise InputError(f"{path}: no token {missing[0]!r}; not a tokenizer of this kind")
+        if None in tokenizer.special_ids:
+            raise InputError(f"{path}: lacks one of the tokens {', '.join(tokenizer.SPECIALS)}")
         return tokenizer
 
     def text(self) -> str:
@@ -82,7 +72,6 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids."""
         return self.backend.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
@@ -91,16 +80,8 @@ class Tokenizer:
 
     def encode_pieces(self, pieces: list[str]) -> list[list[int]]:
         """Ids of each piece on its own; joined, they decode to the pieces joined."""
-        encodings = self.backend.encode_batch(pieces, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        return [e.ids for e in self.backend.encode_batch(pieces, add_special_tokens=False)]
 
-    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        """Text of ``ids``; bytes that are no UTF-8 become U+FFFD.
-
-        >>> tokenizer = Tokenizer.train(["Tom eats 2."], 259)
-        >>> tokenizer.decode([*tokenizer.encode("He eats 2,"), 1], skip_special_tokens=False)
-        'He eats 2,</s>'
-        """
-        if skip_special_tokens:
-            ids = [i for i in ids if i not in self.special_ids]
-        return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+    def decode(self, ids: list[int]) -> str:
+        """Text of ``ids``, without special ones; bytes that are no UTF-8 become U+FFFD."""
+        return self.backend.decode([i for i in ids if i not in self.special_ids])

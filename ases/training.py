@@ -25,15 +25,10 @@ from ases.settings import Settings
 
 
 class Training:
-    """A model in training: its optimizers, counters, and best weights so far.
-
-    Args:
-        parts: how many sub-models share the budget; this one gets an equal part.
-    """
+    """A model in training, one of ``parts`` that share the budget: its optimizers, counters, and
+    best weights so far."""
 
     def __init__(self, name: str, model: EncoderDecoder, settings: Settings, parts: int = 1):
-        if not settings.max_steps and not settings.max_minutes:
-            raise ValueError("neither max_steps nor max_minutes is set; expected a budget")
         self.name, self.settings = name, settings
         self.model = model.to(usable_device(settings.device)).train()
         self.max_steps = settings.max_steps and -(-settings.max_steps // parts)  # rounded up
@@ -51,13 +46,11 @@ class Training:
         self.target_tokens = self.tokens = 0
         self.report_seconds = 0.0
         # Dropout draws from random numbers of its own, different ones in each process.
-        self.random: dict = {}
         self.seed_randomness()
 
     def seed_randomness(self) -> None:
-        """Begin the random numbers of dropout."""
         rank = parallel.rank()
-        self.random = {"seed": self.settings.seed + (1000 * self.step + rank if rank else 0)}
+        self.random: dict = {"seed": self.settings.seed + (1000 * self.step + rank if rank else 0)}
         with randomness(self.random):
             pass
 
@@ -72,12 +65,7 @@ class Training:
     def validations_due(self) -> int:
         """How many validations there should be by now."""
         n = self.settings.validations
-        if self.share >= 1:
-            return n
-        # Whole numbers: no validation comes twice.
-        by_steps = n * self.step // self.max_steps if self.max_steps else 0
-        by_minutes = int(n * self.seconds / (60 * self.max_minutes)) if self.max_minutes else 0
-        return max(by_steps, by_minutes)
+        return min(n, int(n * self.share + 1e-9))  # 49/50 of 50 is 49, whatever floats say
 
     def add_time(self, since: float) -> float:
         """Count the seconds since the clock showed ``since``; returns what it shows now."""
@@ -87,23 +75,16 @@ class Training:
         return now
 
     def place(self) -> dict:
-        """How far the training has come."""
         return {"step": self.step, "epoch": self.epoch, "seconds": round(self.seconds, 2)}
 
     def report(self, gradient_norm: Tensor) -> dict:
-        """The updates since the last report. Here the GPU is waited for.
-
-        Raises:
-            FloatingPointError: the loss or the gradients are not finite.
-        """
+        """The updates since the last report. Here the GPU is waited for."""
         rate = self.optimizers[-1].param_groups[0]["lr"]
         loss, norm = float(self.loss_sum) / self.target_tokens, float(gradient_norm)
         for name, value in (("loss", loss), ("norm of the gradients", norm)):
             if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"the {name} is {value} by step {self.step}, at a rate of {rate:.2g}; "
-                    "a lower --learning-rate may help"
-                )
+                told = f"the {name} is {value} by step {self.step}, at a rate of {rate:.2g}"
+                raise FloatingPointError(f"{told}; a lower --learning-rate may help")
         speed = round(self.tokens / max(self.report_seconds, 1e-9))
         self.loss_sum.zero_()
         self.target_tokens, self.tokens, self.report_seconds = 0, 0, 0.0
@@ -127,12 +108,9 @@ class Training:
             self.best_weights = {name: tensor.detach().clone() for name, tensor in weights}
 
     def summary(self) -> dict:
-        """{"steps", "epochs", "seconds", "best_step", "validation_loss", "validation_accuracy"}"""
-        return {
-            "steps": self.step,
-            "epochs": self.epochs,
-            "seconds": round(self.seconds, 1),
-        } | self.best
+        """How long it took, and what ``best`` holds."""
+        seconds = round(self.seconds, 1)
+        return {"steps": self.step, "epochs": self.epochs, "seconds": seconds} | self.best
 
     # --- checkpoints
 
@@ -150,28 +128,28 @@ class Training:
         } | self.random
 
     def load_state_dict(self, state: dict, best_weights: dict[str, Tensor]) -> None:
-        """Continue from what ``state_dict`` returned.
+        """Continue from what ``state_dict`` returned. Errors of many kinds tell of a wrong one."""
+        if state["config"] != asdict(self.model.config):
+            raise ValueError("it was trained with other model settings")
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for name in self._COUNTERS:
+            setattr(self, name, state["progress"][name])
+        self.loss_sum.copy_(state["loss_sum"])
+        # The budget may have grown since.
+        self.validations = min(self.validations, self.validations_due)
+        self.best_weights = best_weights
+        self.random = {name: state[name] for name in ("rng", "cuda_rng")}
+        with randomness(self.random):  # check them
+            pass
 
-        Raises:
-            ValueError: it belongs to another model, or parts are missing.
-        """
-        try:
-            if state["config"] != asdict(self.model.config):
-                raise ValueError("it was trained with other model settings")
-            self.model.load_state_dict(state["model"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            for name in self._COUNTERS:
-                setattr(self, name, state["progress"][name])
-            self.loss_sum.copy_(state["loss_sum"])
-            # The budget may have grown since.
-            self.validations = min(self.validations, self.validations_due)
-            self.best_weights = best_weights
-            self.random = {name: state[name] for name in ("rng", "cuda_rng")}
-            with randomness(self.random):  # check them
-                pass
-        except (AttributeError, LookupError, TypeError, RuntimeError) as error:
-            raise ValueError(" ".join(str(error).split())[:200]) from None
+
+def check_rows(name: str, rows: Sequence[Row], validation: Sequence[Row]) -> None:
+    """Raise if a sub-model has nothing to learn from."""
+    if not rows or not validation:
+        told = f"{name}: {len(rows)} training and {len(validation)} validation rows"
+        raise ValueError(f"{told}; expected some of each: try another --beta or --segmentation")
 
 
 def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> Iterator[dict]:
@@ -180,18 +158,10 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
     The loss of an update is the sum of its token losses over the number of its target tokens,
     across batches and processes: accumulating gives what one large batch would.
 
-    Yields:
-        after each update, what there is to report: {"training": …, "validation": …}, or nothing.
-    Raises:
-        ValueError: no rows.
-        FloatingPointError: a loss that is not finite.
+    Yields after each update what there is to report: {"training": …, "validation": …}, or nothing.
     """
     settings, model = training.settings, training.model
-    if not rows or not validation:
-        raise ValueError(
-            f"{training.name}: {len(rows)} training and {len(validation)} validation rows; "
-            "expected some of each: try another --beta or --segmentation"
-        )
+    check_rows(training.name, rows, validation)
     parallel.check_alike(training.name, rows)
     loss_of = parallel.loss_function(model)
     if parallel.rank():
@@ -260,21 +230,14 @@ def _stream(rows: Sequence[Row], training: Training) -> Iterator[Batch]:
 
 @torch.no_grad()
 def validate_on(model: EncoderDecoder, rows: Sequence[Row], settings: Settings) -> dict[str, float]:
-    """Loss and accuracy over all rows, without dropout; leaves the model in training mode.
-
-    Returns:
-        "validation_loss", nats per target token; "validation_accuracy", the share of target tokens
-        that are the likeliest.
-    Raises:
-        FloatingPointError: the loss is not finite.
-    """
-    config = model.config
+    """Nats per target token, and the share of target tokens that are the likeliest, over all rows,
+    without dropout; leaves the model in training mode."""
+    config, device = model.config, settings.device
     model.eval()
     loss, right, count = 0.0, 0, 0
     for indices in parallel.own_part(make_batches(rows, 2 * settings.batch_tokens, 0, epoch=0)):
         chosen = [rows[i] for i in indices]
-        batch = collate(chosen, config.pad_token_id, config.decoder_start_token_id)
-        batch = batch.to(settings.device)
+        batch = collate(chosen, config.pad_token_id, config.decoder_start_token_id).to(device)
         with autocast(settings):
             logits = model(batch)
         loss += float(token_losses(logits, batch.target))
@@ -304,13 +267,8 @@ class Watcher:
 
 
 # --- devices and random numbers ------------------------------------------------------------------
-
-
 def usable_device(device: str) -> torch.device:
-    """
-    Raises:
-        ValueError: there is no such device.
-    """
+    """Raise a ValueError if there is no such device."""
     try:
         found = torch.device(device)
     except RuntimeError:
@@ -333,11 +291,7 @@ _ALONE = threading.RLock()
 @contextmanager
 def randomness(state: dict[str, Any]) -> Iterator[None]:
     """Random numbers of one's own: inside, they replace the process's, which come back afterwards.
-    Threads wait for one another.
-
-    Args:
-        state: where they stand; updated at the end. {"seed": n} is a beginning.
-    """
+    ``state``: where they stand; {"seed": n} is a beginning. Threads wait for one another."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with _ALONE, torch.random.fork_rng(devices):
         if "seed" in state:

@@ -19,8 +19,9 @@ from ases.attention import block_span, packed_span
 from ases.data import TOY
 from ases.decoding import Reader
 from ases.model import EncoderDecoder
-from ases.pairs import Batch
-from ases.settings import ModelConfig
+from ases.pairs import Batch, make_pairs
+from ases.segmentation import Segment
+from ases.settings import CHAIN, ModelConfig
 from ases.tokenizer import Tokenizer
 
 TOY_PIECES = [
@@ -63,6 +64,12 @@ def logits_of(model, source, inputs, lengths=None):
         target_tokens=1,
     )
     return model(batch)
+
+
+def make_direct_pair(question, pieces, tokenizer):
+    """The baseline's pair, question → whole chain."""
+    [pair] = make_pairs(question, [Segment(CHAIN, tuple(pieces))], tokenizer)
+    return pair
 
 
 def read_whole(model, sources):

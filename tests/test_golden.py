@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_direct_pair
 
 from ases.answers import parse_answer
 from ases.entropy import token_entropies
 from ases.metrics import score
-from ases.pairs import collate, encode_question, make_direct_pair, make_pairs
+from ases.pairs import collate, encode_question, make_pairs
 from ases.segmentation import (
     AS,
     ES,

@@ -5,14 +5,14 @@ import json
 import pytest
 import tokenizers
 import torch
-from conftest import TOY, TOY_PIECES
+from conftest import TOY, TOY_PIECES, make_direct_pair
 from test_commands import fail, succeed
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from ases.data import InputError
 from ases.extra.t5 import T5Tokenizer, load_t5, lost_characters, save_t5
 from ases.model import EncoderDecoder
-from ases.pairs import make_direct_pair, make_pairs
+from ases.pairs import make_pairs
 from ases.segmentation import AS, ES, make_segments
 from ases.settings import ModelConfig
 from ases.tokenizer import Tokenizer

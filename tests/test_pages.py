@@ -9,7 +9,7 @@ import pytest
 from ases.data import TOY, Example
 from ases.decoding import Chain
 from ases.metrics import score
-from ases.recipe import Scorer, segment
+from ases.recipe import Writer, segment
 from ases.run.evaluation import prediction
 from ases.run.page import evaluation_page, segmentation_page
 from ases.run.plot import main, read_curves
@@ -24,6 +24,10 @@ BROWSER = next(
     None,
 )
 EVIL = "<script>document.title = 'run'</script> & <b>\"'"
+
+
+def scorer(model, tokenizer):
+    return Writer(Settings(mode="direct"), tokenizer, {"direct": model})
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +120,7 @@ def test_an_evaluation_is_filtered_and_searched(evaluation, browser, tmp_path):
 def test_a_segmentation_with_entropies(browser, tmp_path, model, tokenizer):
     settings = Settings(segmentation="entropy")
     examples = [TOY, Example("evil", EVIL, f"{EVIL} 胰头, so 3. The answer is 3.")]
-    segmented = segment(examples, settings, Scorer(model, tokenizer))
+    segmented = segment(examples, settings, scorer(model, tokenizer))
     content = segmentation_page(segmented, settings, "data: 2", tokenizer)
     (tmp_path / "page.html").write_text(content, encoding="utf-8")
     page = browser.new_page(color_scheme="dark")
@@ -134,7 +138,7 @@ def test_a_segmentation_with_entropies(browser, tmp_path, model, tokenizer):
 def test_tokens_of_a_page(model, tokenizer):
     """The bytes of one character stand together, and a piece's tokens spell it."""
     settings = Settings(segmentation="entropy")
-    segmented = segment([Example("x", "q?", "胰头, so 3.")], settings, Scorer(model, tokenizer))
+    segmented = segment([Example("x", "q?", "胰头, so 3.")], settings, scorer(model, tokenizer))
     content = segmentation_page(segmented, settings, "data: 1", tokenizer)
     data = json.loads(re.search(r'id="data">(.*?)</script>', content)[1])
     [example] = data["examples"]

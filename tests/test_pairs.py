@@ -1,7 +1,7 @@
 """Contexts, pairs, rows and batches against literal ids."""
 
 import torch
-from conftest import TOY, TOY_PIECES
+from conftest import TOY, TOY_PIECES, make_direct_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +12,6 @@ from ases.pairs import (
     encode_question,
     join_context,
     make_batches,
-    make_direct_pair,
     make_pairs,
     make_rows,
     source_length,

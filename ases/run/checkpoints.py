@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ases import parallel
-from ases.data import InputError
+from ases.data import InputError, refuse
 from ases.model import EncoderDecoder
 from ases.run.process import Signals
 from ases.run.progress import Meter, say
@@ -26,29 +26,22 @@ FORMAT = 4
 def check_format(path: Path, content: object) -> None:
     """Raise if ``content`` was written in another format."""
     found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise InputError(
-            f"{path}: format {str(found)[:20]}; this version reads format {FORMAT}: use the "
-            "version that wrote it, or train again"
-        )
+    told = f"format {str(found)[:20]}; this version reads format {FORMAT}: train again"
+    refuse(found != FORMAT, path, told)
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
     """Write tensors and plain values with their digest, the whole file or nothing."""
+    content = content | {"format": FORMAT}
     try:
         with whole_file(path) as file:
-            content = content | {"format": FORMAT}
             torch.save(content | {"digest": weights_digest(content)}, file)
     except (OSError, RuntimeError) as error:  # torch has its own words for a full disk
         raise cannot_write(path, error) from None
 
 
 def load_checkpoint(path: Path, run_id: str | None = None) -> dict:
-    """Read what ``save_checkpoint`` wrote; nothing in the file is executed.
-
-    Raises:
-        InputError: the file is missing, damaged, or another run's.
-    """
+    """Read what ``save_checkpoint`` wrote; nothing in the file is executed."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -56,33 +49,27 @@ def load_checkpoint(path: Path, run_id: str | None = None) -> dict:
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
         raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
     check_format(path, content)
-    if not {"config", "model", "name", "digest"} <= content.keys():
-        raise InputError(f"{path}: no checkpoint of train.py: model, config or digest is missing")
-    if content.pop("digest") != weights_digest(content):
-        raise InputError(f"{path}: damaged; its digest does not match")
-    if content["name"] != path.name.split(".")[0]:
-        raise InputError(f"{path}: holds the model {content['name']!r}, not its own")
-    if run_id not in (None, content.get("run")):
-        raise InputError(f"{path}: written by another run")
+    needed = {"config", "model", "name", "digest"}
+    told = "no checkpoint of train.py: model, config or digest is missing"
+    refuse(not needed <= content.keys(), path, told)
+    digest, name = content.pop("digest"), content["name"]
+    refuse(digest != weights_digest(content), path, "damaged; its digest does not match")
+    refuse(name != path.name.split(".")[0], path, f"holds the model {name!r}, not its own")
+    refuse(run_id not in (None, content.get("run")), path, "written by another run")
     return content
 
 
-def weights_digest(content: object) -> str:
+def weights_digest(content: object, hasher: Any = None) -> str:
     """A fingerprint of nested dictionaries and lists of tensors and plain values."""
-    hasher = hashlib.sha256()
-    _feed(hasher, content)
-    return hasher.hexdigest()
-
-
-def _feed(hasher: Any, content: object) -> None:
+    hasher = hasher or hashlib.sha256()
     if isinstance(content, dict):
         for key, value in content.items():
             hasher.update(f"{key!r}:".encode())
-            _feed(hasher, value)
+            weights_digest(value, hasher)
         hasher.update(b"}")
     elif isinstance(content, (list, tuple)):
         for value in content:
-            _feed(hasher, value)
+            weights_digest(value, hasher)
         hasher.update(b"]")
     elif isinstance(content, torch.Tensor):
         hasher.update(f"{content.dtype}{tuple(content.shape)}".encode())
@@ -90,15 +77,11 @@ def _feed(hasher: Any, content: object) -> None:
         hasher.update(flat.view(torch.uint8).numpy().data)
     else:
         hasher.update(f"{content!r};".encode())
+    return hasher.hexdigest()
 
 
 def load_model(path: Path, device: str = "cpu", run_id: str | None = None) -> EncoderDecoder:
-    """The model of a run's checkpoint, built from the config inside it, ready for inference.
-
-    Raises:
-        InputError: as ``load_checkpoint``; weights that do not fit the config.
-        ValueError: there is no such device.
-    """
+    """The model of a run's checkpoint, built from the config inside it, ready for inference."""
     checkpoint = load_checkpoint(path, run_id)
     try:
         config = ModelConfig(**checkpoint["config"])
@@ -139,7 +122,10 @@ class Recorder(Watcher):
             what = "was trained already, for" if training.share >= 1 else "continues after"
             self._remember(training)
             say(f"{training.name} {what} {training.step:,} steps")
-        self._drop_rows(training.name, after=training.step)
+        if self.log.exists():  # take back the rows that are about to be written again
+            rows = read_rows(self.log, LOG)
+            kept = [r for r in rows if r["model"] != training.name or r["step"] <= training.step]
+            write_text(self.log, "".join(json.dumps(row) + "\n" for row in kept))
         self.notes = {}
         if training.share < 1:
             self.meter = Meter(training.name, 1.0, training.share)
@@ -169,17 +155,23 @@ class Recorder(Watcher):
             self.notes["speed"] = f", {row['tokens_per_second'] / 1000:.1f}k tok/s"
         if row := report.get("validation"):
             self.notes["validation"] = f", val {row['validation_loss']:.3f}"
-        for row in report.values():
-            self._write_row({"model": training.name} | row)
+        rows = [{"model": training.name} | row for row in report.values()]
+        if rows:
+            try:
+                with open(self.log, "a", encoding="utf-8") as file:
+                    file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+            except OSError as error:
+                raise cannot_write(self.log, error) from None
         share = min(1.0, training.share)
-        note = "".join(self.notes.get(kind, "") for kind in ("loss", "validation", "speed"))
+        notes = "".join(self.notes.get(kind, "") for kind in ("loss", "validation", "speed"))
+        note = f"step {training.step}{notes}"
         if "validation" in report:
             if training.best["best_step"] == training.step:
                 weights = {"model": training.best_weights} | training.best
                 self._write(training, "best", {"config": asdict(training.model.config)} | weights)
             self._save(training)
-            self.meter.line(share, f"step {training.step}{note}")
-        self.meter.update(share, f"step {training.step}{note}")
+            self.meter.line(share, note)
+        self.meter.update(share, note)
 
         if self.signals.pending is not None:
             self._save(training)
@@ -187,13 +179,6 @@ class Recorder(Watcher):
             self.meter.close()
             self.signals.held = False
             self.signals.check()
-
-    def _write_row(self, row: dict) -> None:
-        try:
-            with open(self.log, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row, allow_nan=False) + "\n")
-        except OSError as error:
-            raise cannot_write(self.log, error) from None
 
     def _save(self, training: Training) -> None:
         self._write(training, "last", training.state_dict())
@@ -205,10 +190,3 @@ class Recorder(Watcher):
 
     def _remember(self, training: Training) -> None:
         self.saved = f"{training.name} is saved as of step {training.step:,}"
-
-    def _drop_rows(self, name: str, after: int) -> None:
-        """Take back the rows that a resumed run is about to write again."""
-        if self.log.exists():
-            rows = read_rows(self.log, LOG)
-            kept = [row for row in rows if row["model"] != name or row["step"] <= after]
-            write_text(self.log, "".join(json.dumps(row) + "\n" for row in kept))

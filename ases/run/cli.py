@@ -8,7 +8,9 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,33 +25,22 @@ Given = dict[str, Any]  # the flags that the user gave, by name, with their valu
 DEVICES = ("auto", "cpu", "cuda")
 SPLITS = ("train", "validation", "test", "longer", "all")
 
+
 # --- flags ---------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Options:
     """Flags beside a run's settings, of all commands."""
 
     device: str = setting("auto", "auto: cuda where there is one", choices=DEVICES)
-    out_dir: str | None = setting(
-        None, "folder for the results", shown="in runs/, or in RUN", metavar="FOLDER"
-    )
+    out_dir: str | None = setting(None, "of the results", shown="in runs/ or RUN", metavar="FOLDER")
     overwrite: bool = setting(False, "replace older results there")
-    resume: str | None = setting(
-        None, "continue, maybe with a higher --max-steps or --max-minutes", metavar="RUN"
-    )
-    run: list | None = setting(
-        None, "folder that train.py wrote; several are compared", metavar="FOLDER"
-    )
-    split: str | None = setting(
-        None, "which examples", shown="all; of a run's own data, test", choices=SPLITS
-    )
+    resume: str | None = setting(None, "continue, maybe with a higher budget", metavar="RUN")
+    run: list | None = setting(None, "what train.py wrote; several are compared", metavar="FOLDER")
+    split: str | None = setting(None, "which examples", shown="all; a run's: test", choices=SPLITS)
     beams: int = setting(1, "beam search; 1 decodes greedily", low=1, high=64)
     second_try: bool = setting(False, "retry segments that failed, with 4 beams")
     question: str | None = setting(None, "print the chain for this question")
-    questions: str | None = setting(
-        None, "write chains for all questions of a file; - is standard input", metavar="FILE"
-    )
+    questions: str | None = setting(None, "chains for all; - is standard input", metavar="FILE")
     check: bool = setting(False, "list the rows of --data that cannot be used")
     show: int | None = setting(None, "print the first N examples to read instead", low=0)
     show_wrong: int = setting(0, "print N wrong chains and their references", low=0)
@@ -93,6 +84,7 @@ SYNONYMS = {
 _OF_SCORES = "data split answer_field label_field skip_bad_rows show_wrong report"
 _FREE_IN_RESUMING = {"resume", "device", "data", "max_steps", "max_minutes"}
 _OF_A_RUN = set(" ".join(FLAGS["train"].values()).split()) - _FREE_IN_RESUMING
+_OF_ENTROPY = "beta gamma entropy_context scorer"
 _MEASURING = " or ".join(name for name, rule in RULES.items() if rule.needs_entropy)
 
 
@@ -108,11 +100,7 @@ CONFLICTS: list[tuple[str, Callable[[Given], bool], str]] = [
     (_OF_SCORES, lambda g: "questions" in g, "with --questions"),
     (OF_FILES, lambda g: not {"data", "questions"} & set(g), "without --data"),
     ("segmentation", lambda g: g.get("mode") == "direct", "with --mode direct"),
-    (
-        "beta gamma entropy_context scorer",
-        lambda g: not _measures(g),
-        f"without --segmentation {_MEASURING}",
-    ),
+    (_OF_ENTROPY, lambda g: not _measures(g), f"without --segmentation {_MEASURING}"),
     ("size dropout", lambda g: "init" in g, "with --init: the checkpoint has a shape"),
     ("split show report out", lambda g: "check" in g, "with --check"),
     (f"{_DATA} split check show", lambda g: "text" in g, "with a text"),
@@ -121,12 +109,13 @@ CONFLICTS: list[tuple[str, Callable[[Given], bool], str]] = [
 
 def complaints(command: str, given: Given) -> list[str]:
     """Flags that do not go together."""
-    useless: dict[str, str] = {}
-    for names, applies, why in CONFLICTS:
-        for name in names.split():
-            if name in given and applies(given):
-                useless.setdefault(name, f"{_flag(name)} has no effect {why}; remove it")
-    found = list(useless.values())
+    reasons = {
+        name: why
+        for names, applies, why in reversed(CONFLICTS)  # the first one counts
+        for name in names.split()
+        if name in given and applies(given)
+    }
+    found = [f"{_flag(name)} has no effect {why}; remove it" for name, why in reasons.items()]
 
     if given.get("device") == "cuda" and choose_device("auto") == "cpu":
         found.append("--device is 'cuda'; PyTorch finds no GPU here")
@@ -165,20 +154,11 @@ def complaints(command: str, given: Given) -> list[str]:
 
 
 # --- parsing -------------------------------------------------------------------------------------
-
-
 class Parser(argparse.ArgumentParser):
     """Complains in one line."""
 
     def error(self, message: str):
         raise InputError(f"{message}; see --help")
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Two columns, 80 wide."""
-
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=24, width=80)
 
 
 class _Once(argparse.Action):
@@ -194,7 +174,6 @@ def parse(command: str, about: str, epilog: str = "", positional: str = "") -> G
     """Read the command line of one of ``FLAGS``.
 
     Args:
-        epilog: ends the help.
         positional: name and help of an argument without a flag: "text: a chain".
     """
     name, _, help = positional.partition(": ")
@@ -202,7 +181,9 @@ def parse(command: str, about: str, epilog: str = "", positional: str = "") -> G
         usage=f"%(prog)s [flags] [{name.upper()}]" if name else "%(prog)s [flags]",
         description=about,
         epilog=epilog,
-        formatter_class=_Help,
+        formatter_class=partial(
+            argparse.RawDescriptionHelpFormatter, max_help_position=24, width=80
+        ),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=False,
@@ -220,17 +201,15 @@ def parse(command: str, about: str, epilog: str = "", positional: str = "") -> G
 
     namespace, unknown = parser.parse_known_args()
     wrong = _unknown_flags(unknown, [_flag(name) for name in declared])
-    given: Given = {}
-    for name, text in vars(namespace).items():
-        if name not in declared:
-            given[name] = text
-            continue
-        cls, f = declared[name]
-        value = _convert(kind(cls, name), text)
-        if value is not None and is_valid(cls, f, value):
+    given: Given = vars(namespace)
+    for name, (cls, f) in declared.items():
+        value = text = given.get(name)
+        with suppress(ValueError):
+            value = kind(cls, name)(text) if isinstance(text, str) else text
+        if name in given and not is_valid(cls, f, value):
+            wrong.append(f"{_flag(name)} is {given.pop(name)!r}; expected {expected(cls, f)}")
+        elif name in given:
             given[name] = value
-        else:
-            wrong.append(f"{_flag(name)} is {text!r}; expected {expected(cls, f)}")
     wrong += complaints(command, given)
     if wrong:
         raise InputError(" | ".join(wrong))
@@ -265,29 +244,17 @@ def _add_flag(group: Any, cls: type, f: Any) -> None:
     group.add_argument(_flag(f.name), dest=f.name, metavar=metavar, action=action, help=text)
 
 
-def _convert(wanted: type, text: Any) -> Any:
-    if not isinstance(text, str):
-        return text
-    try:
-        return wanted(text)
-    except ValueError:
-        return None
-
-
 def _unknown_flags(words: Iterable[str], flags: list[str]) -> list[str]:
-    complaints = []
+    told: list[str] = []
     for word in words:
         name = word.split("=", 1)[0].replace("_", "-")
-        if not word.startswith("-"):
-            if not complaints:  # behind an unknown flag stands its value
-                complaints.append(f"unexpected argument {word!r}; quote a text with blanks")
-            continue
-        alike = difflib.get_close_matches(name, flags, n=1, cutoff=0.75)
-        known = SYNONYMS.get(name, next(iter(alike), None))
-        complaints.append(
-            f"{word} is no flag; {f'did you mean {known}?' if known else 'see --help'}"
-        )
-    return complaints
+        if word.startswith("-"):
+            alike = difflib.get_close_matches(name, flags, n=1, cutoff=0.75)
+            known = SYNONYMS.get(name, next(iter(alike), None))
+            told.append(f"{word} is no flag; {f'did you mean {known}?' if known else 'see --help'}")
+        elif not told:  # behind an unknown flag stands its value
+            told.append(f"unexpected argument {word!r}; quote a text with blanks")
+    return told
 
 
 def choose_device(device: str) -> str:
@@ -300,8 +267,6 @@ def choose_device(device: str) -> str:
 
 
 # --- ending --------------------------------------------------------------------------------------
-
-
 def run_command(main: Callable[[], None], alone: bool = True) -> None:
     """Call ``main``; a user's mistake becomes one line on standard error and exit code 2.
 
@@ -310,10 +275,8 @@ def run_command(main: Callable[[], None], alone: bool = True) -> None:
     streams: list[Any] = [sys.stdout, sys.stderr]
     for stream in streams:
         # Files and pipes get UTF-8; a terminal that cannot show a character gets its number.
-        if stream.isatty():
-            stream.reconfigure(errors="backslashreplace")
-        else:
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+        own = {} if stream.isatty() else {"encoding": "utf-8"}
+        stream.reconfigure(errors="backslashreplace", **own)
     try:
         if alone and several_processes():
             raise InputError("this command runs in one process; start it without torchrun")
@@ -330,8 +293,7 @@ def run_command(main: Callable[[], None], alone: bool = True) -> None:
         if "memory" not in str(error) and not isinstance(error, MemoryError):
             raise
         reason = " ".join(str(error).split())[:120]
-        told = f"error: not enough memory ({reason}); try a smaller model, smaller batches"
-        _end(f"{told}, or shorter texts", 2)
+        _end(f"error: not enough memory ({reason}); try a smaller model or batches", 2)
     except KeyboardInterrupt as interrupt:
         told = interrupt.args[0] if interrupt.args else "stopped"
         _end(told, 128 + getattr(interrupt, "number", 2))

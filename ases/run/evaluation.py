@@ -2,22 +2,29 @@
 
 import hashlib
 import json
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ases import parallel
-from ases.data import Example, InputError
+from ases.data import Example, InputError, shown
 from ases.decoding import Chain
 from ases.extra.beam import beam_search
 from ases.metrics import is_correct
 from ases.recipe import Writer, score_chains
 from ases.run.checkpoints import FORMAT
-from ases.run.progress import Meter
-from ases.run.read import read_json
-from ases.run.write import counted, json_lines, write_text
+from ases.run.cli import OF_FILES, Options, colours_wanted
+from ases.run.folder import evaluation_folders, examples_for
+from ases.run.page import evaluation_page
+from ases.run.plot import read_curves
+from ases.run.progress import Meter, say, tell
+from ases.run.read import read_json, read_questions
+from ases.run.scores import same_problems, table
+from ases.run.show import is_wrong, show_answer, show_wrong
+from ases.run.write import check_place, counted, json_lines, write_text
 from ases.tasks import TASKS
 
 
@@ -86,28 +93,29 @@ def prediction(task: str, example: Example, chain: Chain) -> dict:
 
 
 def question_notes(
-    writer: Writer, questions: Sequence[str], trained_on: Sequence[Example] | None = ()
-) -> list[str]:
-    """What a user should know of questions that a model can hardly answer, or knows already.
+    writer: Writer,
+    questions: Sequence[str],
+    show: Callable[[str], None],
+    trained_on: Sequence[Example] | None = (),
+) -> None:
+    """Show what a user should know of questions that a model can hardly answer, or knows already.
     ``trained_on``: the run's training split; None if it is gone."""
-    notes, asked = [], set(questions)
+    config: Any = writer.settings
+    asked = set(questions)
     if trained_on is None:
-        notes.append("note: this run's data is gone; which questions it was trained on is unknown")
+        show("note: this run's data is gone; which questions it was trained on is unknown")
     elif seen := len(asked & {e.question for e in trained_on}):
-        shares = f"{seen:,} of {len(asked):,} questions"
-        notes.append(f"note: {shares} were in this run's training data")
+        show(f"note: {seen:,} of {len(asked):,} questions were in this run's training data")
     if cut := writer.cut_questions(questions):
-        limit = writer.settings.max_question
-        long = counted(cut, "question")
-        notes.append(f"note: {long} longer than {limit} tokens; the middle is left out")
+        long = f"{counted(cut, 'question')} longer than {config.max_question} tokens"
+        show(f"note: {long}; the middle is left out")
     letters = [c for c in "".join(questions) if not c.isspace()]
-    known = set(getattr(writer.settings, "characters", ""))
+    known = set(config.characters)
     unknown = [c for c in letters if c not in known]
     if unknown and known:
         some = " ".join(dict.fromkeys(unknown[:1000]))[:39]
         share = f"{len(unknown) / len(letters):.1%}"
-        notes.append(f"note: {share} of the characters never occurred in training: {some}")
-    return notes
+        show(f"note: {share} of the characters never occurred in training: {some}")
 
 
 def write_evaluation(
@@ -116,10 +124,8 @@ def write_evaluation(
     """Both files, in a folder that is made if there is none."""
     lines = json_lines(predictions)
     results |= {"predictions_digest": hashlib.sha256(lines.encode()).hexdigest()}
-    both = {f"predictions{suffix}.jsonl": lines}
-    both[f"results{suffix}.json"] = json.dumps(results, indent=2) + "\n"
-    for name, content in both.items():
-        replace_text(folder / name, content)
+    replace_text(folder / f"predictions{suffix}.jsonl", lines)
+    replace_text(folder / f"results{suffix}.json", json.dumps(results, indent=2) + "\n")
 
 
 def replace_text(path: Path, content: str) -> None:
@@ -132,12 +138,9 @@ def replace_text(path: Path, content: str) -> None:
 def training_facts(reports: dict[str, dict]) -> dict:
     """What ``results.json`` says of the training; a scorer's time is told apart."""
     seconds = {name: report["seconds"] for name, report in reports.items()}
-    scorer_seconds = seconds.pop("scorer", None)
-    return {
-        "train_seconds": round(sum(seconds.values()), 1),
-        "scorer_seconds": scorer_seconds,
-        "training": reports,
-    }
+    of_scorer = seconds.pop("scorer", None)
+    own = {"train_seconds": round(sum(seconds.values()), 1), "scorer_seconds": of_scorer}
+    return own | {"training": reports}
 
 
 def training_seconds(folder: Path) -> float | None:
@@ -146,3 +149,70 @@ def training_seconds(folder: Path) -> float | None:
         return read_json(folder / "results.json", "results")["train_seconds"]
     except (InputError, KeyError, TypeError):
         return None
+
+
+# --- what evaluate.py does -----------------------------------------------------------------------
+def ask(writers: dict, options: Options, given: dict) -> None:
+    """Answer questions that have no reference."""
+    if options.question is not None:
+        examples = [Example("question", options.question.strip(), "")]
+    else:
+        examples = read_questions(options.questions, given.get("question_field"))
+    outputs = {}
+    if options.out_dir is not None:
+        outputs = evaluation_folders(writers, {}, options.out_dir, options.overwrite)
+    for folder, writer in writers.items():
+        question_notes(writer, [e.question for e in examples], say)
+        chains = write_chains(writer, examples, options.beams, options.second_try)
+        if options.question is not None:
+            print(f"{shown(folder)}\n{show_answer(chains[0], colours_wanted())}")
+            continue
+        rows = zip(examples, chains)
+        lines = json_lines([prediction(writer.settings.task, *row) for row in rows])
+        if outputs:
+            path = outputs[folder] / "predictions.jsonl"
+            replace_text(path, lines)
+            tell(f"written: {path}")
+        else:
+            sys.stdout.write(lines)
+
+
+def score(writers: dict, options: Options, given: dict) -> None:
+    """Write a chain for each example of a split, and score them."""
+    curves = {}
+    if options.report:
+        check_place(Path(options.report))
+        logs = [folder for folder in writers if (folder / "metrics.jsonl").exists()]
+        curves = {str(folder): read_curves(folder) for folder in logs}
+    changes = {name: given[name] for name in ("data", *OF_FILES.split()) if name in given}
+    asked, names = {}, {}
+    for folder, writer in writers.items():
+        asked[folder] = examples_for(folder, writer.settings, changes, options.split)
+        _, split, description, _ = asked[folder]
+        tell(f"{folder}: {description}")
+        stem = Path(given["data"]).stem if "data" in given else ""
+        beams = f"beam{options.beams}" if options.beams > 1 else ""
+        parts = ["eval", split, stem, beams, "second-try" * options.second_try]
+        names[folder] = "-".join(filter(None, parts))
+    outputs = evaluation_folders(writers, names, options.out_dir, options.overwrite)
+
+    rows, predictions, about = {}, {}, []
+    for folder, (examples, split, description, trained_on) in asked.items():
+        about.append(f"{folder}: {len(examples)} chains, {split}; {description}")
+        tell(f"{folder}: writing {counted(len(examples), 'chain')} …")
+        writer = writers[folder]
+        results, written = evaluate(writer, examples, options.beams, options.second_try)
+        results["train_seconds"] = training_seconds(folder)
+        write_evaluation(outputs[folder], results, written)
+        rows[str(folder)], predictions[str(folder)] = results, written
+        question_notes(writer, [e.question for e in examples], tell, trained_on)
+        for line in [line for line in written if is_wrong(line)][: options.show_wrong]:
+            print(f"\n{show_wrong(line)}")
+    tell(table(rows))
+    if note := same_problems(rows):
+        tell(note)
+    for path in outputs.values():
+        tell(f"written: {path}/predictions.jsonl and results.json")
+    if options.report:
+        write_text(Path(options.report), evaluation_page(rows, predictions, curves, about))
+        tell(f"written: {options.report}")

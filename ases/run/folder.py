@@ -13,24 +13,22 @@ import hashlib
 import json
 import secrets
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ases import parallel
-from ases.data import Example, InputError, split_examples
+from ases.data import Example, InputError, refuse, split_examples
 from ases.extra.t5 import T5Tokenizer, load_t5, lost_characters
-from ases.model import EncoderDecoder
-from ases.recipe import Scorer, Splits, Writer, check_lengths, training_texts
+from ases.recipe import Splits, Writer, check_lengths, training_texts
 from ases.run.checkpoints import FORMAT, check_format, load_checkpoint, load_model, weights_digest
 from ases.run.cli import Given, Options, choose_device, of
 from ases.run.process import Lock
-from ases.run.progress import tell
+from ases.run.progress import say, tell
 from ases.run.read import Columns, read_bytes, read_examples, read_json
 from ases.run.write import check_place, write_text
 from ases.settings import MODES, ModelConfig, Settings, complaints
@@ -51,12 +49,10 @@ class RunConfig(Settings):
     format: int = FORMAT
 
     def save(self, folder: Path) -> None:
-        """Write ``config.json``."""
         write_text(folder / "config.json", json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "RunConfig":
-        """Read ``config.json``."""
         path = Path(folder) / "config.json"
         content = read_json(path, "a run folder's config.json")
         check_format(path, content)
@@ -65,17 +61,11 @@ class RunConfig(Settings):
             ModelConfig(**{"vocab_size": 1, **config.model})
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: not a run's settings ({error})") from None
-        wrong = complaints(config)
-        if config.max_steps is None and config.max_minutes is None:
-            wrong.append("neither max_steps nor max_minutes is set; expected a budget")
-        if wrong:
-            raise InputError(f"{path}: {' | '.join(wrong)}")
+        refuse(wrong := complaints(config), path, " | ".join(wrong))
         return config
 
 
 # --- data ----------------------------------------------------------------------------------------
-
-
 def load_splits(settings: Settings, whole: bool = False) -> tuple[Splits, str]:
     """The splits of a run, read or generated, and a line about them; ``whole``: a file is one
     split."""
@@ -84,10 +74,7 @@ def load_splits(settings: Settings, whole: bool = False) -> tuple[Splits, str]:
         if TASKS[settings.task].make is None:
             raise InputError(f"--task {settings.task} needs --data: it has no generated examples")
         sizes = (n_train or N_TRAIN, N_VALIDATION, n_test or N_TEST)
-        try:
-            splits = make_splits(settings.task, *sizes, settings.seed, settings.max_number)
-        except ValueError as error:
-            raise InputError(f"--train-problems or --test-problems: {error}") from None
+        splits = make_splits(settings.task, *sizes, settings.seed, settings.max_number)
         origin = f"generated {settings.task} problems, seed {settings.seed}"
     else:
         columns = Columns(settings.question_field, settings.answer_field, settings.label_field)
@@ -127,15 +114,12 @@ def own_splits(folder: Path, config: RunConfig) -> tuple[Splits, str]:
         splits, description = load_splits(config)
     except InputError as error:
         raise InputError(f"{error}; if the file has moved, say where with --data") from None
-    if data_digest(splits) != config.data_digest:
-        origin = config.data or "this version's generated data"
-        raise InputError(f"{origin}: not the data that {folder} was trained on")
+    origin, changed = config.data or "generated data", data_digest(splits) != config.data_digest
+    refuse(changed, origin, f"not the data that {folder} was trained on")
     return splits, description
 
 
 # --- a run that is ready to train ----------------------------------------------------------------
-
-
 @dataclass
 class Run:
     """What training needs."""
@@ -145,32 +129,26 @@ class Run:
     lock: Lock | None  # None in a process that does not write
     splits: Splits
     tokenizer: Tokenizer
+    scorer: Writer | None
     resumed: bool
-    scorer: Scorer | None
-    initial: Callable[[], EncoderDecoder] | None  # a checkpoint's model; None: random weights
 
 
-def open_run(given: Given, say: Callable[[str], None] = tell) -> Run:
+def open_run(given: Given) -> Run:
     """Make a run's folder from the flags of train.py, or open one to resume."""
     options = of(Options, given)
     device = choose_device(options.device)
     if options.resume is not None:
-        return _resume(Path(options.resume), given, device, say)
+        return _resume(Path(options.resume), given, device)
 
     config = _new_config(given, device)
     splits, description = load_splits(config)
-    say(description)
+    tell(description)
     config = replace(config, data_digest=data_digest(splits), run_id=secrets.token_hex(8))
-    scorer = _scorer(config, device, say)
-    if scorer:
-        config = replace(config, scorer_digest=weights_digest(scorer.model.state_dict()))
-    tokenizer = _new_tokenizer(config, splits, say)
-    if config.init is None:
-        config = replace(config, characters="".join(sorted(set("".join(training_texts(splits))))))
-    try:  # now: next, an older run may be overwritten
-        check_lengths(splits, tokenizer, config.max_chain)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    scorer = load_scorer(config, device)
+    tokenizer = _new_tokenizer(config, splits)
+    known = "" if config.init else "".join(sorted(set("".join(training_texts(splits)))))
+    config = replace(config, scorer_digest=_digest(scorer), characters=known)
+    check_lengths(splits, tokenizer, config.max_chain)  # next, an older run may be overwritten
     folder = Path(options.out_dir or Path("runs") / _default_name(given))
     lock = None
     if parallel.rank() == 0:
@@ -178,7 +156,11 @@ def open_run(given: Given, say: Callable[[str], None] = tell) -> Run:
         lock = prepare_folder(folder, options.overwrite, inputs)
         config.save(folder)  # first: a folder with it can be resumed or overwritten
         write_text(folder / "tokenizer.json", tokenizer.text())
-    return Run(config, folder, lock, splits, tokenizer, False, scorer, _initial(config))
+    return Run(config, folder, lock, splits, tokenizer, scorer, resumed=False)
+
+
+def _digest(scorer: Writer | None) -> str:
+    return weights_digest(scorer.models["direct"].state_dict()) if scorer else ""
 
 
 def _new_config(given: Given, device: str) -> RunConfig:
@@ -192,9 +174,9 @@ def _new_config(given: Given, device: str) -> RunConfig:
         if name in given:
             changes[name] = str(Path(given[name]).resolve())
     if "init" in given:  # what a checkpoint was trained with
-        changes["model"] = asdict(load_t5(given["init"]).config)
         changes |= {"encoder": "bidirectional", "optimizer": "adamw"}
         changes |= {name: given[name] for name in ("encoder", "optimizer") if name in given}
+        changes["model"] = asdict(load_t5(given["init"]).config)
     return of(RunConfig, given, **changes)
 
 
@@ -204,14 +186,13 @@ def _default_name(given: Given) -> str:
     for name, value in given.items():
         if name in ("data", "scorer", "init"):
             parts.append(Path(value).stem)
-        elif isinstance(value, bool):
-            parts.append(name)
         elif name not in ("task", "mode", "device", "out_dir", "overwrite"):
-            parts.append(value if isinstance(value, str) else f"{name}-{value:g}")
+            shown = name if value is True else f"{name}-{value}"
+            parts.append(value if isinstance(value, str) else shown)
     return "-".join(parts).replace("_", "-")[:150]
 
 
-def _resume(folder: Path, given: Given, device: str, say: Callable[[str], None]) -> Run:
+def _resume(folder: Path, given: Given, device: str) -> Run:
     """A run as its config.json has it; the data may have moved, the budget may grow."""
     config = RunConfig.load(folder)
     lock = lock_folder(folder) if parallel.rank() == 0 else None
@@ -220,7 +201,7 @@ def _resume(folder: Path, given: Given, device: str, say: Callable[[str], None])
     if "data" in given:
         config = replace(config, data=str(Path(given["data"]).resolve()))
     splits, description = own_splits(folder, config)
-    say(description)
+    tell(description)
 
     longer = {name: given[name] for name in ("max_steps", "max_minutes") if name in given}
     for name, value in longer.items():
@@ -230,41 +211,23 @@ def _resume(folder: Path, given: Given, device: str, say: Callable[[str], None])
             raise InputError(f"--{name.replace('_', '-')} is {value} with --resume; {wanted}")
     config = replace(config, device=device, **longer)
 
-    if (folder / "tokenizer.json").exists():
-        tokenizer = _load_tokenizer(folder, config)
-    else:  # stopped at its very beginning
-        tokenizer = _new_tokenizer(config, splits, say)
-        if lock:
-            write_text(folder / "tokenizer.json", tokenizer.text())
-    scorer = _scorer(config, device, say)
-    if scorer and weights_digest(scorer.model.state_dict()) != config.scorer_digest:
-        raise InputError(f"{config.scorer}: trained anew since it labelled the chains of {folder}")
+    path = folder / "tokenizer.json"  # there is none if it was stopped at its very beginning
+    tokenizer = _load_tokenizer(folder, config) if path.exists() else _new_tokenizer(config, splits)
+    scorer = load_scorer(config, device)
+    anew = f"trained anew since it labelled the chains of {folder}"
+    refuse(_digest(scorer) != config.scorer_digest, config.scorer, anew)
     if longer and (folder / "scorer.best.pt").exists() and config.max_rounds is not None:
         # Trained longer, the run's own scorer would change the labels.
         model = load_model(folder / "scorer.best.pt", device, config.run_id)
-        scorer = Scorer(model, tokenizer, config.max_question)
+        scorer = Writer(config, tokenizer, {"direct": model})
     if lock:
         config.save(folder)
-    return Run(config, folder, lock, splits, tokenizer, True, scorer, _initial(config))
+        if not path.exists():
+            write_text(path, tokenizer.text())
+    return Run(config, folder, lock, splits, tokenizer, scorer, resumed=True)
 
 
-def _scorer(config: RunConfig, device: str, say: Callable[[str], None]) -> Scorer | None:
-    if config.scorer is None:
-        return None
-    scorer, its_config = load_scorer(config.scorer, device)
-    if note := scorer_note(config.scorer, its_config, config.task):
-        say(note)
-    if its_config.data_digest != config.data_digest:
-        told = "it may have seen this run's test examples"
-        say(f"note: {config.scorer} was trained on other data; {told}")
-    return scorer
-
-
-def _initial(config: RunConfig) -> Callable[[], EncoderDecoder] | None:
-    return partial(load_t5, config.init) if config.init else None
-
-
-def _new_tokenizer(config: RunConfig, splits: Splits, say: Callable[[str], None]) -> Tokenizer:
+def _new_tokenizer(config: RunConfig, splits: Splits) -> Tokenizer:
     texts = training_texts(splits)
     if config.init is None:
         return Tokenizer.train(texts, config.vocab_size)
@@ -272,7 +235,7 @@ def _new_tokenizer(config: RunConfig, splits: Splits, say: Callable[[str], None]
     share, lost = lost_characters(tokenizer, texts)
     examples = ": " + " ".join(repr(c) for c in lost[:20]) if lost else ""
     path = Path(config.init) / "tokenizer.json"
-    say(f"{path}: {share:.2%} of the training characters cannot be written{examples}")
+    tell(f"{path}: {share:.2%} of the training characters cannot be written{examples}")
     return tokenizer
 
 
@@ -286,27 +249,23 @@ def _load_tokenizer(folder: Path, config: RunConfig) -> Tokenizer:
 
 
 # --- folders -------------------------------------------------------------------------------------
-
-
 def prepare_folder(folder: Path, overwrite: bool, inputs: Sequence[str] = ()) -> Lock:
     """Make a run's folder; with ``overwrite``, empty an older run's. None of the new run's
     ``inputs`` may lie there. The lock keeps other commands out."""
     used = folder.exists()
     if used and folder.is_dir():
-        used = bool(set(folder.iterdir()) - set(_leftovers(folder)))
+        used = not set(folder.iterdir()) <= set(_leftovers(folder))
     if used:
+        other = "choose another --out-dir"
         try:
             RunConfig.load(folder)
         except InputError:
-            told = "exists and is no run folder of this version; choose another --out-dir"
-            raise InputError(f"{folder}: {told}") from None
-        if not overwrite:
-            resume = f"--resume {shlex.quote(str(folder))}"
-            told = f"holds a run already; choose another --out-dir, --overwrite, or {resume}"
-            raise InputError(f"{folder}: {told}")
-    for path in map(Path, inputs):
-        if path.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"{path}: lies in {folder}; choose another --out-dir")
+            refuse(True, folder, f"exists and is no run folder of this version; {other}")
+        resume = f"--resume {shlex.quote(str(folder))}"
+        refuse(not overwrite, folder, f"holds a run already; {other}, --overwrite, or {resume}")
+    for path in inputs:
+        inside = Path(path).resolve().is_relative_to(folder.resolve())
+        refuse(inside, path, f"lies in {folder}; choose another --out-dir")
     check_place(folder / "config.json")
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder)
@@ -324,9 +283,8 @@ def lock_folder(folder: Path) -> Lock:
 
 
 def _leftovers(folder: Path) -> list[Path]:
-    return [
-        path for file in _files_of_a_run(folder) for path in file.parent.glob(f".{file.name}.*.tmp")
-    ]
+    files = _files_of_a_run(folder)
+    return [path for file in files for path in file.parent.glob(f".{file.name}.*.tmp")]
 
 
 def discard_folder(folder: Path) -> None:
@@ -360,68 +318,49 @@ def _files_of_a_run(folder: Path) -> list[Path]:
 
 
 # --- trained runs --------------------------------------------------------------------------------
-
-
 def load_run(folder: str | Path, device: str = "cpu") -> Writer:
-    """A trained run, ready to write chains; its ``settings`` are the run's ``RunConfig``.
-
-    Raises:
-        InputError: not a run folder, or a damaged one.
-    """
+    """A trained run, ready to write chains; its ``settings`` are the run's ``RunConfig``."""
     folder = Path(folder)
     config = RunConfig.load(folder)
     tokenizer = _load_tokenizer(folder, config)
-    if config.max_tokens is None or config.max_rounds is None:
-        raise InputError(f"{folder / 'config.json'}: the run's training has not begun")
+    begun = config.max_tokens is not None and config.max_rounds is not None
+    refuse(not begun, folder / "config.json", "the run's training has not begun")
     writer = Writer(config, tokenizer, {})
     for name in MODES[config.mode]:
         path = folder / f"{name}.best.pt"
-        model = load_model(path, device, config.run_id)
-        if config.init is None and model.config.vocab_size != tokenizer.vocab_size:
-            told = f"a vocabulary of {model.config.vocab_size}, but tokenizer.json has"
-            raise InputError(f"{path}: {told} {tokenizer.vocab_size}")
-        writer.models[name] = model
+        model = writer.models[name] = load_model(path, device, config.run_id)
+        rows, ids = model.config.vocab_size, tokenizer.vocab_size
+        told = f"a vocabulary of {rows}, but tokenizer.json has {ids}"
+        refuse(config.init is None and rows != ids, path, told)
     return writer
 
 
-def load_scorer(folder: str | Path, device: str = "cpu") -> tuple[Scorer, RunConfig]:
-    """The model of a direct run, and the run's settings."""
-    writer = load_run(folder, device)
-    config: Any = writer.settings
-    if config.mode != "direct":
-        told = f"a run of mode {config.mode}; --scorer needs a direct one"
-        raise InputError(f"{folder}: {told}")
-    return Scorer(writer.models["direct"], writer.tokenizer, config.max_question), config
-
-
-def scorer_note(folder: str | Path, config: RunConfig, task: str) -> str:
-    """A warning if a scorer was trained for another task."""
-    if config.task == task:
-        return ""
-    trained = f"{folder} was trained for --task {config.task}"
-    return f"note: {trained}; its entropies say little of {task} chains"
+def load_scorer(settings: Settings, device: str) -> Writer | None:
+    """The direct run ``settings.scorer``, if there is one; tells what speaks against it."""
+    if settings.scorer is None:
+        return None
+    scorer = load_run(settings.scorer, device)
+    own: Any = scorer.settings
+    told = f"a run of mode {own.mode}; --scorer needs a direct one"
+    refuse(own.mode != "direct", settings.scorer, told)
+    if own.task != settings.task:
+        trained = f"{settings.scorer} was trained for --task {own.task}"
+        say(f"note: {trained}; its entropies say little of {settings.task} chains")
+    if getattr(settings, "data_digest", own.data_digest) != own.data_digest:
+        told = "it may have seen this run's test examples"
+        say(f"note: {settings.scorer} was trained on other data; {told}")
+    return scorer
 
 
 # --- evaluations ---------------------------------------------------------------------------------
-
-
-@dataclass
-class Asked:
-    """What a run is scored on."""
-
-    examples: list[Example]
-    split: str
-    description: str
-    trained_on: list[Example] | None  # its own training split; None if that is gone
-
-
 def examples_for(
     folder: Path, config: RunConfig, changes: dict[str, Any], split: str | None
-) -> Asked:
+) -> tuple[list[Example], str, str, list[Example] | None]:
     """A split of the run's own data, by default "test"; or of another file, by default all of it.
 
     ``changes``: of the run's settings of data. A file that holds the run's own data, which has
-    moved, is split as the run split it.
+    moved, is split as the run split it. Returns the examples, the split, a line about them, and the
+    run's own training split; None if that is gone.
     """
     moved, own = replace(config, **changes), None
     if "data" not in changes:
@@ -438,34 +377,38 @@ def examples_for(
         splits, description = load_splits(whole, split == "all")
         with suppress(InputError):
             trained_on = own_splits(folder, config)[0]["train"]
-    return Asked(pick_split(splits, split), split, description, trained_on)
+    return pick_split(splits, split), split, description, trained_on
 
 
-def evaluation_folder(
-    run: Path, owner: str | None, name: str, out_dir: Path | None, overwrite: bool
-) -> Path:
-    """Where an evaluation goes: by default ``name`` in the run's folder. Makes nothing yet.
-
-    Results there may be replaced if the run ``owner`` wrote them.
-    """
-    place = out_dir or run / name
-    if out_dir is None and place.is_symlink():
-        raise InputError(f"{place}: a link; remove it, or choose an --out-dir")
-    if place.resolve() == run.resolve():
-        raise InputError(f"{place}: holds the run's own results; choose another --out-dir")
-    written = [place / "results.json", place / "predictions.jsonl"]
-    if any(path.exists() for path in written) and not (overwrite or _wrote(owner, *written)):
+def evaluation_folders(
+    writers: dict[Path, Writer], names: dict[Path, str], out_dir: str | None, overwrite: bool
+) -> dict[Path, Path]:
+    """Where each run's evaluation goes, by default into its own folder; or its answers, which have
+    no names. Makes nothing yet. Results there may be replaced if the same run wrote them."""
+    places: dict[Path, Path] = {}
+    for run, writer in writers.items():
+        place = run / names.get(run, "")
+        if out_dir:
+            place = Path(out_dir) / (run.resolve().name if len(writers) > 1 else "")
+        link, own = not out_dir and place.is_symlink(), place.resolve() == run.resolve()
+        refuse(link, place, "a link; remove it, or choose an --out-dir")
+        refuse(own, place, "holds the run's own results; choose another --out-dir")
+        refuse(place in places.values(), place, "for two folders of one name; leave --out-dir out")
+        config: Any = writer.settings
+        files = [place / "results.json", place / "predictions.jsonl"]
+        may_replace = overwrite or (names and _wrote(config.run_id, *files))
         told = "holds results already; choose another --out-dir, or pass --overwrite"
-        raise InputError(f"{place}: {told}")
-    check_place(place / "results.json")
-    return place
+        refuse(any(path.exists() for path in files) and not may_replace, place, told)
+        check_place(files[0])
+        places[run] = place
+    return places
 
 
-def _wrote(owner: str | None, results: Path, predictions: Path) -> bool:
+def _wrote(owner: str, results: Path, predictions: Path) -> bool:
     """Are these a run's own, and nobody has changed the predictions since?"""
     try:
         found = read_json(results, "results")
-        digest = hashlib.sha256(read_bytes(predictions)).hexdigest()
+        digest = hashlib.sha256(read_bytes(predictions, "")).hexdigest()
         return (found["run"], found["predictions_digest"]) == (owner, digest)
-    except (InputError, OSError, LookupError, TypeError):
+    except (InputError, LookupError, TypeError):
         return False

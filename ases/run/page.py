@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ases.pairs import Segmented
-from ases.run.scores import SCORES, STOPS, same_problems, score_cell
+from ases.run.scores import same_problems, score_rows
 from ases.run.show import first_difference, is_wrong, parts_of
 from ases.segmentation import RULES, split_pieces
 from ases.settings import Settings
@@ -32,31 +32,14 @@ def evaluation_page(
         results, predictions, curves: by run: what ``results.json``, ``predictions.jsonl`` and
             ``read_curves`` hold.
     """
-    scores = []
-    for name, (_, meaning) in SCORES.items():
-        cells = [score_cell(own, name) for own in results.values()]
-        if any(cells):
-            scores.append({"name": name, "meaning": meaning, "cells": cells})
-    for reason, meaning in STOPS.items():
-        shares = [own["stop_reasons"][reason] for own in results.values()]
-        if any(shares):
-            scores.append({"name": f"stop: {reason}", "meaning": meaning, "shares": shares})
-
     problems: dict[tuple[str, str], dict] = {}
     for run, lines in predictions.items():
         for line in lines:
             problem = problems.setdefault((line["id"], line["question"]), _problem(line))
             problem["chains"].append(_chain(run, line))
-    return page(
-        {
-            "title": "Chains of thought: " + ", ".join(results),
-            "runs": list(results),
-            "scores": scores,
-            "notes": [*notes, same_problems(results)],
-            "curves": curves,
-            "problems": list(problems.values()),
-        }
-    )
+    about: dict = {"title": "Chains of thought: " + ", ".join(results), "runs": list(results)}
+    about |= {"scores": score_rows(results), "notes": [*notes, same_problems(results)]}
+    return page(about | {"curves": curves, "problems": list(problems.values())})
 
 
 def _problem(line: dict) -> dict:
@@ -79,16 +62,11 @@ def segmentation_page(
     description: str,
     tokenizer: Tokenizer | None = None,
 ) -> str:
-    """Pieces and labels of each example; with a scorer's entropies, those of pieces and tokens.
-
-    Args:
-        tokenizer: the scorer's.
-    """
+    """Pieces and labels of each example; with a scorer's entropies, those of pieces and tokens,
+    which are its ``tokenizer``'s."""
     examples = []
     for s in segmented:
-        pieces: list[dict] = []
-        for label, text in zip(s.labels, s.pieces):
-            pieces.append({"label": label, "text": text})
+        pieces: list[dict] = [{"label": role, "text": t} for role, t in zip(s.labels, s.pieces)]
         example: dict = {"id": s.example.id, "question": s.example.question, "pieces": pieces}
         if s.entropies is not None:
             example["threshold"] = settings.beta * sum(s.entropies) / len(s.entropies)

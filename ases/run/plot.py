@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ases.data import InputError
+from ases.data import InputError, refuse
 from ases.run.cli import Parser, run_command
 from ases.run.progress import tell
 from ases.run.read import LOG, read_rows
@@ -66,14 +66,12 @@ def save_figure(figure: Any, out: Path) -> None:
 
 
 def main() -> None:
-    """Draw the losses of runs."""
     parser = Parser(prog="python -m ases.run.plot", description="Draw the loss curves of runs.")
     parser.add_argument("run", nargs="+", type=Path, help="folder that train.py wrote")
     parser.add_argument("--out", type=Path, default=Path("curves.svg"), help="[%(default)s]")
     options = parser.parse_args()
     check_place(options.out)
-    if options.out.is_dir():
-        raise InputError(f"--out is {str(options.out)!r}, a folder; expected a file")
+    refuse(options.out.is_dir(), "--out", f"{options.out} is a folder; expected a file")
     plot(options.run, options.out)
     tell(f"written: {options.out}")
 

@@ -28,7 +28,6 @@ class Signals:
         self.pending: int | None = None
 
     def install(self) -> None:
-        """From now on."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
@@ -38,7 +37,6 @@ class Signals:
         self.pending = number
 
     def check(self) -> None:
-        """Raise what has come meanwhile."""
         if self.pending is not None:
             raise Interrupted("stopped", self.pending)
 
@@ -65,8 +63,6 @@ class Lock:
 
 
 # --- several processes ---------------------------------------------------------------------------
-
-
 def several_processes() -> bool:
     """Has torchrun started more than one?"""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
@@ -85,11 +81,9 @@ def meeting() -> Iterator[None]:
     import torch
     from torch import distributed
 
-    backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     rank = distributed.get_rank()
     try:
         if rank == 0:
@@ -97,9 +91,9 @@ def meeting() -> Iterator[None]:
         else:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-            with open(os.devnull, "w") as nowhere:
-                with redirect_stdout(nowhere), redirect_stderr(nowhere):
-                    yield
+            nowhere = open(os.devnull, "w")
+            with nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+                yield
     except InputError:
         if os.environ["LOCAL_RANK"] == "0":  # one line a machine
             raise

@@ -13,7 +13,7 @@ INTERVAL = 30.0  # seconds between two plain lines
 
 def say(line: str) -> None:
     """A line about the work that goes on, past any bar."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(shown(line), file=sys.stderr)
 
 
 def tell(line: object) -> None:
@@ -50,16 +50,9 @@ class Meter:
         self.done = done
         if self.bar.disable:
             self.shown = time.monotonic()
-            share = self.done / self.total
-            say(f"{self.name} {share:4.0%}, {self._left()} left, {note}")
+            rate = (done - self.first) / (self.shown - self.started + 1e-9)
+            left = tqdm.format_interval((self.total - done) / rate) if rate > 0 else "?"
+            say(f"{self.name} {done / self.total:4.0%}, {left} left, {note}")
 
     def close(self) -> None:
-        """Take the bar away."""
         self.bar.close()
-
-    def _left(self) -> str:
-        done = self.done - self.first
-        if done <= 0:
-            return "?"
-        seconds = (time.monotonic() - self.started) / done * (self.total - self.done)
-        return tqdm.format_interval(seconds)

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from ases.answers import Stated, find_answer
-from ases.data import Example, InputError
+from ases.data import Example, InputError, refuse
 from ases.run.write import counted
 from ases.tasks import TASKS
 
 FORMATS = "JSON Lines, a JSON array, or a table with a header"
 
 #: Where a row stands ("7", "item 7"), and the row or what is wrong with it.
-Rows = Iterator[tuple[str, dict | InputError]]
+Rows = Iterator[tuple[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,12 @@ class Columns:
     label: str | None = None  # of the true answer
 
     @property
-    def needed(self) -> tuple[str, ...]:
+    def needed(self) -> list[str]:
         """The fields that every row must have."""
-        return tuple(n for n in (self.question, self.answer, self.label) if n is not None)
+        return [name for name in (self.question, self.answer, self.label) if name is not None]
 
     @property
     def words(self) -> str:
-        """Their names, as a complaint quotes them."""
         return " and ".join(map(repr, self.needed))
 
 
@@ -85,16 +84,15 @@ def read_examples(
     """Read a file of questions and answers. ``skip_bad_rows``: leave out bad rows, and those whose
     chain states another number than the label."""
     data = scan_examples(path, task, columns, skip_bad_rows)
-    if data.problems and not skip_bad_rows:
-        more = f" ({len(data.problems) - 1} more)" if len(data.problems) > 1 else ""
+    bad = len(data.problems)
+    if bad and not skip_bad_rows:
+        more = f" ({bad - 1} more)" if bad > 1 else ""
         told = "fix these rows (segment.py --check lists them), or pass --skip-bad-rows"
         if not data.examples and TASKS[task].numbers:
             told += "; for chains without numbers, use --task text"
         raise InputError(f"{data.problems[0]}{more}; {told}")
-    if not data.examples:
-        bad = f", {len(data.problems)} bad" if data.problems else ""
-        told = f"no usable row ({len(data.empty)} without question or answer{bad})"
-        raise InputError(f"{path}: {told}")
+    told = f"no usable row ({len(data.empty)} without question or answer, {bad} bad)"
+    refuse(not data.examples, path, told)
     return data
 
 
@@ -113,10 +111,10 @@ def scan_examples(
     path: str | Path, task: str, columns: Columns = Columns(), skip_contradicted: bool = False
 ) -> Dataset:
     """Read a file to its end; each bad row is a line of ``problems``."""
-    path = Path(path)
     if columns.label is not None and not TASKS[task].numbers:
         raise InputError(f"--label-field has no effect with --task {task}; remove it")
-    return _scan(path, _read_text(path, columns), task, columns, skip_contradicted)
+    text = _decoded(path, read_bytes(Path(path), FORMATS), columns)
+    return _scan(Path(path), text, task, columns, skip_contradicted)
 
 
 @_texts_of_any_length()
@@ -128,11 +126,9 @@ def read_questions(path: str, column: str | None = None) -> list[Example]:
         column: what the file calls its questions, if it is a data file for sure.
     """
     columns = Columns(column or "question", None)
-    if path == "-":
-        path = "standard input"
-        text = _decoded(Path(path), sys.stdin.buffer.read(), columns)
-    else:
-        text = _read_text(Path(path), columns)
+    raw = sys.stdin.buffer.read() if path == "-" else read_bytes(Path(path), FORMATS)
+    path = "standard input" if path == "-" else path
+    text = _decoded(path, raw, columns)
     if column or _begins_with_json(text) or _delimiter(text, columns) or _has_header(path, text):
         data = _scan(Path(path), text, "", columns)
         if data.problems:
@@ -141,8 +137,7 @@ def read_questions(path: str, column: str | None = None) -> list[Example]:
     else:
         lines = enumerate(text.split("\n"), 1)
         questions = [Example(f"line-{n}", line.strip(), "") for n, line in lines if line.strip()]
-    if not questions:
-        raise InputError(f"{path}: no question; expected one a line, or {FORMATS}")
+    refuse(not questions, path, f"no question; expected one a line, or {FORMATS}")
     return questions
 
 
@@ -154,12 +149,15 @@ def _scan(
         try:
             if isinstance(row, InputError):
                 raise row
-            texts = {name: _text(row, name, name == columns.label) for name in columns.needed}
-            id_ = _id(row) or (f"line-{line}" if line.isdigit() else line.replace(" ", "-"))
-            if id_ in seen:
-                first = f"{path}:{seen[id_]}"
-                told = f"field 'id': {id_!r} is the id of {first}, too"
-                raise InputError(told)
+            if not isinstance(row, dict):
+                raise InputError(f"a JSON {type(row).__name__}; expected a JSON object")
+            kinds = {columns.label: (str, int, float, bool)}
+            texts = {name: _text(row, name, kinds.get(name, (str,))) for name in columns.needed}
+            id_ = f"line-{line}" if line.isdigit() else line.replace(" ", "-")
+            if own := next((name for name in ("id", "qid") if name in row), None):
+                id_ = _text(row, own, (str, int))
+                refuse(not id_, f"field {own!r}", "empty; expected a text or a whole number")
+            refuse(id_ in seen, "field 'id'", f"{id_!r} is the id of {path}:{seen.get(id_)}, too")
             seen[id_] = line
             if empty := [name for name in columns.needed if not texts[name]]:
                 data.empty.append(f"{path}:{line}: field {empty[0]!r} is empty; expected a text")
@@ -172,11 +170,9 @@ def _scan(
                 data.dropped += stated.dropped
                 example = replace(example, answer=stated.text)
                 if columns.label is not None:
-                    label = _stated(
-                        columns.label, f"The answer is {texts[columns.label]}", "a number"
-                    )
-                    if label.dropped:
-                        raise InputError(f"field {columns.label!r}: more than a number")
+                    text = f"The answer is {texts[columns.label]}"
+                    label = _stated(columns.label, text, "a number")
+                    refuse(label.dropped, f"field {columns.label!r}", "more than a number")
                     true = label.text.rpartition("The answer is ")[2].removesuffix(".")
                     example = replace(example, label=true)
                     if label.number != stated.number:
@@ -195,28 +191,27 @@ def _stated(
 ) -> Stated:
     """The answer that a text states, in the one form."""
     stated = find_answer(text)
-    if stated is None:
-        raise InputError(f"field {column!r}: no final number that can be read; expected {wanted}")
+    told = f"no final number that can be read; expected {wanted}"
+    refuse(stated is None, f"field {column!r}", told)
     return stated
 
 
-def read_bytes(path: Path) -> bytes:
-    """A regular file's content; a pipe might never end.
-
-    Raises:
-        OSError: there is none, or it cannot be read.
-    """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise OSError(errno.EINVAL, "no regular file")
-    return path.read_bytes()
+def read_bytes(path: Path, wanted: str) -> bytes:
+    """A regular file's content; a pipe might never end."""
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError(errno.EINVAL, "no regular file")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected {wanted}") from None
 
 
 def read_json(path: Path, wanted: str) -> Any:
     """A JSON file's content."""
     try:
-        return json.loads(read_bytes(path).decode("utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected {wanted}") from None
+        return json.loads(read_bytes(path, wanted).decode("utf-8"))
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", None) or type(error).__name__
         raise InputError(f"{path}: not JSON ({reason}); expected {wanted}") from None
@@ -228,14 +223,8 @@ LOG = {"model": str, "step": (int, float)}
 
 def read_rows(path: Path, needed: dict[str, Any]) -> list[dict]:
     """The rows of a run's ``metrics.jsonl`` or ``predictions.jsonl``, without a torn last line.
-
-    Args:
-        needed: the fields of a row, with their types: ``LOG`` or ``PREDICTION``.
-    """
-    try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    ``needed``: their fields, with types: ``LOG`` or ``PREDICTION``."""
+    text = read_bytes(path, "a run's file").decode("utf-8", "surrogateescape")
     lines, rows = [line for line in text.split("\n") if line], []
     for number, line in enumerate(lines, 1):
         try:
@@ -244,46 +233,30 @@ def read_rows(path: Path, needed: dict[str, Any]) -> list[dict]:
                 raise ValueError
             rows.append(row)
         except (ValueError, KeyError, TypeError, RecursionError):
-            if number < len(lines):
-                told = f"not a line of this file: a JSON object with {', '.join(needed)}"
-                raise InputError(f"{path}:{number}: {told}") from None
+            told = f"not a line of this file: a JSON object with {', '.join(needed)}"
+            refuse(number < len(lines), f"{path}:{number}", told)
     return rows
 
 
 # --- reading, row by row -------------------------------------------------------------------------
-
-
-def _read_text(path: Path, columns: Columns) -> str:
-    try:
-        raw = read_bytes(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    return _decoded(path, raw, columns)
-
-
-def _decoded(path: Path, raw: bytes, columns: Columns) -> str:
+def _decoded(path: str | Path, raw: bytes, columns: Columns) -> str:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         told = f"{path}:{line}: byte {error.start} is not UTF-8; expected a UTF-8 file"
         raise InputError(told) from None
-    if not text.strip():
-        raise InputError(f"{path}: the file is empty; expected {FORMATS} with {columns.words}")
+    refuse(not text.strip(), path, f"the file is empty; expected {FORMATS} with {columns.words}")
     return text
 
 
 def _rows(path: Path, text: str, columns: Columns) -> Rows:
     delimiter = _delimiter(text, columns)
-    if delimiter is None and _is_json(text):
-        return _array_rows(path, text) if text.lstrip().startswith("[") else _json_rows(text)
+    if delimiter is None and text.lstrip().startswith(("{", "[", '"')):
+        return _json_rows(text)
     if delimiter is None:  # the complaint about the header shall show its names
         delimiter = max(",", "\t", ";", key=text.lstrip().split("\n", 1)[0].count)
     return _table_rows(path, text, columns, delimiter)
-
-
-def _is_json(text: str) -> bool:
-    return text.lstrip().startswith(("{", "[", '"'))
 
 
 def _begins_with_json(text: str) -> bool:
@@ -321,99 +294,66 @@ def _has_header(path: str, text: str) -> bool:
 
 
 def _json_rows(text: str) -> Rows:
-    for number, content in enumerate(text.split("\n"), 1):
-        if content.strip():
-            try:
-                yield str(number), _object(json.loads(content))
-            except (ValueError, RecursionError) as error:
-                yield str(number), _not_json(error, "one JSON object a line")
-
-
-def _array_rows(path: Path, text: str) -> Rows:
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        told = _not_json(error, "a JSON array of objects")
-        raise InputError(f"{path}:{getattr(error, 'lineno', 1)}: {told}") from None
-    for number, row in enumerate(rows, 1):
-        yield f"item {number}", _object(row)
-
-
-def _not_json(error: Exception, wanted: str) -> InputError:
-    # A number of thousands of digits is a ValueError without a message of JSON's.
-    reason = getattr(error, "msg", "a value is too large")
-    return InputError(f"not JSON ({reason}); expected {wanted}")
-
-
-def _object(row: object) -> dict | InputError:
-    if isinstance(row, dict):
-        return row
-    return InputError(f"a JSON {type(row).__name__}; expected a JSON object")
+    """Of JSON Lines, or of an array."""
+    array = text.lstrip().startswith("[")
+    for number, part in enumerate([text] if array else text.split("\n"), 1):
+        if not part.strip():
+            continue
+        try:
+            value = json.loads(part)
+        except (ValueError, RecursionError) as error:
+            # A number of thousands of digits is a ValueError without a message of JSON's.
+            told = f"not JSON ({getattr(error, 'msg', 'a value is too large')})"
+            line = str(number + getattr(error, "lineno", 1) - 1)
+            yield line, InputError(f"{told}; expected one JSON object a line, or an array of them")
+        else:
+            for n, row in enumerate(value if array else [value], 1):
+                yield f"item {n}" if array else str(number), row
 
 
 def _table_rows(path: Path, text: str, columns: Columns, delimiter: str) -> Rows:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    start, header = 1, None
-    while True:
-        try:
-            values = next(reader, None)
-        except csv.Error as error:
-            reason = f"not CSV ({error}); expected values separated by {delimiter!r}"
-            # Of the file, not of the row: where the next row begins cannot be known.
-            raise InputError(f"{path}:{start}: {reason}") from None
-        if values is None:
-            return
-        line, start = str(start), reader.line_num + 1
-        if not values:
-            continue
-        if header is None:
-            header = _header(f"{path}:{line}", values, columns)
-        elif len(values) != len(header):
-            told = f"{len(values)} fields; expected {len(header)}, as in the header"
-            yield line, InputError(told)
-        elif delimiter == "\t" and any(set(value) & set("\r\n") for value in values):
-            told = "a quoted field of several lines; expected a row a line (a stray quote?)"
-            yield line, InputError(told)
-        else:
-            yield line, dict(zip(header, values))
+    start, header = 1, []
+    try:
+        for values in reader:
+            line, start = str(start), reader.line_num + 1
+            if not values:
+                continue
+            if not header:
+                header = _header(f"{path}:{line}", values, columns)
+            elif len(values) != len(header):
+                told = f"{len(values)} fields; expected {len(header)}, as in the header"
+                yield line, InputError(told)
+            elif delimiter == "\t" and any(set(value) & set("\r\n") for value in values):
+                told = "a quoted field of several lines; expected a row a line (a stray quote?)"
+                yield line, InputError(told)
+            else:
+                yield line, dict(zip(header, values))
+    except csv.Error as error:
+        reason = f"not CSV ({error}); expected values separated by {delimiter!r}"
+        # Of the file, not of the row: where the next row begins cannot be known.
+        raise InputError(f"{path}:{start}: {reason}") from None
 
 
 def _header(place: str, values: list[str], columns: Columns) -> list[str]:
     header = [name.strip() for name in values]
-    if not set(columns.needed) <= set(header):
-        found = ", ".join(header)[:120]
-        wanted = f"{columns.words}, or their names as --question-field and so on"
-        raise InputError(f"{place}: columns {found!r}; expected {wanted}")
+    wanted = f"{columns.words}, or their names as --question-field and so on"
+    missing = not set(columns.needed) <= set(header)
+    refuse(missing, place, f"columns {', '.join(header)[:120]!r}; expected {wanted}")
     for name in (*columns.needed, "id", "qid"):
-        if header.count(name) > 1:
-            raise InputError(f"{place}: column {name!r} stands twice; expected it once")
+        refuse(header.count(name) > 1, place, f"column {name!r} stands twice; expected it once")
     return header
 
 
-def _text(row: dict, name: str, or_number: bool = False) -> str:
-    """A field's text without the blanks around it; a label may be a number in JSON."""
+def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:
+    """A field's text, which may be of some kinds, without the blanks around it."""
     if name not in row:
         found = ", ".join(map(str, row))[:120]
         others = f"the fields are {found!r}; --question-field and so on name others"
         raise InputError(f"field {name!r} is missing; expected a text ({others})")
-    value = row[name]
-    if or_number and isinstance(value, (int, float)):
-        value = str(value)
-    if not isinstance(value, str):
-        raise InputError(f"field {name!r} is {type(value).__name__}; expected a text")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if type(row[name]) not in kinds:
+        raise InputError(f"field {name!r} is {type(row[name]).__name__}; expected a text")
+    text = str(row[name]).strip()
+    if any("\ud800" <= character <= "\udfff" for character in text):
         raise InputError(f"field {name!r} holds half a surrogate pair; expected valid Unicode")
-    return value.strip()
-
-
-def _id(row: dict) -> str | None:
-    """What a row calls itself; None if it does not."""
-    name = next((name for name in ("id", "qid") if name in row), None)
-    if name is None:
-        return None
-    wanted = "expected a text or a whole number"
-    if isinstance(row[name], bool) or not isinstance(row[name], (str, int)):
-        raise InputError(f"field {name!r} is {type(row[name]).__name__}; {wanted}")
-    if not str(row[name]).strip():
-        raise InputError(f"field {name!r} is empty; {wanted}")
-    return _text({name: str(row[name])}, name)
+    return text

@@ -1,6 +1,8 @@
 """Scores side by side, and what each of them says."""
 
-from collections.abc import Sequence
+from string import ascii_uppercase
+
+from ases.settings import STOPS
 
 WIDTH = 80
 
@@ -19,13 +21,6 @@ SCORES = {
     "rounds_mean": ("{:.1f}", "mean number of segments"),
     "train_seconds": ("{:.1f}", "training time of the run, without a scorer's"),
 }
-STOPS = {
-    "end": "wrote the end-of-chain token",
-    "no-end": "ended without that token (direct chains only)",
-    "rounds": "had as many segments as a chain may have",
-    "length": "had a segment cut at its limit",
-    "stuck": "wrote a segment twice in a row, or two empty ones",
-}
 
 
 def explained() -> str:
@@ -43,31 +38,39 @@ def table(columns: dict[str, dict]) -> str:
     """
     legend = []
     if sum(map(len, columns)) + 3 * len(columns) + 16 > WIDTH:
-        letters = [chr(ord("A") + i) for i in range(26)] + [str(i) for i in range(27, 1000)]
+        letters = [*ascii_uppercase, *map(str, range(27, 1000))]
         legend = [f"{letter} = {name}" for letter, name in zip(letters, columns)]
         columns = dict(zip(letters, columns.values()))
 
     lines = [["", *columns]]
-    for name in SCORES:
-        cells = [score_cell(results, name) for results in columns.values()]
-        if any(cells):
-            lines.append([name, *cells])
-    for reason in STOPS:
-        shares = [results["stop_reasons"].get(reason, 0.0) for results in columns.values()]
-        if any(shares):
-            lines.append([f"stop: {reason}", *map("{:.3f}".format, shares)])
-
+    for row in score_rows(columns):
+        lines.append([row["name"], *(row.get("cells") or map("{:.3f}".format, row["shares"]))])
     widths = [max(map(len, column)) for column in zip(*lines)]
     parts, begin, room = [], 1, WIDTH - widths[0]
     while begin < len(widths):
         end = begin + 1
         while end < len(widths) and sum(w + 2 for w in widths[begin : end + 1]) <= room:
             end += 1
-        shown = [0, *range(begin, end)]
-        rows = [_line([line[i] for i in shown], [widths[i] for i in shown]) for line in lines]
-        parts.append("\n".join(rows))
+        rows = []
+        for name, *cells in lines:
+            columns_ = zip(cells[begin - 1 : end - 1], widths[begin:end])
+            rows.append(f"{name:<{widths[0]}}" + "".join(f"  {c:>{w}}" for c, w in columns_))
+        parts.append("\n".join(map(str.rstrip, rows)))
         begin = end
     return "\n\n".join(["\n".join(legend), *parts] if legend else parts)
+
+
+def score_rows(columns: dict[str, dict]) -> list[dict]:
+    """The rows of a table that hold something: name, meaning, and cells, or shares of stops."""
+    rows: list[dict] = []
+    for name, (_, meaning) in SCORES.items():
+        cells = [score_cell(results, name) for results in columns.values()]
+        rows += [{"name": name, "meaning": meaning, "cells": cells}] if any(cells) else []
+    for reason, meaning in STOPS.items():
+        shares = [results["stop_reasons"].get(reason, 0.0) for results in columns.values()]
+        name = f"stop: {reason}"
+        rows += [{"name": name, "meaning": meaning, "shares": shares}] if any(shares) else []
+    return rows
 
 
 def score_cell(results: dict, name: str) -> str:
@@ -82,17 +85,11 @@ def score_cell(results: dict, name: str) -> str:
     return text
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    rest = "".join(f"  {cell:>{width}}" for cell, width in zip(cells[1:], widths[1:]))
-    return f"{cells[0]:<{widths[0]}}{rest}".rstrip()
-
-
 def same_problems(results: dict[str, dict]) -> str:
     """A note that tells runs apart that were scored on different problems; "" if none were."""
     groups: dict[str, list[str]] = {}
     for name, found in results.items():
         groups.setdefault(found["problems"], []).append(name)
-    if len(groups) < 2:
-        return ""
     told = "; ".join(", ".join(names) for names in groups.values())
-    return f"note: not scored on the same problems: {told}; compare within a group only"
+    note = f"note: not scored on the same problems: {told}; compare within a group only"
+    return note if len(groups) > 1 else ""

@@ -44,9 +44,9 @@ def show_segmented(s: Segmented, settings: Settings, colour: bool = False) -> st
             pieces = [f"{piece} (H {next(entropies):.2f})" for piece in pieces]
         lines.append(_segment(segment.label, " | ".join(pieces), colour))
     if s.entropies:
-        threshold = settings.beta * sum(s.entropies) / len(s.entropies)
-        mean = f"{settings.beta:g} times the chain's mean"
-        lines.append(f"  AS is H above {threshold:.2f} nats, {mean}")
+        mean = sum(s.entropies) / len(s.entropies)
+        told = f"{settings.beta * mean:.2f} nats, {settings.beta:g} times the chain's mean"
+        lines.append(f"  AS is H above {told}")
     return "\n".join(lines)
 
 
@@ -57,27 +57,20 @@ def segmented_summary(
     labels = [label for s in segmented for label in s.labels]
     lossless = sum("".join(s.pieces) == s.example.answer for s in segmented)
     n_segments = sum(len(s.segments) for s in segmented)
-    lines = [
-        f"{counted(len(segmented), 'chain')}, {counted(len(labels), 'piece')}, "
-        f"{labels.count(AS) / max(1, len(labels)):.1%} AS, {counted(n_segments, 'segment')}; "
-        f"pieces joined equal the chain in {lossless} of {len(segmented)}",
-        RULES[settings.segmentation].words,
-    ]
+    share, n = labels.count(AS) / max(1, len(labels)), len(segmented)
+    what = f"{counted(len(labels), 'piece')}, {share:.1%} AS, {counted(n_segments, 'segment')}"
+    lines = [f"{counted(n, 'chain')}, {what}; pieces joined equal the chain in {lossless} of {n}"]
+    lines.append(RULES[settings.segmentation].words)
     for role, f in (found or {}).items():
-        lines.append(
-            f"agreement with the true roles: {role} "
-            f"precision {f['precision']:.3f}, recall {f['recall']:.3f}, F1 {f['f1']:.3f}"
-        )
+        told = f"precision {f['precision']:.3f}, recall {f['recall']:.3f}, F1 {f['f1']:.3f}"
+        lines.append(f"agreement with the true roles: {role} {told}")
     return "\n".join(lines)
 
 
 def segmented_row(s: Segmented) -> dict:
     """An example with its pieces and segments, for a JSON line."""
-    entropies = s.entropies or [None] * len(s.pieces)
-    pieces = [
-        {"text": text, "label": label, "entropy": entropy}
-        for text, label, entropy in zip(s.pieces, s.labels, entropies)
-    ]
+    rows = zip(s.pieces, s.labels, s.entropies or [None] * len(s.pieces))
+    pieces = [dict(zip(("text", "label", "entropy"), row)) for row in rows]
     segments = [{"label": part.label, "text": part.text} for part in s.segments]
     example = {"id": s.example.id, "question": s.example.question, "answer": s.example.answer}
     return example | {"pieces": pieces, "segments": segments}

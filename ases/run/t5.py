@@ -9,9 +9,10 @@ embedding, Flan's own too, that the two are not tied; that is as it should be.)
 """
 
 import json
+import re
 from pathlib import Path
 
-from ases.data import InputError
+from ases.data import InputError, refuse
 from ases.run.cli import Parser, run_command
 from ases.run.progress import tell
 from ases.run.write import check_place, write_text
@@ -22,12 +23,10 @@ def export(run: Path, folder: Path) -> list[Path]:
 
     T5 encodes bidirectionally, so only a model trained so says there what it says here.
     """
-    # PyTorch takes its time to load.
     from ases.extra.t5 import need_safetensors, save_t5
     from ases.run.folder import load_run
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists; choose a new folder")
+    check_new(folder)
     check_place(folder / "config.json")
     need_safetensors()
     writer = load_run(run)
@@ -39,48 +38,40 @@ def export(run: Path, folder: Path) -> list[Path]:
         write_text(place / "tokenizer.json", tokenizer.text())
         pad, eos, end = tokenizer.SPECIALS
         known = tokenizer.backend.token_to_id("<unk>") is not None
-        tokens: dict = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "pad_token": pad,
-            "eos_token": eos,
-        }
-        # A byte-level tokenizer never needs an unknown token.
-        tokens |= {"unk_token": "<unk>" if known else pad, "additional_special_tokens": [end]}
+        unknown = "<unk>" if known else pad  # a byte-level tokenizer never needs it
+        tokens: dict = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": pad}
+        tokens |= {"eos_token": eos, "unk_token": unknown, "additional_special_tokens": [end]}
         generation: dict = {"eos_token_id": [tokenizer.eos_id, tokenizer.end_id]}
         generation |= {"max_new_tokens": writer.settings.max_tokens}
         for field in ("decoder_start_token_id", "pad_token_id"):
             generation[field] = getattr(model.config, field)
-        for name, facts in (("tokenizer", tokens), ("generation", generation)):
-            write_text(place / f"{name}_config.json", json.dumps(facts, indent=2) + "\n")
+        for kind, facts in (("tokenizer", tokens), ("generation", generation)):
+            write_text(place / f"{kind}_config.json", json.dumps(facts, indent=2) + "\n")
         places.append(place)
     return places
 
 
 def fetch(name: str, folder: Path) -> None:
-    """Fetch a checkpoint by its name on the hub, with the huggingface_hub that tokenizers needs.
-
-    Raises:
-        InputError: it cannot be had.
-    """
+    """Fetch a checkpoint by its name on the hub, with the huggingface_hub that tokenizers needs."""
     from huggingface_hub import HfApi, hf_hub_download
 
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder}: is not empty; choose a new folder")
+    check_new(folder)
     try:
         offered = set(HfApi().list_repo_files(name))
-        for file in _wanted(offered):
+        weights = [
+            f for f in offered if re.fullmatch(r"model[^/]*\.safetensors(\.index\.json)?", f)
+        ]
+        tokenizers = [f for f in ("tokenizer.json", "spiece.model") if f in offered]
+        for file in ["config.json", *tokenizers, *(sorted(weights) or ["pytorch_model.bin"])]:
             hf_hub_download(name, file, local_dir=folder)
     except Exception as error:  # network, names, permissions: the library has a class for each
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{name}: cannot be downloaded ({reason})") from None
 
 
-def _wanted(offered: set[str]) -> list[str]:
-    """The files of a checkpoint that are needed here."""
-    endings = (".safetensors", ".safetensors.index.json")
-    weights = [f for f in offered if f.startswith("model") and f.endswith(endings) and "/" not in f]
-    tokenizers = [f for f in ("tokenizer.json", "spiece.model") if f in offered]
-    return ["config.json", *tokenizers, *(sorted(weights) or ["pytorch_model.bin"])]
+def check_new(folder: Path) -> None:
+    used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    refuse(used, folder, "exists and is not empty; choose a new folder")
 
 
 def main() -> None:
@@ -96,11 +87,12 @@ def main() -> None:
     exported.add_argument("run", type=Path, help="folder that train.py wrote")
     exported.add_argument("folder", type=Path, help="a new folder for it")
     options = parser.parse_args()
+    places = [options.folder]
     if options.command == "download":
         fetch(options.name, options.folder)
-        tell(f"written: {options.folder}")
-        return
-    for place in export(options.run, options.folder):
+    else:
+        places = export(options.run, options.folder)
+    for place in places:
         tell(f"written: {place}")
 
 

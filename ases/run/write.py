@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ases.data import InputError
+from ases.data import InputError, refuse
 
 
 def counted(n: int, thing: str) -> str:
-    """ "1 chain", "2 chains" """
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
@@ -34,7 +33,6 @@ def write_text(path: Path, text: str) -> None:
 
 
 def cannot_write(path: Path, error: Exception) -> InputError:
-    """The complaint about a file that could not be written."""
     reason = getattr(error, "strerror", None) or "the disk may be full"
     return InputError(f"{path}: cannot be written ({reason})")
 
@@ -68,6 +66,6 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 def check_place(path: Path) -> None:
     """Raise if ``path`` cannot be written; makes nothing yet."""
     nearest = next(p for p in path.absolute().parents if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        reason = "read-only" if nearest.is_dir() else "no folder"
-        raise InputError(f"{path}: cannot be written; {nearest} is {reason}")
+    fits = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    reason = "read-only" if nearest.is_dir() else "no folder"
+    refuse(not fits, path, f"cannot be written; {nearest} is {reason}")

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ases.data import Example
+from ases.data import Example, InputError
 from ases.tasks.reports import report
 from ases.tasks.word_problems import word_problem
 
@@ -51,9 +51,6 @@ def make_splits(
     """Generate the splits of a task. "longer" has problems of more steps than any in training.
 
     No question occurs twice. A larger training split begins with the smaller one.
-
-    Raises:
-        ValueError: the generator runs out of different questions.
     """
     sizes = {"train": n_train, "validation": n_validation, "test": n_test, "longer": n_test}
     seen: set[str] = set()
@@ -74,7 +71,7 @@ def _split(
     while len(examples) < size:
         if repeats > 1000:
             found = f"only {len(examples)} different {name} questions"
-            raise ValueError(f"{found} with numbers up to {max_number}; expected {size}")
+            raise InputError(f"{found} with numbers up to {max_number}; expected {size}")
         question, pieces = TASKS[task].make(rng, name, max_number)
         if question in seen:
             repeats += 1

@@ -17,7 +17,7 @@ from ases.data import Example, split_examples
 from ases.extra.beam import beam_search
 from ases.model import EncoderDecoder
 from ases.pairs import Segmented, make_batches, rows_by_model, target_length
-from ases.recipe import Scorer, Splits, Writer, score_chains, segment, train, training_texts
+from ases.recipe import Splits, Writer, score_chains, segment, train, training_texts
 from ases.run.read import read_examples
 from ases.segmentation import split_pieces
 from ases.settings import Settings
@@ -160,9 +160,9 @@ def _train(trial: Trial, folder: str) -> tuple[Splits, Cut, Writer, Curves, floa
 
 
 @lru_cache(1)
-def _scorer(direct: Trial, folder: str) -> Scorer:
+def _scorer(direct: Trial, folder: str) -> Writer:
     _, _, writer, _, _ = _train(direct, folder)
-    return Scorer(writer.models["direct"], writer.tokenizer)
+    return writer
 
 
 @lru_cache(1)
