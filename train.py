@@ -30,7 +30,7 @@ def main() -> None:
     if recorder.writes:
         recorder.signals.install()
     try:
-        parts: dict = dict(tokenizer=run.tokenizer, scorer=run.scorer)
+        parts: dict = dict(tokenizer=run.tokenizer, scorer=run.scorer, initial=run.initial)
         writer = train(run.splits, run.config, recorder, **parts)
         splits = [split for split in ("test", "longer") if split in run.splits]
         print(table({split: score(run, writer, split) for split in splits}))

@@ -125,6 +125,9 @@ def attention(
         backend: ``reference`` is the definition, in any dtype; ``sdpa`` is PyTorch's; ``triton`` is
             the fused kernel, which never builds a matrix of scores; ``auto`` is triton for bfloat16
             on CUDA from compute capability 8.0 on, else sdpa.
+    Raises:
+        ValueError: an invalid argument.
+        RuntimeError: ``triton`` is not installed or cannot run here.
     """
     _check(q, k, v, rel_bias, query_offset, backend)
     n_keys = k.shape[2]

@@ -57,7 +57,10 @@ TOY = Example(
 
 
 def split_examples(examples: Sequence[Example], seed: int) -> dict[str, list[Example]]:
-    """Split into train, validation and test, 80/10/10 by question; the order is random."""
+    """Split into train, validation and test, 80/10/10 by question; the order is random.
+
+    Raises InputError: fewer than three different questions.
+    """
     # Equal questions go to the same side: no test question is trained on under another id.
     by_question: dict[str, list[Example]] = {}
     for example in examples:

@@ -194,6 +194,7 @@ def score(
     Args:
         questions: rows that share one are one draw of the sample; by default, each is its own.
         labels: texts that state the true answers, where references may state others.
+    Raises ValueError: nothing to score.
     """
     pairs = list(zip(predictions, references, strict=True))
     if not pairs:
@@ -249,7 +250,10 @@ def _tokens_of(references: Sequence[str]) -> tuple[str, str, Callable, Callable]
 def role_agreement(
     gold: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]
 ) -> dict[str, dict[str, float]]:
-    """Precision, recall and F1 of each role over the pieces of all examples; 0 where undefined."""
+    """Precision, recall and F1 of each role over the pieces of all examples; 0 where undefined.
+
+    Raises ValueError: an example with more or fewer labels than gold roles.
+    """
     pairs = []
     for index, (true, found) in enumerate(zip(gold, labels, strict=True)):
         if len(true) != len(found):

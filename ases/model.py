@@ -286,7 +286,10 @@ class EncoderDecoder(nn.Module):
 
     @classmethod
     def with_weights(cls, config: ModelConfig, weights: dict[str, Tensor]) -> "EncoderDecoder":
-        """A model that takes over ``weights`` as they are, in float32; none are made before."""
+        """A model that takes over ``weights`` as they are, in float32; none are made before.
+
+        Raises ValueError: they are not those of such a model.
+        """
         with torch.device("meta"):  # shapes without numbers
             model = cls(config)
         try:

@@ -66,7 +66,10 @@ def join_context(
 def encode_question(
     question: str, tokenizer: Tokenizer, max_question: int
 ) -> tuple[list[int], int]:
-    """Ids of a question, and how many were cut: one that is too long loses its middle [ours]."""
+    """Ids of a question, and how many were cut: one that is too long loses its middle [ours].
+
+    Raises ValueError: ``max_question`` is not positive.
+    """
     if max_question < 1:
         raise ValueError(f"max_question is {max_question}; expected 1 or more")
     # Encoding takes time: of a very long text only both ends. Tokens have fewer characters.
@@ -83,7 +86,10 @@ def encode_question(
 def make_pairs(
     question: str, segments: Sequence[Segment], tokenizer: Tokenizer, max_question: int = 1024
 ) -> list[Pair]:
-    """A pair for each segment. The USM learns all, the ESM those of ES, the ASM those of AS."""
+    """A pair for each segment. The USM learns all, the ESM those of ES, the ASM those of AS.
+
+    Raises ValueError: no segments.
+    """
     if not segments:
         raise ValueError("no segments; expected at least one")
     question_ids, _ = encode_question(question, tokenizer, max_question)

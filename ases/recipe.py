@@ -16,7 +16,6 @@ from functools import partial
 from ases.data import Example, InputError, split_examples
 from ases.decoding import Chain, Search, SegmentWriter, generate_chains
 from ases.entropy import chain_entropies
-from ases.extra.t5 import load_t5
 from ases.metrics import role_agreement, score
 from ases.model import EncoderDecoder
 from ases.pairs import Row, Segmented, encode_question, rows_by_model
@@ -99,9 +98,12 @@ def train(
         tokenizer: by default, trained on the training split.
         scorer: for labels by entropy; by default, a direct model trained first, with the same
             budget again.
-        initial: makes the model that each sub-model starts as; by default, random weights, or the
-            checkpoint ``settings.init``.
+        initial: makes the model that each sub-model starts as; by default, random weights.
         cut: cuts and labels chains in place of ``segment``.
+    Raises:
+        ValueError: an invalid setting, too few questions, too long a chain, a sub-model without
+            pairs.
+        FloatingPointError: a loss or gradients that are not finite.
     """
     if not isinstance(examples, dict):
         check(settings, examples)
@@ -114,9 +116,7 @@ def train(
     usable_device(settings.device)
     tokenizer = tokenizer or Tokenizer.train(training_texts(splits), settings.vocab_size)
     check_lengths(splits, tokenizer, settings.max_chain)
-    if initial is None:
-        from_t5 = settings.init and partial(load_t5, settings.init)
-        initial = from_t5 or _random_model(settings, tokenizer)
+    initial = initial or _random_model(settings, tokenizer)
     watcher = watcher or Watcher()
     reports: dict[str, dict] = {}
 

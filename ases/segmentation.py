@@ -176,6 +176,8 @@ def make_segments(
 
     >>> [(s.label, s.text) for s in make_segments(["a,", " b.", " c."], ["AS", "ES", "ES"])]
     [('ES', ''), ('AS', 'a,'), ('ES', ' b. c.')]
+
+    Raises ValueError: not one label for each piece.
     """
     if len(pieces) != len(labels):
         raise ValueError(f"{len(pieces)} pieces but {len(labels)} labels; expected one for each")

@@ -55,7 +55,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a ``tokenizer.json``."""
+        """Read a ``tokenizer.json``.
+
+        Raises InputError: the file is missing or damaged, or lacks a special token.
+        """
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception for every failure

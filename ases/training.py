@@ -159,6 +159,7 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
     across batches and processes: accumulating gives what one large batch would.
 
     Yields after each update what there is to report: {"training": …, "validation": …}, or nothing.
+    Raises ValueError: no rows; FloatingPointError: a loss that is not finite.
     """
     settings, model = training.settings, training.model
     check_rows(training.name, rows, validation)

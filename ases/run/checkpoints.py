@@ -41,7 +41,10 @@ def save_checkpoint(path: Path, content: dict) -> None:
 
 
 def load_checkpoint(path: Path, run_id: str | None = None) -> dict:
-    """Read what ``save_checkpoint`` wrote; nothing in the file is executed."""
+    """Read what ``save_checkpoint`` wrote; nothing in the file is executed.
+
+    Raises InputError: the file is missing, damaged, or another run's.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:

@@ -13,9 +13,10 @@ import hashlib
 import json
 import secrets
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import torch
 from ases import parallel
 from ases.data import Example, InputError, refuse, split_examples
 from ases.extra.t5 import T5Tokenizer, load_t5, lost_characters
+from ases.model import EncoderDecoder
 from ases.recipe import Splits, Writer, check_lengths, training_texts
 from ases.run.checkpoints import FORMAT, check_format, load_checkpoint, load_model, weights_digest
 from ases.run.cli import Given, Options, choose_device, of
@@ -131,6 +133,11 @@ class Run:
     tokenizer: Tokenizer
     scorer: Writer | None
     resumed: bool
+
+    @property
+    def initial(self) -> Callable[[], EncoderDecoder] | None:
+        """Makes the checkpoint's model with ``--init``; None means random weights."""
+        return partial(load_t5, self.config.init) if self.config.init else None
 
 
 def open_run(given: Given) -> Run:
@@ -319,7 +326,10 @@ def _files_of_a_run(folder: Path) -> list[Path]:
 
 # --- trained runs --------------------------------------------------------------------------------
 def load_run(folder: str | Path, device: str = "cpu") -> Writer:
-    """A trained run, ready to write chains; its ``settings`` are the run's ``RunConfig``."""
+    """A trained run, ready to write chains; its ``settings`` are the run's ``RunConfig``.
+
+    Raises InputError: not a run folder, or a damaged one.
+    """
     folder = Path(folder)
     config = RunConfig.load(folder)
     tokenizer = _load_tokenizer(folder, config)
