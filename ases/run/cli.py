@@ -85,7 +85,6 @@ _OF_SCORES = "data split answer_field label_field skip_bad_rows show_wrong repor
 _FREE_IN_RESUMING = {"resume", "device", "data", "max_steps", "max_minutes"}
 _OF_A_RUN = set(" ".join(FLAGS["train"].values()).split()) - _FREE_IN_RESUMING
 _OF_ENTROPY = "beta gamma entropy_context scorer"
-_MEASURING = " or ".join(name for name, rule in RULES.items() if rule.needs_entropy)
 
 
 def _measures(given: Given) -> bool:
@@ -100,7 +99,7 @@ CONFLICTS: list[tuple[str, Callable[[Given], bool], str]] = [
     (_OF_SCORES, lambda g: "questions" in g, "with --questions"),
     (OF_FILES, lambda g: not {"data", "questions"} & set(g), "without --data"),
     ("segmentation", lambda g: g.get("mode") == "direct", "with --mode direct"),
-    (_OF_ENTROPY, lambda g: not _measures(g), f"without --segmentation {_MEASURING}"),
+    (_OF_ENTROPY, lambda g: not _measures(g), "without --segmentation entropy"),
     ("size dropout", lambda g: "init" in g, "with --init: the checkpoint has a shape"),
     ("split show report out", lambda g: "check" in g, "with --check"),
     (f"{_DATA} split check show", lambda g: "text" in g, "with a text"),
@@ -250,7 +249,9 @@ def _unknown_flags(words: Iterable[str], flags: list[str]) -> list[str]:
         name = word.split("=", 1)[0].replace("_", "-")
         if word.startswith("-"):
             alike = difflib.get_close_matches(name, flags, n=1, cutoff=0.75)
-            known = SYNONYMS.get(name, next(iter(alike), None))
+            known = SYNONYMS.get(name, "")
+            if known.split(" ")[0] not in flags:
+                known = next(iter(alike), "")
             told.append(f"{word} is no flag; {f'did you mean {known}?' if known else 'see --help'}")
         elif not told:  # behind an unknown flag stands its value
             told.append(f"unexpected argument {word!r}; quote a text with blanks")

@@ -131,4 +131,4 @@ def show_wrong(line: dict) -> str:
     rows.append("  reference:")
     rows += [_segment("", piece, colour=False) for piece in split_pieces(line["reference"])]
     label = f"; the true answer is {line['label']}" if "label" in line else ""
-    return "\n".join([*rows, f"  stopped by {line['stop']}{label}"])
+    return "\n".join([*rows, shown(f"  stopped by {line['stop']}{label}")])
