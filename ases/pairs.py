@@ -176,7 +176,8 @@ def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:
     """Pad rows to the longest. Padding sees nothing, and nothing sees it."""
     # ends: of each source token's block; starts, reads: of each target token, where its target
     # starts, and how many source tokens that reads
-    sources, ends, inputs, targets, starts, reads = lists = [[[] for _ in rows] for _ in range(6)]
+    lists: list[list] = [[[] for _ in rows] for _ in range(6)]
+    sources, ends, inputs, targets, starts, reads = lists
     begins = []
     for b, row in enumerate(rows):
         source, end, input_, target, start, read = (each[b] for each in lists)

@@ -141,7 +141,7 @@ def train(
     if needs_entropy and not scorer and not cut:
         direct = [rows_of("direct", segment(splits[name]))["direct"] for name in SPLITS]
         model = fit_all(*({"scorer": rows} for rows in direct))["scorer"]
-        scorer = Writer(settings, tokenizer, {"direct": model})
+        scorer = Writer(replace(settings, mode="direct"), tokenizer, {"direct": model})
     cut = cut or partial(segment, settings=settings, scorer=scorer)
     segmented, validation = (cut(splits[name]) for name in SPLITS)
     rows = rows_of(settings.mode, segmented)
@@ -164,8 +164,10 @@ def training_texts(splits: Splits) -> list[str]:
 def check_lengths(splits: Splits, tokenizer: Tokenizer, limit: int) -> None:
     """Raise if a chain is too long: attention's memory grows with the square."""
     for example in (example for name in SPLITS for example in splits[name]):
-        # It has no more tokens than bytes.
-        if len(example.answer.encode()) >= limit < (n := len(tokenizer.encode(example.answer))):
+        if len(example.answer.encode()) < limit:
+            continue  # it has no more tokens than bytes
+        n = len(tokenizer.encode(example.answer))
+        if n > limit:
             told = f"{example.id}: a chain of {n} tokens; expected at most {limit}"
             raise InputError(f"{told}: shorten it, leave it out, or raise max_chain")
 

@@ -24,7 +24,7 @@ MODES: dict[str, dict[str, tuple[str, ...]]] = {
 #: Who sees what in the encoder: ``ases.pairs`` has the picture.
 ENCODERS = ("block-causal", "bidirectional")
 
-#: Why a chain stops: it …
+#: Why a chain stopped; read each as "it …".
 STOPS = {
     "end": "wrote the end-of-chain token",
     "no-end": "ended without that token (direct chains only)",

@@ -24,8 +24,7 @@ from ases.extra.t5 import load_t5, save_t5
 from ases.model import EncoderDecoder
 from ases.run.checkpoints import Recorder, load_checkpoint, load_model, weights_digest
 from ases.run.folder import RunConfig, load_run
-from ases.run.plot import read_curves
-from ases.run.read import LOG, read_questions, read_rows, scan_examples
+from ases.run.read import LOG, read_curves, read_questions, read_rows, scan_examples
 from ases.settings import ModelConfig
 from ases.tokenizer import Tokenizer
 from tests.test_commands import command, succeed

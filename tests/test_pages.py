@@ -12,7 +12,8 @@ from ases.metrics import score
 from ases.recipe import Writer, segment
 from ases.run.evaluation import prediction
 from ases.run.page import evaluation_page, segmentation_page
-from ases.run.plot import main, read_curves
+from ases.run.plot import main
+from ases.run.read import read_curves
 from ases.settings import Settings
 
 BROWSER = next(

@@ -106,7 +106,7 @@ CONFLICTS: list[tuple[str, Callable[[Given], bool], str]] = [
 ]
 
 
-def complaints(command: str, given: Given) -> list[str]:
+def conflicts(command: str, given: Given) -> list[str]:
     """Flags that do not go together."""
     reasons = {
         name: why
@@ -209,7 +209,7 @@ def parse(command: str, about: str, epilog: str = "", positional: str = "") -> G
             wrong.append(f"{_flag(name)} is {given.pop(name)!r}; expected {expected(cls, f)}")
         elif name in given:
             given[name] = value
-    wrong += complaints(command, given)
+    wrong += conflicts(command, given)
     if wrong:
         raise InputError(" | ".join(wrong))
     return given

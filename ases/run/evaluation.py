@@ -19,9 +19,8 @@ from ases.run.checkpoints import FORMAT
 from ases.run.cli import OF_FILES, Options, colours_wanted
 from ases.run.folder import evaluation_folders, examples_for
 from ases.run.page import evaluation_page
-from ases.run.plot import read_curves
 from ases.run.progress import Meter, say, tell
-from ases.run.read import read_json, read_questions
+from ases.run.read import read_curves, read_json, read_questions
 from ases.run.scores import same_problems, table
 from ases.run.show import is_wrong, show_answer, show_wrong
 from ases.run.write import check_place, counted, json_lines, write_text

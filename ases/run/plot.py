@@ -10,22 +10,8 @@ from typing import Any
 from ases.data import InputError, refuse
 from ases.run.cli import Parser, run_command
 from ases.run.progress import tell
-from ases.run.read import LOG, read_rows
+from ases.run.read import read_curves
 from ases.run.write import check_place
-
-#: (step, nats per target token)
-Points = list[tuple[int, float]]
-
-
-def read_curves(folder: Path) -> dict[str, dict[str, Points]]:
-    """The losses in a run's ``metrics.jsonl``: {"usm": {"training": …, "validation": …}}."""
-    curves: dict[str, dict[str, Points]] = {}
-    for row in read_rows(folder / "metrics.jsonl", LOG):
-        own = curves.setdefault(row["model"], {"training": [], "validation": []})
-        for kind, name in (("training", "loss"), ("validation", "validation_loss")):
-            if name in row:
-                own[kind].append((row["step"], row[name]))
-    return curves
 
 
 def plot(folders: list[Path], out: Path) -> None:

@@ -220,6 +220,9 @@ def read_json(path: Path, wanted: str) -> Any:
 PREDICTION = {"id": str, "question": str, "reference": str, "prediction": str, "segments": list}
 LOG = {"model": str, "step": (int, float)}
 
+#: (step, nats per target token)
+Points = list[tuple[int, float]]
+
 
 def read_rows(path: Path, needed: dict[str, Any]) -> list[dict]:
     """The rows of a run's ``metrics.jsonl`` or ``predictions.jsonl``, without a torn last line.
@@ -236,6 +239,17 @@ def read_rows(path: Path, needed: dict[str, Any]) -> list[dict]:
             told = f"not a line of this file: a JSON object with {', '.join(needed)}"
             refuse(number < len(lines), f"{path}:{number}", told)
     return rows
+
+
+def read_curves(folder: Path) -> dict[str, dict[str, Points]]:
+    """The losses in a run's ``metrics.jsonl``: {"usm": {"training": …, "validation": …}}."""
+    curves: dict[str, dict[str, Points]] = {}
+    for row in read_rows(folder / "metrics.jsonl", LOG):
+        own = curves.setdefault(row["model"], {"training": [], "validation": []})
+        for kind, name in (("training", "loss"), ("validation", "validation_loss")):
+            if name in row:
+                own[kind].append((row["step"], row[name]))
+    return curves
 
 
 # --- reading, row by row -------------------------------------------------------------------------
