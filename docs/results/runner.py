@@ -46,7 +46,8 @@ def read_results() -> dict[Trial, dict]:
 def run_missing(trials: Sequence[Trial], folder: str, processes: int) -> None:
     """Run the trials without a result, and add each result to the file at once.
     ``folder``: where the real data lies; trials whose file is not there are left out."""
-    missing = [trial for trial in trials if trial not in read_results()]
+    results = read_results()
+    missing = [trial for trial in trials if trial not in results]
     for data in sorted({t.data for t in missing} - {GENERATED}):
         if not (Path(folder) / data).exists():
             tqdm.write(f"left out: trials on {data}, which is not in --data-folder")
