@@ -27,8 +27,8 @@ def arguments(description: str, **defaults: object) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     defaults = {"threads": torch.get_num_threads(), "rounds": 7, "out": ""} | defaults
     for name, default in defaults.items():
-        kind = str if default is None else type(default)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default)
+        several = {"nargs": "+", "type": int} if isinstance(default, list) else {}
+        parser.add_argument(f"--{name}", default=default, **({"type": type(default)} | several))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     return options
@@ -49,17 +49,6 @@ def alternate(programs: dict[str, Callable[[], float]], rounds: int) -> dict[str
     return figures
 
 
-def ratios(figures: dict[str, list[float]], ours: str = "ours") -> dict[str, dict]:
-    """Of each other program to ours: the median of the rounds' ratios, and their range."""
-    result = {}
-    for name, seconds in figures.items():
-        if name != ours:
-            all_ = [theirs / mine for theirs, mine in zip(seconds, figures[ours])]
-            median = statistics.median(all_)
-            result[name] = {"ratio": median, "lowest": min(all_), "highest": max(all_)}
-    return result
-
-
 class Report:
     """Lines of a table, printed as they come and written as JSON at the end."""
 
@@ -70,19 +59,23 @@ class Report:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
+        if torch.cuda.is_available():
+            self.machine["device"] = torch.cuda.get_device_name()
         print(*(f"{k} {v}" for k, v in self.machine.items()), sep=", ", flush=True)
 
     def add(self, job: str, figures: dict[str, list[float]], unit: str, **facts: object) -> None:
-        """A job's seconds for each unit, program by program, with ratios to ours."""
+        """A job's seconds for each unit, program by program; of each other program to ours, the
+        median of the rounds' ratios, and their range."""
         medians = {name: statistics.median(seconds) for name, seconds in figures.items()}
-        found = ratios(figures)
-        self.rows.append({"job": job, "unit": unit, "seconds": medians, "ratios": found} | facts)
+        row = {"job": job, "unit": unit, "seconds": medians, "ratios": {}} | facts
+        self.rows.append(row)
         for name, seconds in medians.items():
             line = f"{job:<28} {name:<24} {1e3 * seconds:10.3f} ms/{unit}"
-            if name in found:
-                line += "  {ratio:6.2f} x ours ({lowest:.2f} to {highest:.2f})".format(
-                    **found[name]
-                )
+            if name != "ours":
+                each = [theirs / mine for theirs, mine in zip(figures[name], figures["ours"])]
+                middle, low, high = statistics.median(each), min(each), max(each)
+                row["ratios"][name] = {"ratio": middle, "lowest": low, "highest": high}
+                line += f"  {middle:6.2f} x ours ({low:.2f} to {high:.2f})"
             print(line, flush=True)
         for name, value in facts.items():
             print(f"{'':<28} {name}: {value}", flush=True)
@@ -95,10 +88,8 @@ class Report:
 
 def examples(task: str, data: str, n: int) -> Splits:
     """Splits of a file, or generated ones; the training split has at most ``n``."""
-    if data:
-        splits, _ = load_splits(Settings(task=task, data=data))
-    else:
-        splits, _ = load_splits(Settings(task=task, train_problems=n))
+    settings = Settings(task=task, data=data) if data else Settings(task=task, train_problems=n)
+    splits, _ = load_splits(settings)
     return splits | {"train": splits["train"][:n]}
 
 

@@ -8,17 +8,13 @@ of a replayed CUDA graph, which leaves out what the CPU does; the peak of memory
 TFLOP/s count the pairs that are really seen. Nothing is asserted: this file measures.
 """
 
-import argparse
-import json
 import statistics
 import sys
-from pathlib import Path
 
 import torch
+from bench import Report, arguments
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ases.attention import attention, bias_matrix, block_span, causal_span, packed_span, seen_keys
 
@@ -41,13 +37,12 @@ def make_runs(kind: str, B: int, n: int):
     return packed_span((place // (4 * BLOCK) * (4 * BLOCK)).expand(B, -1))
 
 
-def seen_pairs(first, last, B: int, n: int) -> int:
-    first = torch.zeros(1, n, device="cuda") if first is None else first
-    last = torch.full((1, n), n, device="cuda") if last is None else last
-    return int((last - first).clamp(min=0).expand(B, -1).sum())
+def both_ends(first, last, n: int):
+    first = torch.zeros(1, n, dtype=torch.int32, device="cuda") if first is None else first
+    return first, torch.full((1, n), n, device="cuda") if last is None else last
 
 
-def measured(function, repeats: int = 30) -> dict:
+def measured(function, repeats: int) -> dict:
     """Median wall time and CUDA-graph time of a call in ms, and its peak memory in MiB."""
     for _ in range(5):
         function()
@@ -96,12 +91,9 @@ def contenders(kind: str, B: int, n: int, first, last):
         with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
             return scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
-    low = torch.zeros(B, n, dtype=torch.int32, device="cuda") if first is None else first
-    high = torch.full((B, n), n, device="cuda") if last is None else last
-    low, high = low.expand(B, -1).contiguous(), high.expand(B, -1).contiguous()
-    mask = create_block_mask(
-        lambda b, h, i, j: (j >= low[b, i]) & (j < high[b, i]), B, None, n, n, device="cuda"
-    )
+    low, high = (end.expand(B, -1).contiguous() for end in both_ends(first, last, n))
+    sees = lambda b, h, i, j: (j >= low[b, i]) & (j < high[b, i])
+    mask = create_block_mask(sees, B, None, n, n, device="cuda")
     compiled = torch.compile(flex_attention, dynamic=False)
 
     def flex(q, k, v, bias):
@@ -121,54 +113,45 @@ def contenders(kind: str, B: int, n: int, first, last):
     return found
 
 
-def bench(lengths: list[int]) -> list[dict]:
-    rows = []
-    for kind in KINDS:
-        for n in lengths:
-            B = max(1, TOKENS // n)
-            q, k, v, do = (
-                torch.randn(B, n, H, K, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
-                for _ in range(4)
-            )
-            bias = torch.randn(H, 2 * SPAN + 1, device="cuda")
-            first, last = make_runs(kind, B, n)
-            flops = 4 * H * K * seen_pairs(first, last, B, n)
-            for name, function in contenders(kind, B, n, first, last).items():
-                for passes in ("forward", "forward+backward"):
-                    inputs = [
-                        x.detach().requires_grad_(passes != "forward") for x in (q, k, v, bias)
-                    ]
+def job(kind: str, n: int, repeats: int):
+    """Rows of the table for one kind of mask and one length."""
+    B = max(1, TOKENS // n)
+    normal = lambda *shape, **options: torch.randn(*shape, device="cuda", **options)
+    *tensors, do = (normal(B, n, H, K, dtype=torch.bfloat16).transpose(1, 2) for _ in range(4))
+    tensors.append(normal(H, 2 * SPAN + 1))
+    first, last = make_runs(kind, B, n)
+    low, high = both_ends(first, last, n)
+    flops = 4 * H * K * int((high - low).clamp(min=0).expand(B, -1).sum())
+    for name, function in contenders(kind, B, n, first, last).items():
+        for passes, work in (("forward", flops), ("forward+backward", 3.5 * flops)):
+            inputs = [x.detach().requires_grad_(passes != "forward") for x in tensors]
 
-                    def call(function=function, inputs=inputs, passes=passes, name=name, do=do):
-                        out = function(*inputs)
-                        if passes != "forward":
-                            wanted = inputs[:3] if "no bias" in name else inputs
-                            torch.autograd.grad(out, wanted, do)
+            def call(function=function, inputs=inputs, passes=passes, name=name):
+                out = function(*inputs)
+                if passes != "forward":
+                    torch.autograd.grad(out, inputs[:3] if "no bias" in name else inputs, do)
 
-                    row = {"kind": kind, "length": n, "batch": B, "who": name, "passes": passes}
-                    try:
-                        row |= measured(call)
-                        work = flops * (1 if passes == "forward" else 3.5)
-                        row["tflops"] = round(work / row["ms"] / 1e9, 1)
-                    except Exception as error:  # a contender that cannot run a shape is a result
-                        row["error"] = f"{type(error).__name__}: {str(error)[:120]}"
-                    rows.append(row)
-                    print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
-                    torch.cuda.empty_cache()
-    return rows
+            row = {"kind": kind, "length": n, "batch": B, "who": name, "passes": passes}
+            try:
+                row |= measured(call, repeats)
+                row["tflops"] = round(work / row["ms"] / 1e9, 1)
+            except Exception as error:  # a contender that cannot run a shape is a result
+                row["error"] = f"{type(error).__name__}: {str(error)[:120]}"
+            yield row
+            torch.cuda.empty_cache()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 256, 512, 1024, 2048, 4096])
-    parser.add_argument("--out", type=Path, default=None, help="write the figures as JSON")
-    args = parser.parse_args()
+    options = arguments(__doc__, rounds=30, lengths=[128, 256, 512, 1024, 2048, 4096])
     if not torch.cuda.is_available():
         sys.exit("error: no CUDA device; expected one, for this measures a GPU")
-    device = torch.cuda.get_device_name()
-    result = {"device": device, "torch": torch.__version__, "rows": bench(args.lengths)}
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
+    report = Report(options)
+    for kind in KINDS:
+        for n in options.lengths:
+            for row in job(kind, n, options.rounds):
+                report.rows.append(row)
+                print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+    report.write()
 
 
 if __name__ == "__main__":

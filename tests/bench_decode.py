@@ -43,8 +43,8 @@ class Theirs:
 
     def write(self, contexts):
         tokenizer = self.tokenizer
-        self.lengths = lengths = torch.tensor([sum(map(len, context)) for context in contexts])
-        S = int(lengths.max())
+        self.lengths = torch.tensor([sum(map(len, context)) for context in contexts])
+        S = int(self.lengths.max())
         ids = torch.full((len(contexts), S), tokenizer.pad_id)
         seen = torch.zeros(len(contexts), 1, S, S, dtype=torch.bool)
         for row, context in enumerate(contexts):
@@ -55,25 +55,19 @@ class Theirs:
                 start, end = end, end + len(block)
                 seen[row, 0, start:end, : end if self.block_causal else len(source)] = True
         seen[:, 0, :, 0] = True  # padding must see something
-        mask = (torch.arange(S) < lengths[:, None]).long()
-        states = self.model.encoder(input_ids=ids, attention_mask=seen)
         written = self.model.generate(
-            encoder_outputs=states,
-            attention_mask=mask,
-            max_new_tokens=self.max_tokens,
-            do_sample=False,
-            num_beams=1,
-            decoder_start_token_id=0,
-            pad_token_id=tokenizer.pad_id,
+            encoder_outputs=self.model.encoder(input_ids=ids, attention_mask=seen),
+            attention_mask=(torch.arange(S) < self.lengths[:, None]).long(),
+            **dict(max_new_tokens=self.max_tokens, do_sample=False, num_beams=1),
+            **dict(decoder_start_token_id=0, pad_token_id=tokenizer.pad_id),
             eos_token_id=[tokenizer.eos_id, tokenizer.end_id],
         )
         return [self.finished(row[1:].tolist()) for row in written]
 
     def finished(self, ids):
-        for n, i in enumerate(ids):
-            if i in (self.tokenizer.eos_id, self.tokenizer.end_id):
-                return Decoded(ids[:n], "chain" if i == self.tokenizer.end_id else "segment")
-        return Decoded(ids, "length")
+        ends = {self.tokenizer.eos_id: "segment", self.tokenizer.end_id: "chain"}
+        n = next((n for n, i in enumerate(ids) if i in ends), len(ids))
+        return Decoded(ids[:n], ends[ids[n]] if n < len(ids) else "length")
 
 
 def compare(report: Report, folder: str, n: int, rounds: int) -> None:
@@ -88,29 +82,25 @@ def compare(report: Report, folder: str, n: int, rounds: int) -> None:
         chains["ours"] = writer.write(questions)
         return len(questions)
 
-    def theirs(name, write, few):
+    def theirs(batched, few):
+        write, most = Theirs(writer, batched), writer.settings.max_rounds
+
         def program():
-            chains[name] = generate_chains(
-                write, ids[:few], writer.tokenizer, (ES, AS), writer.settings.max_rounds
-            )
+            chains[batched] = generate_chains(write, ids[:few], writer.tokenizer, (ES, AS), most)
             return few
 
         return program
 
-    programs = {
-        "ours": ours,
-        "transformers, batched": theirs("batched", Theirs(writer, True), n),
-        "transformers, one at a time": theirs("one at a time", Theirs(writer, False), n // 8),
-    }
+    programs = {"ours": ours, "transformers, batched": theirs(True, n)}
+    programs["transformers, one at a time"] = theirs(False, n // 8)
     figures = alternate(programs, rounds)
-    same = []
-    for name in ("batched", "one at a time"):
-        texts = [chain.text for chain in chains[name]]
-        same.append(sum(a.text == b for a, b in zip(chains["ours"], texts)) / len(texts))
-    stops = {chain.stop for chain in chains["ours"]}
-    report.add(
-        "chains", figures, "chain", **{"the same chains": same, "stops": ", ".join(sorted(stops))}
-    )
+    texts = {name: [chain.text for chain in written] for name, written in chains.items()}
+    same = [
+        sum(map(str.__eq__, texts["ours"], texts[batched])) / len(texts[batched])
+        for batched in (True, False)
+    ]
+    stops = ", ".join(sorted({chain.stop for chain in chains["ours"]}))
+    report.add("chains", figures, "chain", **{"the same chains": same, "stops": stops})
 
 
 def main() -> None:

@@ -42,24 +42,25 @@ from ases.tokenizer import Tokenizer
 VOCABULARY = 700  # of the dense job: about that of the generated problems
 
 
-def their_update(model):
+def new_model(size: str, vocab_size: int) -> EncoderDecoder:
+    torch.manual_seed(0)
+    return EncoderDecoder(ModelConfig(vocab_size=vocab_size, **SIZES[size]))
+
+
+def their_update(model: EncoderDecoder):
+    """A program that makes an update of ``transformers`` from a batch and its source lengths."""
+    model = in_transformers(model).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    model.train()
 
     def update(batch, lengths):
         places = torch.arange(batch.source.shape[1])
-        mask = (places < lengths[:, None]).long()
+        mask = (places < torch.tensor(lengths)[:, None]).long()
         model(input_ids=batch.source, attention_mask=mask, labels=batch.target).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
     return update
-
-
-def new_model(size: str, vocab_size: int) -> EncoderDecoder:
-    torch.manual_seed(0)
-    return EncoderDecoder(ModelConfig(vocab_size=vocab_size, **SIZES[size]))
 
 
 def our_update(model, **changes):
@@ -73,7 +74,7 @@ def our_update(model, **changes):
     settings = Settings(max_steps=10**9, validations=1, log_every=10**9, **changes)
     own = training.fit(training.Training("", model, settings), [[]], [[]])
 
-    def update(batch):
+    def update(batch, rows=None):
         queue.append(batch)
         training._stream = stream
         next(own)
@@ -97,87 +98,67 @@ def flops(model: EncoderDecoder, B: int, S: int, T: int) -> float:
 def dense(report: Report, size: str, rounds: int, n_updates: int = 10) -> None:
     B, S, T = 16, 64, 64
     model = new_model(size, VOCABULARY)
-    theirs = their_update(in_transformers(model))
+    theirs, ours = their_update(model), our_update(model, optimizer="adamw", learning_rate=1e-4)
     generator = random.Random(0)
-
-    def ids(n):
-        return [generator.randint(3, VOCABULARY - 1) for _ in range(n)]
-
+    ids = lambda n: [generator.randint(3, VOCABULARY - 1) for _ in range(n)]
     pairs = [Pair("", [ids(S)], ids(T)) for _ in range(B)]
     batch = collate([row for p in pairs for row in make_rows([p], "bidirectional")], pad_id=0)
-    lengths = torch.full((B,), S)
-    update = our_update(model, optimizer="adamw", learning_rate=1e-4)
 
-    def ours():
-        for _ in range(n_updates):
-            update(batch)
-        return n_updates
+    def repeated(update, *given):
+        def program():
+            for _ in range(n_updates):
+                update(*given)
+            return n_updates
 
-    def transformers():
-        for _ in range(n_updates):
-            theirs(batch, lengths)
-        return n_updates
+        return program
 
-    figures = alternate({"ours": ours, "transformers": transformers}, rounds)
+    programs = {"ours": repeated(ours, batch), "transformers": repeated(theirs, batch, [S] * B)}
+    figures = alternate(programs, rounds)
     best = matrix_product_flops()
-    share = flops(model, B, S, T) / sorted(figures["ours"])[len(figures["ours"]) // 2] / best
+    share = flops(model, B, S, T) / statistics.median_high(figures["ours"]) / best
     report.add(f"dense, {size}", figures, "update", **{"share of a matrix product": f"{share:.2f}"})
 
 
-def ragged(report: Report, splits, tokenizer, size: str, rounds: int, n_updates: int) -> None:
-    chains = segment(splits["train"], Settings())
-    rows = {
-        encoder: rows_by_model("usm", chains, tokenizer, encoder)["usm"]
-        for encoder in ("block-causal", "bidirectional")
-    }
-    programs, facts = {}, {}
-    for name, encoder in (("ours", "block-causal"), ("ours, re-encoding", "bidirectional")):
-        update = our_update(new_model(size, tokenizer.vocab_size), optimizer="adamw")
-        batches = make_batches(rows[encoder], 2048, 0, 0)
-        collated = [collate([rows[encoder][i] for i in b], 0) for b in batches]
-        padded = sum(b.source.numel() + b.target.numel() for b in collated)
-        facts[f"padding, {name}"] = (
-            f"{1 - sum(b.source_tokens + b.target_tokens for b in collated) / padded:.1%}"
-        )
-
-        programs[name] = our_updates(update, rows[encoder], batches, n_updates)
-
-    theirs = their_update(in_transformers(new_model(size, tokenizer.vocab_size)))
-    pairs = rows["bidirectional"]
-    order = list(range(len(pairs)))
-    random.Random(0).shuffle(order)
-    stream = cycle([order[i : i + 64] for i in range(0, len(order), 64)])
-
-    def transformers():
-        tokens = 0
-        for _ in range(max(1, n_updates // 3)):
-            chosen = [pairs[i] for i in next(stream)]
-            batch = collate(chosen, 0)
-            theirs(batch, torch.tensor([source_length(row) for row in chosen]))
-            tokens += batch.target_tokens
-        return tokens
-
-    programs["transformers"] = transformers
-    report.add(f"ragged, {size}", alternate(programs, rounds), "target token", **facts)
-
-
-def our_updates(update, rows, batches, n_updates):
-    """A program that makes the next updates of an epoch, and says how many target tokens it saw."""
+def updates_on(rows, batches, n_updates, update):
+    """A program that makes the next updates, and says how many target tokens they saw."""
     stream = cycle(batches)
 
     def program():
         tokens = 0
         for _ in range(n_updates):
-            batch = collate([rows[i] for i in next(stream)], 0)
-            update(batch)
+            chosen = [rows[i] for i in next(stream)]
+            batch = collate(chosen, 0)
+            update(batch, chosen)
             tokens += batch.target_tokens
         return tokens
 
     return program
 
 
+def ragged(report: Report, splits, tokenizer, size: str, rounds: int, n_updates: int) -> None:
+    chains = segment(splits["train"], Settings())
+    model = lambda: new_model(size, tokenizer.vocab_size)
+    programs, facts = {}, {}
+    for name, encoder in (("ours", "block-causal"), ("ours, re-encoding", "bidirectional")):
+        rows = rows_by_model("usm", chains, tokenizer, encoder)["usm"]
+        batches = make_batches(rows, 2048, 0, 0)
+        collated = [collate([rows[i] for i in b], 0) for b in batches]
+        room = sum(b.source.numel() + b.target.numel() for b in collated)
+        used = sum(b.source_tokens + b.target_tokens for b in collated)
+        facts[f"padding, {name}"] = f"{1 - used / room:.1%}"
+        ours = our_update(model(), optimizer="adamw")
+        programs[name] = updates_on(rows, batches, n_updates, ours)
+
+    order, theirs = list(range(len(rows))), their_update(model())  # rows: a pair each
+    random.Random(0).shuffle(order)
+    batches = [order[i : i + 64] for i in range(0, len(order), 64)]
+    update = lambda batch, chosen: theirs(batch, [source_length(row) for row in chosen])
+    programs["transformers"] = updates_on(rows, batches, max(1, n_updates // 3), update)
+    report.add(f"ragged, {size}", alternate(programs, rounds), "target token", **facts)
+
+
 def epochs(report: Report, splits, tokenizer, size: str, rounds: int, n_updates: int) -> None:
-    """Seconds of an epoch: those of an update times the number of batches."""
+    """Seconds of an epoch: those of a target token times their number."""
     chains = segment(splits["train"], Settings())
     programs = {}
     for name, mode, encoder in (
@@ -186,11 +167,10 @@ def epochs(report: Report, splits, tokenizer, size: str, rounds: int, n_updates:
         ("usm, re-encoding", "usm", "bidirectional"),
     ):
         rows = rows_by_model(mode, chains, tokenizer, encoder)[mode]
-        batches = make_batches(rows, 2048, 0, 0)
-        one = our_update(new_model(size, tokenizer.vocab_size))
-        update = our_updates(one, rows, batches, n_updates)
+        ours = our_update(new_model(size, tokenizer.vocab_size))
+        program = updates_on(rows, make_batches(rows, 2048, 0, 0), n_updates, ours)
         tokens = sum(map(target_length, rows))
-        programs[name] = lambda update=update, tokens=tokens: update() / tokens
+        programs[name] = lambda program=program, tokens=tokens: program() / tokens
     report.add(f"epoch, {size} (ours: direct)", alternate(programs, rounds), "epoch")
 
 
@@ -220,23 +200,21 @@ def against(report: Report, commit: str, rounds: int, n_updates: int) -> None:
 
 
 def main() -> None:
-    jobs = "dense,ragged,epoch"
-    options = arguments(
-        __doc__, data="", task="mwp", size="tiny", problems=2000, updates=20, jobs=jobs, against=""
-    )
+    own = dict(size="tiny", problems=2000, updates=20, jobs="dense,ragged,epoch", against="")
+    options = arguments(__doc__, data="", task="mwp", **own)
     report = Report(options)
+    size, rounds, updates = options.size, options.rounds, options.updates
     if options.against:
-        against(report, options.against, options.rounds, 15 * options.updates)
+        against(report, options.against, rounds, 15 * updates)
         return report.write()
     if "dense" in options.jobs:
-        dense(report, options.size, options.rounds)
+        dense(report, size, rounds)
     splits = examples(options.task, options.data, options.problems)
     texts = [text for e in splits["train"] for text in (e.question, e.answer)]
     tokenizer = Tokenizer.train(texts, 4096)
-    if "ragged" in options.jobs:
-        ragged(report, splits, tokenizer, options.size, options.rounds, options.updates)
-    if "epoch" in options.jobs:
-        epochs(report, splits, tokenizer, options.size, options.rounds, options.updates)
+    for name, job in (("ragged", ragged), ("epoch", epochs)):
+        if name in options.jobs:
+            job(report, splits, tokenizer, size, rounds, updates)
     report.write()
 
 

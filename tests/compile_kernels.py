@@ -32,42 +32,31 @@ KERNELS = {
 }
 
 
-def compile_kernel(name: str, dtype: str, width: int, n_queries: int, bias: bool, spans: bool):
-    """The compiled kernel, with arguments as the model gives them: aligned, of float32 bias."""
+def compile_kernel(name: str, width: int, n_queries: int, bias: bool, spans: bool):
+    """The compiled kernel, with arguments as the model gives them: aligned, bfloat16, float32 bias."""
     kernel, tensors = KERNELS[name]
-    torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-    tile = dict(tiles(torch_dtype, width, n_queries)[name])
+    tile = dict(tiles(torch.bfloat16, width, n_queries)[name])
     options = {option: tile.pop(option) for option in ("num_warps", "num_stages")}
-    constants = tile | dict(
-        HAS_BIAS=bias,
-        GRADIENT=bias,
-        HAS_FIRST=spans,
-        HAS_LAST=spans,
-        WIDTH=width,
-        BLOCK_K=width,
-        PRECISION="ieee" if dtype == "fp32" else "tf32",
-    )
-    rows = (f"*{dtype}", "i32", "i32", "i32")
-    ends = ("*i32", "i32", "i32", "*i32", "i32", "i32")
+    constants = tile | dict(HAS_BIAS=bias, GRADIENT=bias, HAS_FIRST=spans, HAS_LAST=spans)
+    constants |= dict(WIDTH=width, BLOCK_K=width, PRECISION="tf32")
+    types = {
+        "spans": kernels.SpanEnds("*i32", "i32", "i32", "*i32", "i32", "i32"),
+        "bias": kernels.Bias("*fp32", "i32", "i32"),
+        "stats": kernels.Stats("*fp32", "*fp32", "*fp32"),
+        "scale": "fp32",
+    }
+    types |= dict.fromkeys(tensors, kernels.Rows("*bf16", "i32", "i32", "i32"))
+    types |= dict.fromkeys(constants, "constexpr")
     signature, constexprs, attributes = {}, {}, {}
     for place, argument in enumerate(kernel.arg_names):
+        pointer = argument.endswith("_ptr")
+        signature[argument] = types.get(argument, "*fp32" if pointer else "i32")
         if argument in constants:
-            signature[argument] = "constexpr"
             constexprs[(place,)] = constants[argument]
         elif argument in tensors:
-            signature[argument] = kernels.Rows(*rows)
             attributes |= {(place, part): ALIGNED for part in range(4)}
-        elif argument == "spans":
-            signature[argument] = kernels.SpanEnds(*ends)
-        elif argument == "bias":
-            signature[argument] = kernels.Bias("*fp32", "i32", "i32")
-        elif argument == "stats":
-            signature[argument] = kernels.Stats("*fp32", "*fp32", "*fp32")
-        elif argument.endswith("_ptr"):
-            signature[argument] = "*fp32"
+        elif pointer:
             attributes[(place,)] = ALIGNED
-        else:
-            signature[argument] = "fp32" if argument == "scale" else "i32"
     source = ASTSource(kernel, signature, constexprs, attributes)
     return triton.compile(source, target=TARGET, options=options)
 
@@ -77,17 +66,10 @@ def machine_code(compiled) -> dict:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        text = subprocess.run(
-            [TOOLS / "cuobjdump", "-sass", "-res-usage", file.name],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        command = [TOOLS / "cuobjdump", "-sass", "-res-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     lines = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z][A-Z0-9_.]*)", text)
-
-    def count(pattern):
-        return sum(bool(re.match(pattern, line)) for line in lines)
-
+    count = lambda pattern: sum(bool(re.match(pattern, line)) for line in lines)
     return {
         "registers": int(re.search(r"REG:(\d+)", text)[1]),
         "stack": int(re.search(r"STACK:(\d+)", text)[1]),
@@ -103,31 +85,28 @@ def machine_code(compiled) -> dict:
     }
 
 
-#: kernels, type, head width, queries, bias, spans
+#: kernel, head width, queries, bias, spans
 CONFIGURATIONS = [
-    (tuple(KERNELS), "bf16", 64, 1024, True, True),
-    (tuple(KERNELS), "bf16", 64, 1024, False, True),
-    (tuple(KERNELS), "bf16", 64, 1024, True, False),
-    (tuple(KERNELS), "bf16", 128, 1024, True, True),
-    (tuple(KERNELS), "bf16", 32, 1024, True, True),
-    (("forward",), "bf16", 64, 1, True, True),
+    *((name, 64, 1024, True, True) for name in KERNELS),
+    *((name, 64, 1024, False, True) for name in KERNELS),
+    *((name, 64, 1024, True, False) for name in KERNELS),
+    *((name, 128, 1024, True, True) for name in KERNELS),
+    *((name, 32, 1024, True, True) for name in KERNELS),
+    ("forward", 64, 1, True, True),
 ]
 
 
 def main() -> None:
-    printed = False
-    for names, dtype, width, n_queries, bias, spans in CONFIGURATIONS:
-        for name in names:
-            found = machine_code(compile_kernel(name, dtype, width, n_queries, bias, spans))
-            if not printed:
-                print("kernel", "type", "width", "queries", "bias", "spans", *found, sep="\t")
-                printed = True
-            print(name, dtype, width, n_queries, bias, spans, *found.values(), sep="\t", flush=True)
-            assert found["spills"] == 0 and found["stack"] == 0, "registers are spilled"
-            assert found["shared"] <= SHARED_LIMIT, "too much shared memory"
-            assert found["warps"] == (8 if name == "keys" and width > 64 else 4)
-            if n_queries > 16:
-                assert found["wgmma"] > 0 and found["mma"] == 0, "not the instruction of 9.0"
+    for number, (name, width, n_queries, *parts) in enumerate(CONFIGURATIONS):
+        found = machine_code(compile_kernel(name, width, n_queries, *parts))
+        if number == 0:
+            print("kernel", "width", "queries", "bias", "spans", *found, sep="\t")
+        print(name, width, n_queries, *parts, *found.values(), sep="\t", flush=True)
+        assert found["spills"] == found["stack"] == 0, "registers are spilled"
+        assert found["shared"] <= SHARED_LIMIT, "too much shared memory"
+        assert found["warps"] == (8 if name == "keys" and width > 64 else 4)
+        if n_queries > 16:
+            assert found["wgmma"] > 0 and found["mma"] == 0, "not the instruction of 9.0"
 
 
 if __name__ == "__main__":

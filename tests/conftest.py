@@ -1,5 +1,6 @@
-"""What several tests share: the toy problem of the docs, a tokenizer and a small model."""
+"""What several tests share: JSON files, the toy problem of the docs, a tokenizer, a small model."""
 
+import json
 import os
 
 import pytest
@@ -10,10 +11,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+# Before triton is imported: without a GPU, its kernels run on the CPU.
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = (
-        "1"  # before triton is imported: its kernels then run on the CPU
-    )
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from ases.attention import block_span, packed_span
 from ases.data import TOY
@@ -36,9 +36,24 @@ TOY_PIECES = [
 def pytest_addoption(parser):
     parser.addoption("--mutations", type=int, default=60, help="files damaged in each test")
     parser.addoption("--kills", type=int, default=6, help="how often test_kill.py kills a run")
-    parser.addoption(
-        "--solutions", default=None, help="your answers to docs/exercises.md, a Python file"
-    )
+    parser.addoption("--solutions", help="your answers to docs/exercises.md, a Python file")
+
+
+def parsed(text):
+    """The values of JSON lines."""
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def read(path):
+    """The value in a JSON file; a list of those in a file of JSON lines."""
+    text = path.read_text(encoding="utf-8")
+    return parsed(text) if path.suffix == ".jsonl" else json.loads(text)
+
+
+def write_lines(path, rows):
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
 
 
 class Ids:
@@ -49,21 +64,16 @@ class Ids:
 
 def logits_of(model, source, inputs, lengths=None):
     """Logits of decoder inputs (B, T) over sources (B, S), each token seeing all of its own."""
-    lengths = torch.tensor([source.shape[1]] * len(source)) if lengths is None else lengths
-    n, t = source.shape[1], inputs.shape[1]
-    begins = (torch.arange(len(source)), torch.zeros(len(source), dtype=torch.long), lengths - 1)
-    batch = Batch(
-        source,
-        inputs,
-        inputs,
+    (rows, n), t = source.shape, inputs.shape[1]
+    lengths = torch.tensor([n] * rows) if lengths is None else lengths
+    spans = dict(
         source_span=block_span(lengths[:, None].expand(-1, n), lengths),
         target_span=packed_span(torch.zeros_like(inputs)),
         cross_span=block_span(lengths[:, None].expand(-1, t)),
-        begins=begins,
-        source_tokens=1,
-        target_tokens=1,
     )
-    return model(batch)
+    begins = (torch.arange(rows), torch.zeros(rows, dtype=torch.long), lengths - 1)
+    counts = dict(source_tokens=1, target_tokens=1)
+    return model(Batch(source, inputs, inputs, begins=begins, **spans, **counts))
 
 
 def make_direct_pair(question, pieces, tokenizer):
@@ -86,14 +96,5 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture
 def model(tokenizer) -> EncoderDecoder:
     torch.manual_seed(1)
-    return EncoderDecoder(
-        ModelConfig(
-            vocab_size=tokenizer.vocab_size,
-            d_model=32,
-            d_kv=8,
-            d_ff=48,
-            num_layers=2,
-            num_decoder_layers=2,
-            num_heads=3,
-        )
-    ).eval()
+    shape = dict(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=3)
+    return EncoderDecoder(ModelConfig(vocab_size=tokenizer.vocab_size, **shape)).eval()

@@ -14,92 +14,67 @@ def normalise_answer(text):
     return (found := find_answer(text)) and found.text
 
 
-#: What stands behind "The answer is ", by the number that it states.
-STATED = {
-    "5/2": ["$2.50"],
-    "-3": ["-$3", "minus 3", "negative 3"],
-    "-5": ["−5", "–5", "—5", "－5", "- 5", "about -5", "$-5", '"-5"', "**-5**"],
-    "-1/2": ["-(1/2)"],
-    "-5/4": [r"-\$1.25"],
-    "-40": ["-€40"],
-    "10080": [r"10,\!080"],
-    "10000": [r"10\,000"],
-    "1000": ["1{,}000", "１，０００"],
-    "1/2": [r"\frac12", r"\boxed{\frac{1}{2}}"],
-    "-2/5": [r"-\frac{2}{5}"],
-    "9/4": [r"\dfrac{9}{4}"],
-    "1/3": [r"$\frac{1}{3}$"],
-    "42": [r"\boxed{42}", "**42**", "$42$", r"\(42\)", "42"],
-    "7/2": ["３．５"],
-    "500": ["Rs. 500"],
-    "900": ["Rs.900"],
-    "7": ["No. 7", "y = 7"],
-    "3": ["3!/2 = 3"],
-    "5": (
-        "2 pens + 3 pens = 5 pens | 9 – 4 = 5 | 2 + 3 = 4 + 1 = 5 | 5 a day | "
-        "the 5th | 5 km/h | 5 m² | Tom's 5 apples | 5 apples | +5"
-    ).split(" | "),
-    "8": ["2 · 4 = 8", "3. No: the answer is 8"],
-    "12": [
-        r"3 \times 4 = 12",
-        "4(3) = 12",
-        "about 12 boxes",
-        '"12"',
-        "12 (boxes)",
-        "12-foot",
-        "12 square feet",
-        "12 left over",
-        "12°C",
-        "12 個",
-        r"12 \text{ cm}",
-        "12m",
-    ],
-    "20": ["25% of 80 = 20"],
-    "18": ["18 dollars", "18%", "$ 18.00 per hour"],
-    "240": ["240g"],
-    "10": ["5 + 5 = 10"],
-    "9": ["9. It follows since 4 + 5 = 9"],
-}
-#: The same where it states none.
-UNSTATED = (
-    r"2\frac{1}{4} | 5 \frac{1}{2} | 2 1/2 | 2½ | 2\sqrt{5} | \sqrt{2} | 4\pi | "
-    r"(1, 2) | [1, 5) | \{1, 2\} | 11_3 | 0.\overline{6} | 7 million | "
-    "$1.5 billion | 5M | 20k | 2 dozen | 4万 | 2.5亿 | 3 hours and 20 minutes | "
-    r"5 feet, 2 inches | 2 cats and 3 dogs | 4 x 10^3 | 4 \times 10^3 | 10^{-2} | "
-    "2'000 | 2’000 | 2_000 | 20, 000 | 1.234.567 | 1,00,000 | 3:45 | 1e5 | 3*4 | "
-    "5 - 3 | 8m + 6 | unknown. There are 4 pens | C. 20 apples | between 3 and 5 | "
-    "5/0 | 5x | 2ab | 5i | f(3) | (12) | x >= 5 | x != 5 | x = 2, y = 3 | "
-    "in all - 5 | a-5 | $5m | (C) 20 | 5! | 0.333.. | not 5 | twice 5 | "
-    "half of 5 | one and 1/2 | 3 quarters | 5² | √5 | ±5 | ~5 | ≤5 | 5; 6 | 5:3 | "
-    "5π | ३ | 5 to 6 | 5 тысяч"
-).split(" | ")
-UNSTATED += ["5 *300", "5* 300", "5** 300", "12 *500 dollars", r"2\(3\)", r"\(2\)\(3\)", r"5\;300"]
-UNSTATED += [r"\boxed{2}\boxed{3}", r"2\text{3}", r"2 \text{300}", r"5\!300", "3<<1+1=2>>2"]
-UNSTATED += ["2 100/300", "1 234/567", "5 ft. 6 in.", "5 lbs. 3 oz.", "4 rem. 2", "— 18 apples"]
-UNSTATED += [
-    "$x = 2$, $y = 3$",
-    "x_1 = 2, x_2 = 3",
-    "x=5 y=3",
-    "length = 5, width = 3",
-    "x, y = 2,300",
-]
-UNSTATED += [
-    "8 when x = 3",
-    "12 apples, as 1 box = 6",
-    r"x \not= 5",
-    "x ≥ = 5",
-    "not = 5",
-    "2 < x = 5",
-]
-UNSTATED += ("5ⁿ | 2ˣ | 5𝑥 | 5𝜋 | 5 xy | 3(ab) | 0xFFFF | 5 factorial | 5 squared | never 5").split(
-    " | "
-)
-UNSTATED += (
-    "0.3 repeating | 5m dollars | total.50 | 5 ! | Step 3 | Option 2 | menos 5 | 5 mille"
-).split(" | ")
-UNSTATED += ["负 5", "5仟", "5 Tausend", "3 sixteenths", "5a day", "101 (binary)"]
-STATED["18"] += [r"\boxed{\text{18 apples}}", r"\boxed{x = 18}", "￥18", "共18个", "₹18", "18°F"]
-STATED["-5"] += [r"\(-5\)"]
+def table(lines):
+    """The texts of each line, which stand between bars."""
+    return [text for line in lines.strip().splitlines() for text in line.split(" | ")]
+
+
+def stated(lines):
+    """(text, number) of lines that begin with a number."""
+    rows = (line.split(": ", 1) for line in lines.strip().splitlines())
+    return [(text, number) for number, texts in rows for text in table(texts)]
+
+
+#: A number, and what stands behind "The answer is " where it is stated.
+STATED = stated(r"""
+5/2: $2.50
+-3: -$3 | minus 3 | negative 3
+-5: −5 | –5 | —5 | －5 | - 5 | about -5 | $-5 | "-5" | **-5** | \(-5\)
+-1/2: -(1/2)
+-5/4: -\$1.25
+-40: -€40
+10080: 10,\!080
+10000: 10\,000
+1000: 1{,}000 | １，０００
+1/2: \frac12 | \boxed{\frac{1}{2}}
+-2/5: -\frac{2}{5}
+9/4: \dfrac{9}{4}
+1/3: $\frac{1}{3}$
+42: \boxed{42} | **42** | $42$ | \(42\) | 42
+7/2: ３．５
+500: Rs. 500
+900: Rs.900
+7: No. 7 | y = 7
+3: 3!/2 = 3
+5: 2 pens + 3 pens = 5 pens | 9 – 4 = 5 | 2 + 3 = 4 + 1 = 5 | 5 a day | the 5th | 5 km/h
+5: 5 m² | Tom's 5 apples | 5 apples | +5
+8: 2 · 4 = 8 | 3. No: the answer is 8
+12: 3 \times 4 = 12 | 4(3) = 12 | about 12 boxes | "12" | 12 (boxes) | 12-foot
+12: 12 square feet | 12 left over | 12°C | 12 個 | 12 \text{ cm} | 12m
+20: 25% of 80 = 20
+18: 18 dollars | 18% | $ 18.00 per hour | \boxed{\text{18 apples}} | \boxed{x = 18}
+18: ￥18 | 共18个 | ₹18 | 18°F
+240: 240g
+10: 5 + 5 = 10
+9: 9. It follows since 4 + 5 = 9
+""")
+#: The same where no number is stated.
+UNSTATED = table(r"""
+2\frac{1}{4} | 5 \frac{1}{2} | 2 1/2 | 2½ | 2\sqrt{5} | \sqrt{2} | 4\pi | (1, 2) | [1, 5)
+\{1, 2\} | 11_3 | 0.\overline{6} | 7 million | $1.5 billion | 5M | 20k | 2 dozen | 4万 | 2.5亿
+3 hours and 20 minutes | 5 feet, 2 inches | 2 cats and 3 dogs | 4 x 10^3 | 4 \times 10^3
+10^{-2} | 2'000 | 2’000 | 2_000 | 20, 000 | 1.234.567 | 1,00,000 | 3:45 | 1e5 | 3*4 | 5 - 3
+8m + 6 | unknown. There are 4 pens | C. 20 apples | between 3 and 5 | 5/0 | 5x | 2ab | 5i | f(3)
+(12) | x >= 5 | x != 5 | x = 2, y = 3 | in all - 5 | a-5 | $5m | (C) 20 | 5! | 0.333.. | not 5
+twice 5 | half of 5 | one and 1/2 | 3 quarters | 5² | √5 | ±5 | ~5 | ≤5 | 5; 6 | 5:3 | 5π | ३
+5 to 6 | 5 тысяч | 5 *300 | 5* 300 | 5** 300 | 12 *500 dollars | 2\(3\) | \(2\)\(3\) | 5\;300
+\boxed{2}\boxed{3} | 2\text{3} | 2 \text{300} | 5\!300 | 3<<1+1=2>>2 | 2 100/300 | 1 234/567
+5 ft. 6 in. | 5 lbs. 3 oz. | 4 rem. 2 | — 18 apples | $x = 2$, $y = 3$ | x_1 = 2, x_2 = 3
+x=5 y=3 | length = 5, width = 3 | x, y = 2,300 | 8 when x = 3 | 12 apples, as 1 box = 6
+x \not= 5 | x ≥ = 5 | not = 5 | 2 < x = 5 | 5ⁿ | 2ˣ | 5𝑥 | 5𝜋 | 5 xy | 3(ab) | 0xFFFF
+5 factorial | 5 squared | never 5 | 0.3 repeating | 5m dollars | total.50 | 5 ! | Step 3
+Option 2 | menos 5 | 5 mille | 负 5 | 5仟 | 5 Tausend | 3 sixteenths | 5a day | 101 (binary)
+""")
 #: Whole texts.
 TEXTS = [
     ("The answer is:\n\\[\n7\n\\]", "7"),
@@ -128,9 +103,7 @@ def number(text):
     return None if text is None else Fraction(text)
 
 
-@pytest.mark.parametrize(
-    "text, expected", [(text, value) for value, texts in STATED.items() for text in texts]
-)
+@pytest.mark.parametrize("text, expected", STATED)
 def test_a_statement_of_one_number(text, expected):
     assert parse_answer(f"so.\nThe answer is {text}.") == number(expected)
     if not re.search(r"\d\. ", text):  # behind #### that is a heading
@@ -148,47 +121,38 @@ def test_the_last_statement_counts(text, expected):
     assert parse_answer(text) == number(expected)
 
 
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("1,005.00", "1005"),
-        ("10 000", "10000"),
-        ("-3", "-3"),
-        ("1/2", "1/2"),
-        (".5", "1/2"),
-        ("0.1", "1/10"),
-        *((text, None) for text in ("3/0", "", "five", "1e5", "--2", "½", "٣", "1,00", "9" * 1001)),
-    ],
-)
+NUMBERS = [("1,005.00", "1005"), ("10 000", "10000"), ("-3", "-3"), ("1/2", "1/2")]
+NUMBERS += [(".5", "1/2"), ("0.1", "1/10")]
+NUMBERS += [
+    (text, None) for text in ["3/0", "", "five", "1e5", "--2", "½", "٣", "1,00", "9" * 1001]
+]
+
+
+@pytest.mark.parametrize("text, expected", NUMBERS)
 def test_numbers(text, expected):
     assert to_number(text) == number(expected)
 
 
-@pytest.mark.parametrize(
-    "answer, expected",
-    [
-        (
-            "He has 3*4 = <<3*4=12>>12 apples.\n#### 12",
-            "He has 3*4 = 12 apples.\nThe answer is 12.",
-        ),
-        ("a\n#### 1,080", "a\nThe answer is 1,080."),
-        ("So 7 left. \nThe answer is 7. \n\nI hope this helps!", "So 7 left. \nThe answer is 7."),
-        ("the answer is 4? No, the answer is $5.50.", "the answer is 4? No, The answer is 5.50."),
-        ("x\n#### -$72%", "x\nThe answer is -72."),
-        ("so **the answer is \\frac{1}{2}**", "so The answer is 1/2."),
-        ("#### minus 3", "The answer is -3."),
-    ],
-)
+FORMS = [
+    ("3*4 = <<3*4=12>>12 apples.\n#### 12", "3*4 = 12 apples.\nThe answer is 12."),
+    ("a\n#### 1,080", "a\nThe answer is 1,080."),
+    ("So 7 left. \nThe answer is 7. \n\nI hope this helps!", "So 7 left. \nThe answer is 7."),
+    ("the answer is 4? No, the answer is $5.50.", "the answer is 4? No, The answer is 5.50."),
+    ("x\n#### -$72%", "x\nThe answer is -72."),
+    ("so **the answer is \\frac{1}{2}**", "so The answer is 1/2."),
+    ("#### minus 3", "The answer is -3."),
+]
+
+
+@pytest.mark.parametrize("answer, expected", FORMS)
 def test_answers_are_brought_to_one_form(answer, expected):
     assert normalise_answer(answer) == expected
 
 
-@pytest.mark.parametrize(
-    "text, dropped",
-    [("The answer is 5.", False), ("#### 5 apples**", False), ("The answer is 5. So 6.", True)],
-)
-def test_text_behind_a_statement_is_noticed(text, dropped):
-    assert find_answer(text).dropped is dropped
+def test_text_behind_a_statement_is_noticed():
+    for text in ("The answer is 5.", "#### 5 apples**"):
+        assert not find_answer(text).dropped
+    assert find_answer("The answer is 5. So 6.").dropped
 
 
 PARTS = ["the answer is", "####", "#### Step 2: add", "The answer is: ", "**", "*", "_", "\n", ". "]
@@ -207,9 +171,10 @@ def test_references_and_predictions_are_read_alike(text):
         assert normalise_answer(normal) == normal
 
 
-@pytest.mark.parametrize(
-    "part", ["5", "1,000", "a ", "5 + ", "(", "**", "the answer is ", "####", "<<", "\\frac{1", "="]
-)
+LONG = ["5", "1,000", "a ", "5 + ", "(", "**", "the answer is ", "####", "<<", "\\frac{1", "="]
+
+
+@pytest.mark.parametrize("part", LONG)
 def test_no_text_takes_long(part):
     """If anything here took quadratic time, this would take hours."""
     assert find_answer("The answer is " + part * 200_000) is None

@@ -24,39 +24,34 @@ RUNS = {
     "prefix, empty at first": block_span(torch.tensor([[0, 0, 3, 3], [0, 2, 2, 5]])),
     "packed": packed_span(torch.tensor([[0, 0, 2, 2], [0, 1, 1, 4]])),
     "first only": (torch.tensor([[0, 1, 3, 6], [0, 0, 0, 0]]), None),
-    "gaps": (
-        torch.tensor([[0, 3, 3, 5], [1, 1, 4, 4]]),
-        torch.tensor([[1, 4, 4, 6], [2, 2, 5, 5]]),
-    ),
+    "gaps": tuple(torch.tensor([[[0, 3, 3, 5], [1, 1, 4, 4]], [[1, 4, 4, 6], [2, 2, 5, 5]]])),
 }
 
 
+def spans(mask):
+    return dict(zip(("first", "last"), RUNS[mask]))
+
+
 def random_inputs(B, H, Q, T, K, dtype=torch.float64, seed=0, span=2):
+    """q, k, v, rel_bias."""
     g = torch.Generator().manual_seed(seed)
-    q, k, v = (
-        torch.randn(B, H, n, K, generator=g, dtype=torch.float64).to(dtype) for n in (Q, T, T)
-    )
-    rel_bias = None
-    if span is not None:
-        rel_bias = torch.randn(H, 2 * span + 1, generator=g, dtype=torch.float64).to(dtype)
-    return q, k, v, rel_bias
+    shapes = [(B, H, n, K) for n in (Q, T, T)] + ([] if span is None else [(H, 2 * span + 1)])
+    inputs = [torch.randn(shape, generator=g, dtype=torch.float64).to(dtype) for shape in shapes]
+    return inputs if span is not None else [*inputs, None]
 
 
 def by_loops(q, k, v, rel_bias, first, last, query_offset, scale):
     """The definition, one number at a time."""
     out = torch.zeros_like(q)
-    n_rows, n_heads, n_queries, _ = q.shape
     span = 0 if rel_bias is None else rel_bias.shape[1] // 2
-    for b, h, i in itertools.product(range(n_rows), range(n_heads), range(n_queries)):
-        start = 0 if first is None else int(first.expand(n_rows, -1)[b, i])
-        stop = k.shape[2] if last is None else int(last.expand(n_rows, -1)[b, i])
+    for b, h, i in itertools.product(*map(range, q.shape[:3])):
+        start = 0 if first is None else int(first.expand(len(q), -1)[b, i])
+        stop = k.shape[2] if last is None else int(last.expand(len(q), -1)[b, i])
         scores = []
         for j in range(start, stop):
-            score = scale * float(q[b, h, i] @ k[b, h, j])
-            if rel_bias is not None:
-                difference = max(-span, min(span, j - i - query_offset))
-                score += float(rel_bias[h, difference + span])
-            scores.append(score)
+            difference = max(-span, min(span, j - i - query_offset))
+            bias = 0.0 if rel_bias is None else float(rel_bias[h, difference + span])
+            scores.append(scale * float(q[b, h, i] @ k[b, h, j]) + bias)
         weights = [math.exp(s - max(scores)) for s in scores]
         for j, weight in zip(range(start, stop), weights):
             out[b, h, i] += weight / sum(weights) * v[b, h, j]
@@ -69,84 +64,77 @@ def with_gradients(backend, inputs, do, **arguments):
     return [out.detach(), *torch.autograd.grad(out, inputs, do)]
 
 
-@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+def alike(found, expected, atol):
+    return all(torch.allclose(a, b, atol=atol) for a, b in zip(found, expected, strict=True))
+
+
+both = pytest.mark.parametrize("backend", ["reference", "sdpa"])
+
+
+@both
 @pytest.mark.parametrize("span", [None, 0, 2, 50])
 @pytest.mark.parametrize("mask", RUNS)
 def test_against_the_definition(backend, span, mask):
-    first, last = RUNS[mask]
-    q, k, v, rel_bias = random_inputs(2, 3, Q, T, 5, span=span)
-    expected = by_loops(q, k, v, rel_bias, first, last, 2, 0.7)
-    found = attention(
-        q, k, v, rel_bias, first=first, last=last, query_offset=2, scale=0.7, backend=backend
-    )
-    assert torch.allclose(found, expected, atol=1e-12)
+    inputs = random_inputs(2, 3, Q, T, 5, span=span)
+    arguments = spans(mask) | dict(query_offset=2, scale=0.7)
+    expected = by_loops(*inputs, **arguments)
+    assert torch.allclose(attention(*inputs, **arguments, backend=backend), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("mask", RUNS)
 def test_sdpa_equals_reference_with_gradients(mask):
-    first, last = RUNS[mask]
-    inputs = random_inputs(2, 3, Q, T, 5)
-    do = random_inputs(2, 3, Q, T, 5, seed=1)[0]
-    arguments = dict(first=first, last=last, query_offset=1, scale=0.7)
-    for a, b in zip(
-        with_gradients("reference", inputs, do, **arguments),
-        with_gradients("sdpa", inputs, do, **arguments),
-    ):
-        assert torch.allclose(a, b, atol=1e-11)
+    inputs, [do, *_] = (random_inputs(2, 3, Q, T, 5, seed=seed) for seed in (0, 1))
+    arguments = spans(mask) | dict(query_offset=1, scale=0.7)
+    found, expected = (
+        with_gradients(backend, inputs, do, **arguments) for backend in ("sdpa", "reference")
+    )
+    assert alike(found, expected, 1e-11)
 
 
-@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+@both
 def test_a_query_without_keys_gives_zero_and_no_gradient(backend):
-    first, last = RUNS["padding on both sides"]
-    inputs = random_inputs(2, 3, Q, T, 5)
     do = torch.zeros(2, 3, Q, 5, dtype=torch.float64)
     do[1, :, 1:] = 1.0  # only queries that see nothing
-    out, *gradients = with_gradients(backend, inputs, do, first=first, last=last)
-    assert not out[1, :, 1:].any()
-    assert not any(g.any() for g in gradients)
+    inputs = random_inputs(2, 3, Q, T, 5)
+    out, *gradients = with_gradients(backend, inputs, do, **spans("padding on both sides"))
+    assert not out[1, :, 1:].any() and not any(g.any() for g in gradients)
 
 
 def test_nothing_leaks_from_keys_that_nobody_sees():
-    first, last = RUNS["gaps"]  # keys 1 and 2 of row 0, keys 0, 2, 3 and 5 of row 1
-    inputs = random_inputs(2, 3, Q, T, 5)
-    do = torch.ones(2, 3, Q, 5, dtype=torch.float64)
-    clean = with_gradients("reference", inputs, do, first=first, last=last)
-    q, k, v, rel_bias = (x.clone() for x in inputs)
-    for x in (k, v):
+    inputs, do = random_inputs(2, 3, Q, T, 5), torch.ones(2, 3, Q, 5, dtype=torch.float64)
+    clean = with_gradients("reference", inputs, do, **spans("gaps"))
+    for x in inputs[1:3]:  # unseen: keys 1 and 2 of row 0, keys 0, 2, 3 and 5 of row 1
         x[0, :, 1:3] = float("nan")
         x[1, :, [0, 2, 3, 5]] = float("inf")
-    poisoned = with_gradients("reference", (q, k, v, rel_bias), do, first=first, last=last)
+    poisoned = with_gradients("reference", inputs, do, **spans("gaps"))
     assert all(torch.equal(a, b) for a, b in zip(clean, poisoned))
 
 
-def test_no_row_is_nan_however_large_the_scores():
+@both
+def test_no_row_is_nan_however_large_the_scores(backend):
     q, k, v, rel_bias = random_inputs(2, 2, 5, 9, 8, torch.float32)
     first, last = padding(torch.tensor([1, 9]), 5)
-    for backend in ("reference", "sdpa"):
-        out = attention(1e4 * q, k, v, 1e4 * rel_bias, first=first, last=last, backend=backend)
-        assert out.isfinite().all()
-        assert torch.allclose(out[0], v[0, :, :1].expand(2, 5, 8))  # one key: its value
+    out = attention(1e4 * q, k, v, 1e4 * rel_bias, first=first, last=last, backend=backend)
+    assert out.isfinite().all()
+    assert torch.allclose(out[0], v[0, :, :1].expand(2, 5, 8))  # one key: its value
 
 
 def test_a_constant_on_the_bias_changes_nothing():
-    q, k, v, rel_bias = random_inputs(2, 3, Q, T, 5)
-    do = torch.ones(2, 3, Q, 5, dtype=torch.float64)
-    first, last = RUNS["causal with a cache"]
-    plain = with_gradients("reference", (q, k, v, rel_bias), do, first=first, last=last)
-    raised = with_gradients("reference", (q, k, v, rel_bias + 3), do, first=first, last=last)
-    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(plain, raised))
+    *qkv, rel_bias = random_inputs(2, 3, Q, T, 5)
+    do, mask = torch.ones(2, 3, Q, 5, dtype=torch.float64), spans("causal with a cache")
+    plain = with_gradients("reference", (*qkv, rel_bias), do, **mask)
+    raised = with_gradients("reference", (*qkv, rel_bias + 3), do, **mask)
+    assert alike(raised, plain, 1e-12)
     assert plain[4].sum(1).abs().max() < 1e-12
 
 
 def test_packed_is_separate():
-    q, k, v, rel_bias = random_inputs(1, 2, 9, 9, 5)
+    *qkv, rel_bias = random_inputs(1, 2, 9, 9, 5)
     first, last = packed_span(torch.tensor([[0, 0, 0, 0, 4, 4, 4, 4, 4]]))
-    together = attention(q, k, v, rel_bias, first=first, last=last, backend="reference")
+    together = attention(*qkv, rel_bias, first=first, last=last, backend="reference")
     for part in (slice(0, 4), slice(4, 9)):
-        first, last = causal_span(part.stop - part.start)
-        alone = attention(
-            q[:, :, part], k[:, :, part], v[:, :, part], rel_bias, first=first, last=last
-        )
+        _, last = causal_span(part.stop - part.start)
+        alone = attention(*(x[:, :, part] for x in qkv), rel_bias, last=last)
         assert torch.allclose(together[:, :, part], alone, atol=1e-12)
 
 
@@ -156,45 +144,42 @@ def test_bias_belongs_to_the_difference():
 
 
 def test_offsets_beyond_all_numbers():
-    q, k, v, rel_bias = random_inputs(1, 2, Q, T, 5)
-    far = attention(q, k, v, rel_bias, query_offset=2**62, backend="reference")
+    *qkv, rel_bias = random_inputs(1, 2, Q, T, 5)
+    far = attention(*qkv, rel_bias, query_offset=2**62, backend="reference")
     outermost = rel_bias[:, :1].expand(-1, 5).contiguous()  # all keys lie far to the left
-    assert torch.allclose(far, attention(q, k, v, outermost, backend="reference"))
+    assert torch.allclose(far, attention(*qkv, outermost, backend="reference"))
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
 def test_every_integer_type(dtype):
-    q, k, v, rel_bias = random_inputs(2, 3, Q, T, 5)
-    first, last = RUNS["gaps"]
-    expected = attention(q, k, v, rel_bias, first=first, last=last)
-    found = attention(q, k, v, rel_bias, first=first.to(dtype), last=last.to(dtype))
-    assert torch.equal(found, expected)
+    inputs, mask = random_inputs(2, 3, Q, T, 5), spans("gaps")
+    found = attention(*inputs, **{name: end.to(dtype) for name, end in mask.items()})
+    assert torch.equal(found, attention(*inputs, **mask))
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (dict(q=torch.zeros(2, 3, 4)), "q is"),
-        (dict(q=torch.zeros(2, 3, 4, 5, dtype=torch.int64)), "q is"),
-        (dict(k=torch.zeros(2, 3, 6, 4)), r"k has shape .* expected \(2, 3, T, 5\)"),
-        (dict(v=torch.zeros(2, 3, 5, 5)), "v has shape"),
-        (dict(v=torch.zeros(2, 3, 6, 5, dtype=torch.float64)), "v is torch.float64"),
-        (dict(rel_bias=torch.zeros(3, 10)), r"rel_bias .* \(3, 2 \* reach \+ 1\)"),
-        (dict(rel_bias=torch.zeros(2, 9)), "rel_bias"),
-        (dict(first=torch.zeros(2, 5, dtype=torch.int32)), r"first .* \(2, 4\) or \(1, 4\)"),
-        (dict(last=torch.ones(2, 4)), "last is torch.float32"),
-        (
-            dict(last=torch.tensor([[1, 2, 3, 4], [1, 2, 3, 7]])),
-            r"last\[1, 3\] is 7; expected 0 to 6",
-        ),
-        (dict(first=torch.tensor([[0, -1, 0, 0]])), r"first\[0, 1\] is -1; expected 0 to 6"),
-        (dict(last=torch.tensor([[1, 3, 2, 4]])), r"last\[0, 2\] is 2; expected no decrease"),
-        (dict(query_offset=-1), "query_offset"),
-        (dict(backend="flash"), "backend"),
-    ],
-)
+REFUSALS = [
+    (dict(q=torch.zeros(2, 3, 4)), "q is"),
+    (dict(q=torch.zeros(2, 3, 4, 5, dtype=torch.int64)), "q is"),
+    (dict(k=torch.zeros(2, 3, 6, 4)), r"k is .* expected .* of shape \(2, 3, 6, 5\)"),
+    (
+        dict(v=torch.zeros(2, 3, 5, 5)),
+        r"v is .* of shape \(2, 3, 5, 5\) .* expected .* \(2, 3, 6, 5\)",
+    ),
+    (dict(v=torch.zeros(2, 3, 6, 5, dtype=torch.float64)), "v is torch.float64"),
+    (dict(rel_bias=torch.zeros(3, 10)), r"rel_bias .* \(3, 2 \* reach \+ 1\)"),
+    (dict(rel_bias=torch.zeros(2, 9)), "rel_bias"),
+    (dict(first=torch.zeros(2, 5, dtype=torch.int32)), r"first .* \(2, 4\) or \(1, 4\)"),
+    (dict(last=torch.ones(2, 4)), "last is torch.float32"),
+    (dict(last=torch.tensor([[1, 2, 3, 4], [1, 2, 3, 7]])), r"last\[1, 3\] is 7; expected 0 to 6"),
+    (dict(first=torch.tensor([[0, -1, 0, 0]])), r"first\[0, 1\] is -1; expected 0 to 6"),
+    (dict(last=torch.tensor([[1, 3, 2, 4]])), r"last\[0, 2\] is 2; expected no decrease"),
+    (dict(query_offset=-1), "query_offset"),
+    (dict(backend="flash"), "backend"),
+]
+
+
+@pytest.mark.parametrize("change, message", REFUSALS)
 def test_refusals_name_the_argument_and_the_place(change, message):
-    q, k, v, rel_bias = random_inputs(2, 3, Q, T, 5, torch.float32)
-    arguments = dict(q=q, k=k, v=v, rel_bias=rel_bias) | change
+    inputs = zip(("q", "k", "v", "rel_bias"), random_inputs(2, 3, Q, T, 5, torch.float32))
     with pytest.raises(ValueError, match=message):
-        attention(**arguments)
+        attention(**(dict(inputs) | change))

@@ -1,15 +1,20 @@
-"""The three commands, as a user calls them: end to end on a very small model, and every mistake in one line."""
+"""The three commands, end to end on a very small model, and every mistake in one line."""
 
-import importlib.util
 import io
 import json
 import os
+import runpy
+import shlex
+import shutil
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from conftest import parsed, read, write_lines
 
 from ases.run.cli import run_command
 from ases.run.read import read_examples
@@ -18,14 +23,11 @@ ROOT = Path(__file__).parent.parent
 SMALL = "--size micro --train-problems 60 --test-problems 12 --device cpu".split()
 
 
-def load(script):
-    specification = importlib.util.spec_from_file_location(f"command_{script[:-3]}", ROOT / script)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+# --- what other tests use, too -------------------------------------------------------------------
 
 
-MAINS = {name: load(name).main for name in ("train.py", "segment.py", "evaluate.py")}
+SCRIPTS = "train.py", "segment.py", "evaluate.py"
+MAINS = {name: runpy.run_path(str(ROOT / name))["main"] for name in SCRIPTS}
 
 
 @dataclass
@@ -38,71 +40,77 @@ class Done:
 def command(line, *arguments, cwd=None):
     """Run a command in this process, which spares the seconds that importing PyTorch takes.
 
-    ``line`` is split at its blanks, ``arguments`` are not.
+    ``line`` is split as a shell splits it, ``arguments`` are not.
     """
-    script, *words = line.split()
-    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
-    before = sys.argv, os.getcwd(), sys.stdout, sys.stderr
-    sys.argv = [script, *words, *map(str, arguments)]
-    os.chdir(cwd or before[1])
-    sys.stdout, sys.stderr = streams
-    code = 0
-    try:
-        run_command(MAINS[script])
-    except SystemExit as end:
-        code = end.code or 0
-    finally:
-        sys.argv, folder, sys.stdout, sys.stderr = before
-        os.chdir(folder)
-    texts = []
+    script, *words = shlex.split(line)
+    out, told = streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    argv, code = mock.patch("sys.argv", [script, *words, *map(str, arguments)]), 0
+    with argv, chdir(cwd or "."), redirect_stdout(out), redirect_stderr(told):
+        try:
+            run_command(MAINS[script])
+        except SystemExit as end:
+            code = end.code or 0
     for stream in streams:
         stream.flush()
-        texts.append(stream.buffer.getvalue().decode("utf-8"))
-    return Done(code, *texts)
+    return Done(code, *(stream.buffer.getvalue().decode("utf-8") for stream in streams))
+
+
+def start(line, *arguments, **options):
+    """Start a command as a user does."""
+    script, *words = shlex.split(line)
+    own = dict(env=os.environ | {"NO_COLOR": "1", "PYTHONPATH": str(ROOT)}, encoding="utf-8")
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    argv = [sys.executable, ROOT / script, *words, *arguments]
+    return subprocess.Popen(list(map(str, argv)), **own, **pipes, **options)
 
 
 def process(line, *arguments, **options):
     """Run a command as a user does."""
-    script, *words = line.split()
-    environment = os.environ | {"NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, str(ROOT / script), *words, *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        **options,
-    )
+    with start(line, *arguments, **options) as child:
+        try:
+            out, told = child.communicate(timeout=300)
+        finally:
+            child.kill()
+    return Done(child.returncode, out, told)
 
 
-def succeed(script, *arguments, cwd=None):
-    done = command(script, *arguments, cwd=cwd)
+def succeed(line, *arguments, cwd=None):
+    done = command(line, *arguments, cwd=cwd)
     assert done.returncode == 0, done.stderr[-2000:]
     return done
 
 
-def fail(script, *arguments, cwd=None):
+def fail(line, *arguments, cwd=None):
     """One line on standard error, exit code 2."""
-    done = command(script, *arguments, cwd=cwd)
-    assert (
-        done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    ), done.stderr
+    done = command(line, *arguments, cwd=cwd)
+    assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
     return done.stderr
+
+
+def losses_and_predictions(folder):
+    log = read(folder / "metrics.jsonl")
+    losses = [(r["model"], r["step"], r.get("loss"), r.get("validation_loss")) for r in log]
+    return losses, (folder / "predictions.jsonl").read_text()
+
+
+# --- whole runs ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A run of each mode; usm with labels by entropy, from the direct run."""
     folder = tmp_path_factory.mktemp("runs")
-    for mode in ("direct", "dsm", "usm"):
-        extra = (
-            ["--segmentation", "entropy", "--scorer", folder / "direct"] if mode == "usm" else []
-        )
-        succeed(f"train.py --mode {mode} --max-steps 40 --out-dir {folder / mode}", *SMALL, *extra)
+    entropy = f"--segmentation entropy --scorer {folder}/direct".split()
+    for mode, more in (("direct", []), ("dsm", []), ("usm", entropy)):
+        succeed(f"train.py --mode {mode} --max-steps 40 --out-dir {folder}/{mode}", *SMALL, *more)
     return folder
 
 
-RESULTS = "task mode segmentation n accuracy accuracy_strict bleu rouge1 rouge2 rougeL parseable rounds_mean stop_reasons train_seconds".split()
+WRITTEN = "config.json metrics.jsonl tokenizer.json predictions.jsonl results.json".split()
+WRITTEN += ["predictions-longer.jsonl", "results-longer.json"]
+RESULTS = "task mode segmentation n accuracy accuracy_strict bleu rouge1 rouge2 rougeL".split()
+RESULTS += "parseable rounds_mean stop_reasons train_seconds".split()
 
 
 @pytest.mark.parametrize(
@@ -110,42 +118,19 @@ RESULTS = "task mode segmentation n accuracy accuracy_strict bleu rouge1 rouge2 
 )
 def test_a_run_leaves_what_others_can_read(runs, mode, models):
     folder = runs / mode
-    files = {p.name for p in folder.iterdir() if p.is_file()}
-    assert files == {
-        "config.json",
-        "metrics.jsonl",
-        "tokenizer.json",
-        "predictions.jsonl",
-        "results.json",
-        "predictions-longer.jsonl",
-        "results-longer.json",
-        *(f"{m}.{kind}.pt" for m in models for kind in ("best", "last")),
-    }
-    results = json.loads((folder / "results.json").read_text())
-    assert (
-        set(RESULTS) <= results.keys()
-        and results["n"] == 12
-        and results["mode"] == mode
-        and results["train_seconds"] > 0
-    )
+    checkpoints = [f"{m}.{kind}.pt" for m in models for kind in ("best", "last")]
+    assert {p.name for p in folder.iterdir() if p.is_file()} == {*WRITTEN, *checkpoints}
+    results = read(folder / "results.json")
+    assert set(RESULTS) <= results.keys()
+    assert results["n"] == 12 and results["mode"] == mode and results["train_seconds"] > 0
     assert sum(results["stop_reasons"].values()) == pytest.approx(1)
-    predictions = [
-        json.loads(line) for line in (folder / "predictions.jsonl").read_text().split("\n")[:-1]
-    ]
+    predictions = read(folder / "predictions.jsonl")
     assert len(predictions) == 12
     for p in predictions:
-        assert p["stop"] in ("end", "rounds", "length", "stuck") and p["rounds"] == len(
-            p["segments"]
-        )
-        expected = (
-            ["CHAIN"] if mode == "direct" else [("ES", "AS")[i % 2] for i in range(p["rounds"])]
-        )
-        assert [s["role"] for s in p["segments"]] == expected
-    losses = [
-        r
-        for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-        if "validation_loss" in r
-    ]
+        roles, n = [s["role"] for s in p["segments"]], p["rounds"]
+        assert p["stop"] in ("end", "rounds", "length", "stuck") and n == len(roles)
+        assert roles == (["CHAIN"] if mode == "direct" else (["ES", "AS"] * n)[:n])
+    losses = [r for r in read(folder / "metrics.jsonl") if "validation_loss" in r]
     assert {r["model"] for r in losses} == set(models)
     for m in models:
         values = [r["validation_loss"] for r in losses if r["model"] == m]
@@ -153,24 +138,12 @@ def test_a_run_leaves_what_others_can_read(runs, mode, models):
 
 
 def test_entropy_segmentation_trains_its_own_scorer_and_pet_has_no_accuracy(tmp_path):
-    done = succeed(
-        f"train.py --task pet --mode dsm --segmentation entropy --max-steps 6 --out-dir {tmp_path / 'run'}",
-        *SMALL,
-    )
+    line = "train.py --task pet --mode dsm --segmentation entropy --max-steps 6 --out-dir"
+    done = succeed(line, tmp_path / "run", *SMALL)
     assert (tmp_path / "run" / "scorer.best.pt").exists() and str(tmp_path / "run") in done.stdout
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert (
-        results["accuracy"] is None
-        and results["bleu"] is not None
-        and set(results["training"]) == {"scorer", "esm", "asm"}
-    )
-
-
-def losses_and_predictions(folder):
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [(r["model"], r["step"], r.get("loss"), r.get("validation_loss")) for r in rows], (
-        folder / "predictions.jsonl"
-    ).read_text()
+    results = read(tmp_path / "run" / "results.json")
+    assert results["accuracy"] is None and results["bleu"] is not None
+    assert set(results["training"]) == {"scorer", "esm", "asm"}
 
 
 def test_same_seed_same_losses_and_predictions(tmp_path):
@@ -180,131 +153,160 @@ def test_same_seed_same_losses_and_predictions(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_result(tmp_path):
-    arguments = ["--mode", "dsm", "--max-steps", 60, *SMALL]
-    succeed("train.py", *arguments, "--out-dir", tmp_path / "whole")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / "train.py"),
-            *map(str, arguments),
-            "--out-dir",
-            str(tmp_path / "killed"),
-        ],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while process.poll() is None and not (tmp_path / "killed" / "esm.last.pt").exists():
-        pass
-    process.kill()
-    process.wait()
-    done = succeed("train.py", "--resume", tmp_path / "killed")
-    assert losses_and_predictions(tmp_path / "killed") == losses_and_predictions(
-        tmp_path / "whole"
-    ), done.stdout
+def test_a_process_trains_and_answers(tmp_path):
+    done = process("train.py --max-steps 4 --out-dir run", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0 and "run folder: run" in done.stdout
+    assert "usm 100%, 00:00 left, step 4, loss" in done.stderr
+    asked = process("evaluate.py --run run --question 'Tom has 3?'", cwd=tmp_path)
+    assert asked.returncode == 0 and "stopped by" in asked.stdout and "\033" not in asked.stdout
+
+
+# --- evaluate.py ---------------------------------------------------------------------------------
 
 
 def test_evaluate_repeats_training_and_compares(runs, tmp_path):
-    done = succeed(f"evaluate.py --run {runs / 'usm'} --run {runs / 'direct'} --out-dir {tmp_path}")
-    assert all(
-        name in done.stdout
-        for name in ("accuracy", "rougeL", str(runs / "usm"), str(runs / "direct"))
-    )
+    both = f"evaluate.py --run {runs}/usm --run {runs}/direct --out-dir {tmp_path}"
+    told = succeed(both).stdout
+    assert all(s in told for s in ("accuracy", "rougeL", f"{runs}/usm", f"{runs}/direct"))
     for mode in ("usm", "direct"):
-        assert (tmp_path / mode / "predictions.jsonl").read_text() == (
-            runs / mode / "predictions.jsonl"
-        ).read_text()
-        assert (
-            json.loads((tmp_path / mode / "results.json").read_text())["train_seconds"]
-            == json.loads((runs / mode / "results.json").read_text())["train_seconds"]
-        )
+        ours, theirs = tmp_path / mode, runs / mode
+        texts = [(f / "predictions.jsonl").read_text() for f in (ours, theirs)]
+        seconds = [read(f / "results.json")["train_seconds"] for f in (ours, theirs)]
+        assert texts[0] == texts[1] and seconds[0] == seconds[1]
     # A run replaces its own results, unless somebody has changed them since.
-    both = ["--run", runs / "usm", "--run", runs / "direct", "--out-dir", tmp_path]
-    succeed("evaluate.py", *both)
+    succeed(both)
     (tmp_path / "usm" / "predictions.jsonl").write_text("mine\n")
-    assert "holds results already" in fail("evaluate.py", *both)
+    assert "holds results already" in fail(both)
     assert (tmp_path / "usm" / "predictions.jsonl").read_text() == "mine\n"
 
 
 def test_evaluate_other_data_and_a_question(runs, tmp_path):
-    data = tmp_path / "mine.jsonl"
-    data.write_text(
-        "".join(
-            json.dumps(
-                {
-                    "question": f"Tom has {i} pens. How many pens?",
-                    "answer": f"He has {i}.\n#### {i}",
-                }
-            )
-            + "\n"
-            for i in range(10)
-        )
+    pens = [(f"Tom has {i} pens. How many pens?", f"He has {i}.\n#### {i}") for i in range(10)]
+    data = write_lines(tmp_path / "mine.jsonl", [dict(question=q, answer=a) for q, a in pens])
+    options = f"--data {data} --split all --beams 2 --out-dir {tmp_path}/out"
+    succeed(f"evaluate.py --run {runs}/usm {options}")
+    assert read(tmp_path / "out" / "results.json")["n"] == 10
+    asked = succeed(
+        f"evaluate.py --run {runs}/dsm --question 'Tom has 3 boxes of 4 pens. How many?'"
     )
-    succeed(
-        f"evaluate.py --run {runs / 'usm'} --data {data} --split all --beams 2 --out-dir {tmp_path / 'out'}"
-    )
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["n"] == 10
-    done = succeed(
-        f"evaluate.py --run {runs / 'dsm'} --question", "Tom has 3 boxes of 4 pens. How many?"
-    )
-    assert " ES " in done.stdout and "stopped by" in done.stdout
+    assert " ES " in asked.stdout and "stopped by" in asked.stdout
 
 
 def test_a_second_try_mends_chains(runs):
     """After so few updates segments fail: greedily many chains stop there."""
-    stops = {}
-    for flags, folder in (([], "eval-test"), (["--second-try"], "eval-test-second-try")):
-        succeed("evaluate.py", "--run", runs / "usm", "--overwrite", *flags)
-        results = json.loads((runs / "usm" / folder / "results.json").read_text())
-        assert results["second_try"] is bool(flags)
-        stops[folder] = results["stop_reasons"]
-    failed = [own["stuck"] + own["length"] for own in stops.values()]
+    failed = []
+    for flag, folder in (("", "eval-test"), ("--second-try", "eval-test-second-try")):
+        succeed(f"evaluate.py --run {runs}/usm --overwrite {flag}")
+        results = read(runs / "usm" / folder / "results.json")
+        assert results["second_try"] is bool(flag)
+        failed.append(results["stop_reasons"]["stuck"] + results["stop_reasons"]["length"])
     assert failed[0] > 0.1 and failed[1] < failed[0]
 
 
-def test_segment_writes_json_lines(runs, tmp_path):
-    data = tmp_path / "mine.csv"
-    data.write_text(
-        'question,answer,id\n"q, a","He has 3 boxes, so 3 * 4 = 12. The answer is 12.",x1\n',
-        encoding="utf-8-sig",
-    )
-    # one question cannot be split into three parts
-    assert "1 different questions" in fail("segment.py", "--data", data, "--split", "test")
-    assert len(succeed("segment.py", "--data", data).stdout.splitlines()) == 1
-    data.write_text(
-        data.read_text(encoding="utf-8-sig") + "b,#### 2,x2\nc,#### 3,x3\n", encoding="utf-8-sig"
-    )
-    rows = [
-        json.loads(line) for line in succeed("segment.py", "--data", data).stdout.split("\n")[:-1]
-    ]
-    assert sorted(r["id"] for r in rows) == ["x1", "x2", "x3"]
-    [row] = [r for r in rows if r["id"] == "x1"]
-    assert row["pieces"] == [
-        {"text": "He has 3 boxes,", "label": "ES", "entropy": None},
-        {"text": " so 3 * 4 = 12.", "label": "AS", "entropy": None},
-        {"text": " The answer is 12.", "label": "ES", "entropy": None},
-    ]
-    assert row["segments"] == [{"label": p["label"], "text": p["text"]} for p in row["pieces"]]
+# --- segment.py ----------------------------------------------------------------------------------
 
+
+def test_segment_writes_json_lines(tmp_path):
+    data = tmp_path / "mine.csv"
+    row = '"q, a","He has 3 boxes, so 3 * 4 = 12. The answer is 12.",x1'
+    data.write_text(f"question,answer,id\n{row}\n", encoding="utf-8-sig")
+    # One question cannot be split into three parts.
+    assert "1 different questions" in fail(f"segment.py --split test --data {data}")
+    assert len(parsed(succeed(f"segment.py --data {data}").stdout)) == 1
+    text = f"question,answer,id\n{row}\nb,#### 2,x2\nc,#### 3,x3\n"
+    data.write_text(text, encoding="utf-8-sig")
+    rows = {row["id"]: row for row in parsed(succeed(f"segment.py --data {data}").stdout)}
+    assert sorted(rows) == ["x1", "x2", "x3"]
+    pieces = ("ES", "He has 3 boxes,"), ("AS", " so 3 * 4 = 12."), ("ES", " The answer is 12.")
+    expected = [{"label": label, "text": text} for label, text in pieces]
+    assert rows["x1"]["pieces"] == [piece | {"entropy": None} for piece in expected]
+    assert rows["x1"]["segments"] == expected
+
+
+def test_segment_labels_by_entropy(runs, tmp_path):
     out = tmp_path / "out.jsonl"
-    done = succeed(
-        f"segment.py --segmentation entropy --scorer {runs / 'direct'} --split test --test-problems 5 --out {out} --show 2"
-    )
-    assert (
-        done.stdout.count("  ES ") >= 2
-        and "\033" not in done.stdout
-        and "agreement with the true roles: ES" in done.stderr
-    )
-    for row in map(json.loads, out.read_text().split("\n")[:-1]):
+    options = f"--scorer {runs}/direct --split test --test-problems 5 --out {out} --show 2"
+    done = succeed(f"segment.py --segmentation entropy {options}")
+    assert done.stdout.count("  ES ") >= 2 and "\033" not in done.stdout
+    assert "agreement with the true roles: ES" in done.stderr
+    rows = read(out)
+    assert len(rows) == 5
+    for row in rows:
         mean = sum(p["entropy"] for p in row["pieces"]) / len(row["pieces"])
         assert all((p["label"] == "AS") == (p["entropy"] > mean) for p in row["pieces"])
-        assert (
-            "".join(s["text"] for s in row["segments"]) == row["answer"]
-            and row["segments"][0]["label"] == "ES"
-        )
-    assert "exists" in fail("segment.py", "--out", out)
+        assert "".join(s["text"] for s in row["segments"]) == row["answer"]
+        assert row["segments"][0]["label"] == "ES"
+    assert "exists" in fail(f"segment.py --out {out}")
+
+
+REAL = ROOT.parent / "shared" / "data"
+#: Of llm_cot, three rows state two numbers or more.
+SETS = [("gsm8k_train.jsonl", "mwp", 7473), ("llm_cot.jsonl", "mwp", 1140)]
+SETS += [("cpet_part.csv", "pet", 10677)]
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not here")
+@pytest.mark.parametrize("name, task, rows", SETS)
+def test_segmentation_of_the_real_sets_is_lossless(name, task, rows, tmp_path):
+    out = tmp_path / "out.jsonl"
+    done = succeed(f"segment.py --task {task} --out {out} --skip-bad-rows --data", REAL / name)
+    assert f"pieces joined equal the chain in {rows} of {rows}" in done.stderr
+    examples = read_examples(REAL / name, task, skip_bad_rows=True).examples
+    answers = {e.id: e.answer for e in examples}
+    for row in read(out):
+        assert "".join(s["text"] for s in row["segments"]) == answers[row["id"]]
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+#: A command → what its line of error says: parts between "…".
+MISTAKES = f"""
+train.py --max-steps many --beta -1 --task chess --learning-rate 0 → --max-steps is 'many' … --beta is '-1' … --task is 'chess'; expected one of mwp, pet … --learning-rate is '0'; expected a number above 0
+train.py --max-steps -1 --device abacus → --device is 'abacus'
+train.py --seed {"9" * 30} → --seed is
+train.py --seed {"9" * 400} → --seed is
+train.py --seed 1 --seed 2 → --seed is given twice
+train.py --frobnicate → --frobnicate is no flag; see --help
+train.py --max_steps 3 → --max_steps is no flag; did you mean --max-steps?
+train.py --epochs 3 --lr 0.1 --batch-size 8 → did you mean --max-steps … did you mean --learning-rate … did you mean --batch-tokens
+train.py usm → unexpected argument 'usm'
+train.py --mode direct --segmentation entropy → --segmentation has no effect with --mode direct; remove it
+train.py --scorer x → --scorer has no effect without --segmentation entropy
+train.py --beta 1.4 → --beta has no effect without --segmentation entropy
+train.py --label-field gold → --label-field has no effect
+train.py --task text → needs --data
+train.py --data none.csv → none.csv: cannot be read
+train.py --resume nowhere → config.json: cannot be read
+train.py --resume nowhere --mode dsm → --mode has no effect with --resume
+train.py --segmentation entropy --scorer nowhere → config.json: cannot be read
+train.py --segmentation entropy --scorer a --out-dir a → --out-dir and --scorer are the same path
+train.py --segmentation entropy --scorer RUNS/usm --out-dir a SMALL → --scorer needs a direct one
+train.py --mode dsm --segmentation entropy --scorer RUNS/direct --beta 50 --out-dir a SMALL → asm: 0 training and 0 validation rows
+train.py --mode usm --out-dir RUNS/usm SMALL → already holds a run
+segment.py --segmentation entropy → needs --scorer
+segment.py --segmentation entropy --scorer '' → --scorer is ''
+segment.py --segmentation entropy --scorer RUNS/usm → --scorer needs a direct one
+segment.py --check → --check needs --data
+segment.py --check --show 1 --data x → --show has no effect
+segment.py --skip-bad-rows → --skip-bad-rows has no effect
+segment.py --data none.csv --out a/out.jsonl → none.csv: cannot be read
+segment.py --out . --overwrite → a folder; expected a file
+evaluate.py --run . → config.json: cannot be read
+evaluate.py --run RUNS/usm --run RUNS/usm → names a folder twice
+evaluate.py --run RUNS/usm --question q --data d → --data has no effect with --question
+evaluate.py --run RUNS/usm --question q --split all → --split has no effect
+evaluate.py --run RUNS/usm --questions - --report x.html → --report has no effect
+evaluate.py --run RUNS/usm --answer-field solution → --answer-field has no effect
+evaluate.py --run RUNS/usm --data none.csv --out-dir a/b → none.csv: cannot be read
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("line, told", [case.split(" → ") for case in MISTAKES])
+def test_a_mistake_is_told_in_one_line_and_nothing_is_begun(line, told, runs, tmp_path):
+    line = line.replace("RUNS", str(runs)).replace("SMALL", " ".join(SMALL))
+    message = fail(line, cwd=tmp_path)
+    assert all(part in message for part in told.split(" … ")), message
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("script", MAINS)
@@ -314,160 +316,35 @@ def test_mistakes_of_a_process_are_one_line_too(script):
     assert done.stderr.startswith("error: --device is 'abacus'; expected one of auto, cpu, cuda")
 
 
-@pytest.mark.slow
-def test_a_process_trains_and_answers(tmp_path):
-    done = process("train.py", "--max-steps", 4, "--out-dir", "run", *SMALL, cwd=tmp_path)
-    assert done.returncode == 0 and "run folder: run" in done.stdout
-    assert "usm 100%, 00:00 left, step 4, loss" in done.stderr
-    asked = process("evaluate.py", "--run", "run", "--question", "Tom has 3?", cwd=tmp_path)
-    assert asked.returncode == 0 and "stopped by" in asked.stdout and "\033" not in asked.stdout
+def test_what_is_no_run_folder_is_not_overwritten(tmp_path):
+    (tmp_path / "dear.txt").write_text("keep me")
+    line = f"train.py --out-dir {tmp_path} --overwrite"
+    assert "is not a run folder" in fail(line, *SMALL)
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')  # somebody else's folder
+    assert "is not a run folder" in fail(line, *SMALL)
+    assert (tmp_path / "dear.txt").read_text() == "keep me"
 
 
-def test_all_bad_flags_at_once():
-    message = fail("train.py --max-steps many --beta -1 --task chess --learning-rate 0")
-    assert all(
-        part in message
-        for part in (
-            "--max-steps is 'many'",
-            "--beta is '-1'",
-            "--task is 'chess'; expected one of mwp, pet",
-            "--learning-rate is '0'; expected a number above 0",
-        )
-    )
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (
-            ["--mode", "direct", "--segmentation", "entropy"],
-            "--segmentation has no effect with --mode direct; remove it",
-        ),
-        (["--scorer", "x"], "--scorer has no effect without --segmentation entropy"),
-        (["--data", "none.csv"], "none.csv: cannot be read"),
-        (["--resume", "nowhere"], "config.json: cannot be read"),
-        (["--resume", "nowhere", "--mode", "dsm"], "--mode has no effect with --resume"),
-        (["--frobnicate"], "--frobnicate is no flag; see --help"),
-        (["--max_steps", "3"], "--max_steps is no flag; did you mean --max-steps?"),
-        (["usm"], "unexpected argument 'usm'"),
-        (["--max-steps", "-1", "--device", "abacus"], "--device is 'abacus'"),
-        (["--seed", "9" * 30], "--seed is"),
-        (["--beta", "1.4"], "--beta has no effect without --segmentation entropy"),
-        (
-            ["--scorer", "a", "--segmentation", "entropy", "--out-dir", "a"],
-            "--out-dir and --scorer are one place",
-        ),
-        (["--segmentation", "entropy", "--scorer", "nowhere"], "config.json: cannot be read"),
-    ],
-)
-def test_mistakes_of_train(arguments, message, tmp_path):
-    assert message in fail("train.py", *arguments, cwd=tmp_path)
-    assert not list(tmp_path.iterdir())  # nothing was begun
-
-
-def test_runs_are_not_overwritten(runs, tmp_path):
-    assert "holds a run already" in fail(f"train.py --mode usm --out-dir {runs / 'usm'}", *SMALL)
-    (tmp_path / "letters").mkdir()
-    (tmp_path / "letters" / "dear.txt").write_text("keep me")
-    assert "is no run folder" in fail(
-        f"train.py --out-dir {tmp_path / 'letters'} --overwrite", *SMALL
-    )
-    (tmp_path / "letters" / "config.json").write_text(
-        '{"model_type": "t5"}'
-    )  # somebody else's folder
-    assert "is no run folder" in fail(
-        f"train.py --out-dir {tmp_path / 'letters'} --overwrite", *SMALL
-    )
-    assert (tmp_path / "letters" / "dear.txt").read_text() == "keep me"
-
-
-def test_mistakes_about_runs(runs, tmp_path):
-    assert "--scorer needs a direct one" in fail(
-        f"segment.py --segmentation entropy --scorer {runs / 'usm'}"
-    )
-    assert "needs --scorer" in fail("segment.py", "--segmentation", "entropy")
-    assert "config.json: cannot be read" in fail("evaluate.py", "--run", tmp_path)
-    assert "names a folder twice" in fail(f"evaluate.py --run {runs / 'usm'} --run {runs / 'usm'}")
-    assert "--data has no effect with --question" in fail(
-        f"evaluate.py --run {runs / 'usm'} --question q --data d"
-    )
-
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for name in ("config.json", "tokenizer.json"):
-        (broken / name).write_bytes((runs / "direct" / name).read_bytes())
-    assert "direct.best.pt: cannot be read" in fail("evaluate.py", "--run", broken)  # no checkpoint
-    (broken / "direct.best.pt").write_bytes((runs / "direct" / "direct.best.pt").read_bytes())
-    tokenizer = json.loads((broken / "tokenizer.json").read_text())
+def test_a_checkpoint_that_is_missing_or_has_another_vocabulary(runs, tmp_path):
+    run = shutil.copytree(runs / "direct", tmp_path / "run")
+    (run / "direct.best.pt").unlink()
+    assert "direct.best.pt: cannot be read" in fail(f"evaluate.py --run {run}")
+    shutil.copy(runs / "direct" / "direct.best.pt", run)
+    tokenizer = read(run / "tokenizer.json")
     tokenizer["model"]["vocab"]["one more"] = len(tokenizer["model"]["vocab"])
-    (broken / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert "a vocabulary of" in fail(
-        f"evaluate.py --run {broken}"
-    )  # a checkpoint of another vocabulary
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"max_rounds": "x"},
-        {"model": None},
-        {"max_tokens": None},
-        {"mode": "both"},
-        {"seed": "0"},
-        {"surplus": 1},
-        {"max_steps": None, "max_minutes": None},
-    ],
-)
-def test_damaged_settings_are_told_in_one_line(runs, tmp_path, change):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for path in (runs / "direct").iterdir():
-        if path.is_file():
-            (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "results.json").write_text("[")  # only a source of seconds: no matter
-    config = json.loads((folder / "config.json").read_text())
-    for name, value in change.items():
-        config[name] = config[name] | value if isinstance(value, dict) else value
-    (folder / "config.json").write_text(json.dumps(config))
-    assert "config.json: " in fail("evaluate.py", "--run", folder, "--question", "q?")
+    (run / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "a vocabulary of" in fail(f"evaluate.py --run {run}")
 
 
 def test_two_runs_of_one_name_and_a_place_that_is_none(runs, tmp_path):
-    other = tmp_path / "usm"
-    other.mkdir()
-    for path in (runs / "usm").iterdir():
-        if path.is_file():
-            (other / path.name).write_bytes(path.read_bytes())
-    assert "two folders of one name" in fail(
-        f"evaluate.py --run {runs / 'usm'} --run {other} --out-dir {tmp_path / 'out'}"
-    )
+    other = shutil.copytree(runs / "usm", tmp_path / "usm")
+    both = f"evaluate.py --run {runs}/usm --run {other} --out-dir {tmp_path}/out"
+    assert "two runs of one name" in fail(both)
     (tmp_path / "file").write_text("")
-    assert "is no folder" in fail(
-        f"evaluate.py --run {other} --out-dir {tmp_path / 'file' / 'out'}"
-    )
-    assert "a folder; expected a file" in fail("segment.py", "--out", tmp_path, "--overwrite")
+    assert "is no folder" in fail(f"evaluate.py --run {other} --out-dir {tmp_path}/file/out")
 
 
-def test_labels_that_leave_a_model_without_pairs(runs, tmp_path):
-    arguments = [
-        "--mode",
-        "dsm",
-        "--segmentation",
-        "entropy",
-        "--scorer",
-        runs / "direct",
-        "--beta",
-        50,
-        "--max-steps",
-        4,
-        "--out-dir",
-        tmp_path / "run",
-        *SMALL,
-    ]
-    assert "asm: 0 training and 0 validation rows" in fail("train.py", *arguments)
-
-
-@pytest.mark.parametrize("script", ["train.py", "segment.py", "evaluate.py"])
+@pytest.mark.parametrize("script", MAINS)
 def test_help_says_what_each_flag_does_and_its_default(script):
     text = succeed(script, "--help").stdout
     assert all(len(line) <= 80 for line in text.splitlines())
@@ -477,27 +354,3 @@ def test_help_says_what_each_flag_does_and_its_default(script):
     for entry in flags:  # its text is one line, beside the flag or below it
         name, *rest = entry.split("\n")
         assert len(rest) <= 1 and ("  " in name.strip() or rest), entry
-
-
-REAL = ROOT.parent / "shared" / "data"
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not here")
-@pytest.mark.parametrize(
-    "name, task, rows",
-    [
-        ("gsm8k_train.jsonl", "mwp", 7473),
-        ("llm_cot.jsonl", "mwp", 1140),  # three state two numbers or more
-        ("cpet_part.csv", "pet", 10677),
-    ],
-)
-def test_segmentation_of_the_real_sets_is_lossless(name, task, rows, tmp_path):
-    out = tmp_path / "out.jsonl"
-    options = ["--task", task, "--data", REAL / name, "--out", out, "--skip-bad-rows"]
-    done = succeed("segment.py", *options)
-    assert f"pieces joined equal the chain in {rows} of {rows}" in done.stderr
-    answers = {
-        e.id: e.answer for e in read_examples(REAL / name, task, skip_bad_rows=True).examples
-    }
-    for row in map(json.loads, out.read_text().split("\n")[:-1]):
-        assert "".join(s["text"] for s in row["segments"]) == answers[row["id"]]

@@ -1,5 +1,6 @@
 """Readers, validation and splits."""
 
+import csv
 import io
 import json
 
@@ -10,6 +11,7 @@ from ases.run.folder import data_digest
 from ases.run.read import Columns, read_examples, read_questions, scan_examples
 
 QA = {"question": "1 + 1?", "answer": "The answer is 2."}
+HALF = '{"question": "q", "answer": "#### 1", "%s": "\\ud800"}'
 
 
 def write(tmp_path, text, name="data.txt"):
@@ -24,29 +26,19 @@ def lines(*rows):
 
 def test_json_lines_with_and_without_ids(tmp_path):
     data = read_examples(write(tmp_path, lines(QA | {"id": "a"}, QA | {"qid": 7}, QA)), "mwp")
-    assert data.examples == [
-        Example("a", *QA.values()),
-        Example("7", *QA.values()),
-        Example("line-3", *QA.values()),
-    ]
+    assert data.examples == [Example(id_, *QA.values()) for id_ in ("a", "7", "line-3")]
 
 
 def test_chinese_csv_with_bom_quotes_and_newlines(tmp_path):
     text = '\ufeffquestion,answer,qid\n"  肺部，\n结节 ","1、结节，考虑良性。",5\n肝脏,正常。,6\n'
     data = read_examples(write(tmp_path, text), "pet")
-    assert data.examples == [
-        Example("5", "肺部，\n结节", "1、结节，考虑良性。"),
-        Example("6", "肝脏", "正常。"),
-    ]
+    first = Example("5", "肺部，\n结节", "1、结节，考虑良性。")
+    assert data.examples == [first, Example("6", "肝脏", "正常。")]
 
 
 def test_rows_with_nothing_in_them_are_counted(tmp_path):
-    data = read_examples(
-        write(
-            tmp_path, lines(QA, {"question": "  ", "answer": "x"}, {"question": "x", "answer": ""})
-        ),
-        "pet",
-    )
+    rows = QA, {"question": "  ", "answer": "x"}, {"question": "x", "answer": ""}
+    data = read_examples(write(tmp_path, lines(*rows)), "pet")
     assert len(data.examples) == 1 and len(data.empty) == 2
 
 
@@ -58,57 +50,48 @@ def test_rows_with_nothing_in_them_are_counted(tmp_path):
         (lines(QA) + "{oops\n", ":2: not JSON"),
         ('["a"]\n', ":item 1: a JSON str"),
         ('[{"question": "q",\n oops}]', ":2: not JSON"),
-        (
-            '[{"question": "q", "answer": "#### 1"},\n\n {"question": "p"}]',
-            ":item 2: field 'answer' is",
-        ),
+        (f'[{json.dumps(QA)},\n\n {{"question": "p"}}]', ":item 2: field 'answer' is"),
         ("[]", "no usable row"),
         ("frage\tantwort\na\tb\n", ":1: columns 'frage, antwort'"),
         (lines(QA, {"question": "q"}), ":2: field 'answer' is missing"),
         (lines(QA | {"answer": 3}), ":1: field 'answer' is int"),
         (lines(QA | {"id": None}), ":1: field 'id' is NoneType"),
         ('{"id": ' + "1" * 5000 + "}\n", ":1: not JSON"),
-        (
-            '{"id": "\\ud800", "question": "q", "answer": "#### 1"}',
-            "field 'id' holds half a surrogate pair",
-        ),
+        (HALF % "id", "field 'id' contains a lone surrogate"),
         ("x" * 200_000, ":1: columns"),
         (lines(QA | {"id": 1}, QA | {"id": "1"}), ":2: field 'id': '1' is the id of"),
-        (lines(QA, QA | {"answer": "no number"}), ":2: field 'answer': no final number"),
-        ('{"question": "\\ud800", "answer": "#### 1"}', "half a surrogate pair"),
+        (lines(QA, QA | {"answer": "no number"}), ":2: field 'answer': no readable final number"),
+        (HALF % "question", "field 'question' contains a lone surrogate"),
         ("frage,antwort\na,b\n", ":1: columns 'frage, antwort'"),
         ('question,answer\n"a\nb",c,d\n', ":2: 3 fields; expected 2"),
-        ("question,answer,answer\na,b,c\n", "column 'answer' stands twice"),
+        ("question,answer,answer\na,b,c\n", "column 'answer' appears twice"),
         ('question,answer\n"a,b\n', ":2: not CSV"),
         (b"question,answer\nx,\xff\n", ":2: byte 18 is not UTF-8"),
         (lines({"question": " ", "answer": " "}), "no usable row"),
     ],
 )
 def test_bad_files_are_told_in_one_line(tmp_path, text, message):
-    with pytest.raises(InputError, match=".") as error:
+    with pytest.raises(InputError) as error:
         read_examples(write(tmp_path, text), "mwp")
-    assert (
-        message in str(error.value)
-        and "data.txt" in str(error.value)
-        and "\n" not in str(error.value)
-    )
+    told = str(error.value)
+    assert message in told and "data.txt" in told and "\n" not in told
+
+
+TWO = [QA, QA | {"question": "2 + 0?"}]
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        json.dumps([QA, QA | {"question": "2 + 0?"}], indent=2),
-        json.dumps([QA, QA | {"question": "2 + 0?"}]),
+        json.dumps(TWO, indent=2),
+        json.dumps(TWO),
         "question;answer;note\n1 + 1?;The answer is 2.;x\n2 + 0?;The answer is 2.;y\n",
         "question\tanswer\n1 + 1?\tThe answer is 2.\n2 + 0?\tThe answer is 2.\n",
     ],
 )
 def test_arrays_and_other_separators_are_recognised(tmp_path, text):
     examples = read_examples(write(tmp_path, text), "mwp").examples
-    assert [(e.question, e.answer) for e in examples] == [
-        ("1 + 1?", "The answer is 2."),
-        ("2 + 0?", "The answer is 2."),
-    ]
+    assert [{"question": e.question, "answer": e.answer} for e in examples] == TWO
 
 
 def test_other_names_of_columns(tmp_path):
@@ -121,9 +104,8 @@ def test_other_names_of_columns(tmp_path):
 
 
 def test_bad_rows_are_listed_or_skipped(tmp_path):
-    path = write(
-        tmp_path, lines(QA, QA | {"answer": "none"}, {"question": "", "answer": "x"}) + "{\n"
-    )
+    rows = QA, QA | {"answer": "none"}, {"question": "", "answer": "x"}
+    path = write(tmp_path, lines(*rows) + "{\n")
     data = scan_examples(path, "mwp")
     assert [p.split(": ")[0] for p in data.problems] == [f"{path}:2", f"{path}:4"]
     assert [p.split(": ")[0] for p in data.empty] == [f"{path}:3"]
@@ -152,15 +134,11 @@ def test_a_missing_file_and_a_folder(tmp_path):
 
 
 def test_splits_are_by_question_and_seeded():
-    examples = [Example(str(i), f"q{i // 2}", "a") for i in range(200)]  # every question twice
+    examples = [Example(str(i), f"q{i // 2}", "a") for i in range(200)]
     splits = split_examples(examples, seed=3)
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [160, 20, 20]
     questions = [{e.question for e in part} for part in splits.values()]
-    assert (
-        not questions[0] & questions[1]
-        and not questions[0] & questions[2]
-        and not questions[1] & questions[2]
-    )
+    assert len(set.union(*questions)) == sum(map(len, questions)) == 100  # no question in two parts
     assert sorted(e.id for part in splits.values() for e in part) == sorted(e.id for e in examples)
     assert split_examples(examples, seed=3) == splits != split_examples(examples, seed=4)
 
@@ -182,11 +160,8 @@ LABELLED = [
 def test_true_answers_in_a_column_of_their_own(tmp_path):
     path, columns = write(tmp_path, lines(*LABELLED)), Columns(label="gold")
     data = read_examples(path, "mwp", columns)
-    assert [(e.answer, e.label) for e in data.examples] == [
-        ("so 2. The answer is 2.", "2"),
-        ("so 4. The answer is 4.", "3.00"),
-        ("The answer is 4.", "4"),
-    ]
+    chains = "so 2. The answer is 2.", "so 4. The answer is 4.", "The answer is 4."
+    assert [(e.answer, e.label) for e in data.examples] == list(zip(chains, ("2", "3.00", "4")))
     assert "1 row whose chain states another number than its label kept" in data.described()
     assert "text after the answer dropped in 1 row" in data.described()
     filtered = read_examples(path, "mwp", columns, skip_bad_rows=True)
@@ -198,8 +173,8 @@ def test_true_answers_in_a_column_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     "gold, message",
     [
-        ("many", "'gold': no final number"),
-        (True, "no final"),
+        ("many", "'gold': no readable final number"),
+        (True, "no readable final"),
         ([3], "is list"),
         (" ", "no usable"),
         ("7. 8", "'gold': more than a number"),
@@ -231,9 +206,7 @@ def test_a_bad_row_says_what_to_do(tmp_path):
         ("q.csv", "How many?\n", None, "How many?"),
     ],
 )
-def test_a_table_of_other_columns_is_not_answered_line_by_line(
-    tmp_path, name, text, column, columns
-):
+def test_a_table_of_other_columns_is_refused(tmp_path, name, text, column, columns):
     with pytest.raises(InputError, match="columns ") as error:
         read_questions(str(write(tmp_path, text, name)), column)
     assert columns.replace(";", ", ") in str(error.value).replace(";", ", ")
@@ -259,11 +232,8 @@ def test_a_stray_quote_glues_no_rows_together(tmp_path):
 
 
 def test_reading_leaves_the_csv_module_alone(tmp_path):
-    import csv
-
-    before = csv.field_size_limit(1000)
+    before, long = csv.field_size_limit(1000), "x" * 5000
     try:
-        long = "x" * 5000
         data = read_examples(write(tmp_path, f"question,answer\n{long},#### 1\n"), "mwp")
         assert data.examples[0].question == long and csv.field_size_limit() == 1000
     finally:

@@ -168,6 +168,7 @@ def fake_results():
                 scores = {"accuracy": accuracy, "bleu": 50.0, "end": 1.0}
                 found[trial] = asdict(trial) | {
                     "tests": {"test": scores, "longer": scores},
+                    "machine": "a",
                     "seconds": 10.0 if trial.mode == "direct" else 15.0,
                     "segments": 5.0,
                     "updates": 100,
@@ -236,7 +237,7 @@ def test_mistakes(results, monkeypatch, capsys):
     good = json.dumps(asdict(SMALL) | {"format": 2})
     for content, told in (
         ("[]", "trials.jsonl:1: not a trial's JSON"),
-        (good, "trials.jsonl:1: a trial of version 2"),
+        (good, "trials.jsonl:1: trial version 2; expected 3"),
     ):
         (results / "trials.jsonl").write_text(content + "\n")
         with pytest.raises(SystemExit) as end:

@@ -12,15 +12,26 @@ import ases
 from ases.data import split_examples
 from ases.pairs import encode_question
 from ases.recipe import score_chains
+from ases.run.checkpoints import Recorder
 from ases.tasks import make_splits
 from tests.test_commands import SMALL, succeed
 
-SETTINGS = ases.Settings(
-    mode="usm",
-    max_steps=6,
-    validations=2,
-    model=dict(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2),
-)
+SHAPE = dict(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2)
+SETTINGS = ases.Settings(mode="usm", max_steps=6, validations=2, model=SHAPE)
+EXAMPLES = make_splits("mwp", 40, 1, 1, 0, 20)["train"]
+
+
+def train(examples=EXAMPLES, **changes):
+    return ases.train(examples, replace(SETTINGS, **changes))
+
+
+def cut(**settings):
+    return ases.segment([ases.TOY], ases.Settings(**settings))
+
+
+@pytest.fixture(scope="module")
+def writer():
+    return train()
 
 
 def test_every_name_is_there_and_costs_nothing_before_it_is_used():
@@ -34,30 +45,11 @@ def test_every_name_is_there_and_costs_nothing_before_it_is_used():
 
 @pytest.mark.parametrize("mode, roles", [("usm", {"ES", "AS"}), ("direct", {"CHAIN"})])
 def test_train_on_a_list_of_examples(mode, roles):
-    examples = make_splits("mwp", 40, 1, 1, 0, 20)["train"]
-    writer = ases.train(examples, replace(SETTINGS, mode=mode))
-    chain = writer.answer(examples[0].question)
+    chain = train(mode=mode).answer(EXAMPLES[0].question)
     assert chain.roles and set(chain.roles) <= roles
     assert "".join(text for _, text in chain.segments) == chain.text
     assert chain.stop in ("end", "no-end", "rounds", "length", "stuck")
     assert chain.number is None or isinstance(chain.number, Fraction)
-
-
-def test_a_list_too_short_to_split_and_settings_that_may_not_be():
-    with pytest.raises(ValueError, match="1 different question"):
-        ases.train([ases.TOY], SETTINGS)
-    with pytest.raises(ValueError, match="mode is 'both'"):
-        ases.train([ases.TOY] * 9, ases.Settings(mode="both"))
-
-
-@pytest.mark.parametrize(
-    "given", [[("q", "a")] * 3, [{"question": "q"}], ases.TOY, ["text"], {"train": [ases.TOY]}]
-)
-def test_what_are_no_examples(given):
-    with pytest.raises(ValueError, match="expected a list of Example"):
-        ases.train(given, SETTINGS)
-    with pytest.raises(ValueError, match="expected a list of Example"):
-        ases.segment(given)
 
 
 def test_load_run(tmp_path):
@@ -69,60 +61,40 @@ def test_load_run(tmp_path):
 
 
 def test_watching_into_a_folder_that_is_not_there_yet(tmp_path):
-    from ases.run.checkpoints import Recorder
-
-    examples = make_splits("mwp", 40, 1, 1, 0, 20)["train"]
-    ases.train(examples, SETTINGS, Recorder(tmp_path / "a" / "b"))
+    ases.train(EXAMPLES, SETTINGS, Recorder(tmp_path / "a" / "b"))
     assert (tmp_path / "a" / "b" / "usm.best.pt").exists()
 
 
 # --- refused in one clear line -------------------------------------------------------------------
 
 
-def examples():
-    return make_splits("mwp", 40, 1, 1, 0, 20)["train"]
-
-
-@pytest.fixture(scope="module")
-def writer():
-    return ases.train(examples(), SETTINGS)
-
-
-def settings(**changes):
-    return replace(SETTINGS, **changes)
-
-
-PIECES = ases.segment([ases.TOY])[0].segments
+PIECES = cut()[0].segments
+NO_EXAMPLES = [("q", "a")] * 3, [{"question": "q"}], ases.TOY, ["text"], {"train": [ases.TOY]}
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
-        (
-            lambda w: ases.segment([ases.TOY], ases.Settings(segmentation="interleaved")),
-            "segmentation is 'interleaved'",
-        ),
-        (lambda w: ases.segment([ases.TOY], ases.Settings(beta=float("nan"))), "beta is nan"),
+        *[(lambda w, x=x: train(x), "expected a list of Example") for x in NO_EXAMPLES],
+        *[(lambda w, x=x: ases.segment(x), "expected a list of Example") for x in NO_EXAMPLES],
+        (lambda w: train([ases.TOY]), "1 different question"),
+        (lambda w: train({"train": EXAMPLES, "validation": []}), "no examples in 'validation'"),
+        (lambda w: ases.train([ases.TOY] * 9, ases.Settings(mode="both")), "mode is 'both'"),
+        (lambda w: ases.train(EXAMPLES, "usm"), "'usm'; expected Settings"),
+        (lambda w: train(max_question=-5), "max_question is -5"),
+        (lambda w: train(model=SHAPE | {"vocab_size": 5}), "vocab_size is 5; the tokenizer has"),
+        (lambda w: train(model={"d_modle": 5}), "no field 'd_modle'"),
+        (lambda w: train(device="gpu"), "device is 'gpu'"),
+        (lambda w: cut(segmentation="interleaved"), "segmentation is 'interleaved'"),
+        (lambda w: cut(beta=float("nan")), "beta is nan"),
         (lambda w: ases.segment([ases.TOY], "entropy"), "'entropy'; expected Settings"),
-        (lambda w: ases.train(examples(), "usm"), "'usm'; expected Settings"),
         (lambda w: w.write("text"), "expected a list of questions"),
         (lambda w: w.answer(5), "expected a list of questions"),
         (lambda w: w.write(q for q in ["Tom?"]), "expected a list of questions"),
         (lambda w: ases.Tokenizer.train("text", 300), "expected a list of texts"),
         (lambda w: ases.make_pairs("q", PIECES, w.tokenizer, -5), "max_question is -5"),
-        (lambda w: ases.train(examples(), settings(max_question=-5)), "max_question is -5"),
-        (
-            lambda w: ases.train({"train": examples(), "validation": []}, SETTINGS),
-            "no examples in 'validation'",
-        ),
-        (
-            lambda w: ases.train(examples(), settings(model=SETTINGS.model | {"vocab_size": 5})),
-            "vocab_size is 5; the tokenizer has",
-        ),
-        (lambda w: ases.train(examples(), settings(model={"d_modle": 5})), "no field 'd_modle'"),
         (lambda w: ases.make_pairs("q", [], w.tokenizer), "no segments"),
         (lambda w: score_chains("mwp", [], []), "no chains to score"),
-        (lambda w: ases.train(examples(), settings(device="gpu")), "device is 'gpu'"),
     ],
 )
 def test_one_clear_line(writer, call, message):
@@ -132,14 +104,14 @@ def test_one_clear_line(writer, call, message):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there(tmp_path):
+def test_a_gpu_that_is_not_there():
     with pytest.raises(ValueError, match="device is 'cuda'; PyTorch finds no GPU"):
-        ases.train(examples(), settings(device="cuda"))
+        train(device="cuda")
 
 
 def test_train_and_import_leave_the_process_as_it_was():
     before = torch.get_rng_state()
-    ases.train(examples(), SETTINGS)
+    train()
     assert torch.equal(torch.get_rng_state(), before)
     code = "import csv, pkgutil, importlib, ases; before = csv.field_size_limit()\n"
     code += "import ases.run.read, ases.run.folder, ases.run.page\n"
@@ -148,14 +120,14 @@ def test_train_and_import_leave_the_process_as_it_was():
 
 
 def test_writing_is_without_dropout():
-    w = ases.train(examples(), settings(model=SETTINGS.model | {"dropout_rate": 0.5}))
+    w = train(model=SHAPE | {"dropout_rate": 0.5})
     expected = w.write(["Tom has 3 pens?"])
     w.models["usm"].train()
     assert w.write(["Tom has 3 pens?"]) == expected and not w.models["usm"].training
 
 
 def test_limits_are_twice_the_longest(writer):
-    splits = split_examples(examples(), 0)
+    splits = split_examples(EXAMPLES, 0)
     segmented = ases.segment(splits["train"])
     pairs = [ases.make_pairs(s.example.question, s.segments, writer.tokenizer) for s in segmented]
     assert writer.settings.max_tokens == 2 * max(len(p.target) for own in pairs for p in own)
@@ -163,18 +135,17 @@ def test_limits_are_twice_the_longest(writer):
 
 
 def test_two_models_share_updates_rounded_up():
-    w = ases.train(examples(), settings(mode="dsm", max_steps=7))
+    w = train(mode="dsm", max_steps=7)
     assert [w.reports[name]["steps"] for name in ("esm", "asm")] == [4, 4]
 
 
 @pytest.mark.parametrize("text", ["word " * 200_000, "x" * 1_000_000, "" + " " * 1_000_000])
 def test_a_long_question_is_cut_before_it_is_encoded(writer, text, monkeypatch):
-    encoded = []
-    encode = type(writer.tokenizer).encode
-    monkeypatch.setattr(
-        type(writer.tokenizer), "encode", lambda self, t: encoded.append(len(t)) or encode(self, t)
-    )
-    ids, cut = encode_question(f"begin {text} end", writer.tokenizer, 64)
-    assert max(encoded) <= 64 * 64 and cut > 0 and len(ids) <= 64
+    kind, encoded = type(writer.tokenizer), []
+    encode = kind.encode
+    spy = lambda tokenizer, text: encoded.append(len(text)) or encode(tokenizer, text)
+    monkeypatch.setattr(kind, "encode", spy)
+    ids, left_out = encode_question(f"begin {text} end", writer.tokenizer, 64)
+    assert max(encoded) <= 64 * 64 and left_out > 0 and len(ids) <= 64
     told = writer.tokenizer.decode(ids)
     assert told.startswith("begin ") and told.endswith(" end")

@@ -1,6 +1,7 @@
-"""Fine-tuning from a T5-family folder on disk: its tokenizer, what it cannot write, and the whole command."""
+"""Fine-tuning from a T5-family folder on disk: its tokenizer, and the whole command."""
 
 import json
+import shutil
 
 import pytest
 import tokenizers
@@ -20,43 +21,38 @@ from ases.tokenizer import Tokenizer
 pytest.importorskip("safetensors")
 
 
-def t5_tokenizer(path):
-    """A unigram tokenizer built as T5's is: blanks as ▁, newlines folded, an unknown token, sentinels at the end."""
+def unigram(texts, size, normalizer, sentinels):
+    """A tokenizer like T5's: ▁ for blanks, newlines folded, an unknown token, sentinels at the end."""
     backend = tokenizers.Tokenizer(models.Unigram())
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Replace(tokenizers.Regex(r"\s+"), " ")]
-    )
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=200,
-        special_tokens=["<pad>", "</s>", "<unk>"],
-        unk_token="<unk>",
-        show_progress=False,
-    )
-    backend.train_from_iterator(
-        [TOY.question, TOY.answer, "0123456789 abcdefghijklmnopqrstuvwxyz # The answer is 12."] * 5,
-        trainer,
-    )
-    backend.add_special_tokens([f"<extra_id_{i}>" for i in range(10)])
-    backend.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 1)]
-    )
-    backend.save(str(path))
-    return backend.get_vocab_size()
+    backend.normalizer = normalizer
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    special = dict(special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>")
+    trainer = trainers.UnigramTrainer(vocab_size=size, show_progress=False, **special)
+    backend.train_from_iterator(texts, trainer)
+    backend.add_special_tokens([f"<extra_id_{i}>" for i in range(sentinels)])
+    return backend
+
+
+FOLDED = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
+SHAPE = dict(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2)
+
+
+def save_small(path, vocabulary):
+    torch.manual_seed(0)
+    own = dict(vocab_size=vocabulary, scale_scores=False, start_from_state=False)
+    save_t5(EncoderDecoder(ModelConfig(**own, **SHAPE)), path)
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A small T5 v1.1 with its tokenizer, as somebody would have it on disk."""
+    extra = "0123456789 abcdefghijklmnopqrstuvwxyz # The answer is 12."
+    normalizer = normalizers.Sequence([normalizers.NFKC(), FOLDED])
+    backend = unigram([TOY.question, TOY.answer, extra] * 5, 200, normalizer, sentinels=10)
+    backend.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
     path = tmp_path / "t5"
-    path.mkdir()
-    vocabulary = t5_tokenizer(path / "tokenizer.json")
-    torch.manual_seed(0)
-    shape = dict(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2)
-    shape |= dict(scale_scores=False, start_from_state=False)
-    rounded_up = vocabulary + 12  # as T5's are
-    save_t5(EncoderDecoder(ModelConfig(vocab_size=rounded_up, **shape)), path)
+    save_small(path, backend.get_vocab_size() + 12)  # rounded up, as T5's are
+    backend.save(str(path / "tokenizer.json"))
     return path
 
 
@@ -76,21 +72,10 @@ def test_pieces_share_one_encoding(folder):
     assert tokenizer.encode_pieces([]) == []
 
 
-def test_a_token_belongs_to_the_piece_of_its_first_character_that_is_not_blank(tmp_path):
-    """Where Metaspace alone splits words, a newline is the blank of the word behind it."""
-    backend = tokenizers.Tokenizer(models.Unigram())
-    backend.normalizer = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=60,
-        special_tokens=["<pad>", "</s>", "<unk>"],
-        unk_token="<unk>",
-        show_progress=False,
-    )
+def test_a_token_belongs_to_the_piece_of_its_first_letter(tmp_path):
+    """Where Metaspace alone splits words, a newline belongs to the word behind it."""
     pieces = ["Tom has 3 boxes.\n", "He has 12 apples.\n"]
-    backend.train_from_iterator(["".join(pieces)] * 5 + ["He He He has"], trainer)
-    backend.add_special_tokens(["<extra_id_0>", "<extra_id_1>"])
+    backend = unigram(["".join(pieces)] * 5 + ["He He He has"], 60, FOLDED, sentinels=2)
     backend.save(str(tmp_path / "tokenizer.json"))
     tokenizer = T5Tokenizer.load(tmp_path / "tokenizer.json")
     found = [tokenizer.decode(ids).strip() for ids in tokenizer.encode_pieces(pieces)]
@@ -142,101 +127,51 @@ def test_lost_characters_are_counted(folder):
     assert lost_characters(own, ["a < b\n{}胰"]) == (0.0, "")
 
 
+def train_on(tmp_path, rows):
+    """Options of train.py for data of these questions and answers."""
+    data = tmp_path / "mine.jsonl"
+    lines = [json.dumps({"question": question, "answer": answer}) for question, answer in rows]
+    data.write_text("\n".join(lines))
+    return ["--data", data, "--device", "cpu", "--out-dir", tmp_path / "run"]
+
+
 def test_fine_tuning_with_a_checkpoints_own_tokenizer(folder, tmp_path):
-    data = tmp_path / "mine.jsonl"
-    data.write_text(
-        "".join(
-            json.dumps(
-                {
-                    "question": f"Tom has {i} boxes of 4 apples. How many?",
-                    "answer": f"Tom has {i} boxes, so {i} * 4 = {4 * i}.\n#### {4 * i}",
-                }
-            )
-            + "\n"
-            for i in range(30)
-        )
-    )
-    arguments = [
-        "--init",
-        folder,
-        "--mode",
-        "usm",
-        "--data",
-        data,
-        "--max-steps",
-        8,
-        "--device",
-        "cpu",
-    ]
-    done = succeed("train.py", *arguments, "--out-dir", tmp_path / "run")
-    assert "of the training characters cannot be written: '\\n'" in done.stdout
-    assert (tmp_path / "run" / "tokenizer.json").exists()
-    config = torch.load(tmp_path / "run" / "usm.best.pt", weights_only=True)["config"]
+    chain = "Tom has {0} boxes, so {0} * 4 = {1}.\n#### {1}".format
+    question = "Tom has {} boxes of 4 apples. How many?".format
+    options = train_on(tmp_path, [(question(i), chain(i, 4 * i)) for i in range(30)])
+    done = succeed(f"train.py --init {folder} --mode usm --max-steps 8", *options)
+    assert "of the training characters are not in its vocabulary: '\\n'" in done.stdout
+    run = tmp_path / "run"
+    assert (run / "tokenizer.json").exists()
+    config = torch.load(run / "usm.best.pt", weights_only=True)["config"]
     assert not config["scale_scores"] and not config["start_from_state"]
-    assert (
-        "stopped by"
-        in succeed(
-            f"evaluate.py --run {tmp_path / 'run'} --question", "Tom has 3 boxes. How many?"
-        ).stdout
-    )
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["n"] == 3
-    succeed("train.py", "--resume", tmp_path / "run")
+    done = succeed(f"evaluate.py --run {run} --question", "Tom has 3 boxes. How many?")
+    assert "stopped by" in done.stdout
+    assert json.loads((run / "results.json").read_text())["n"] == 3
+    succeed("train.py", "--resume", run)
 
 
-def test_the_first_loss_is_the_checkpoints(folder, tmp_path):
-    """Training starts from the weights given: without a step's change the model is the checkpoint."""
-    data = tmp_path / "mine.jsonl"
-    data.write_text(
-        "".join(
-            json.dumps({"question": f"q {i}", "answer": f"a.\n#### {i}"}) + "\n" for i in range(9)
-        )
-    )
-    succeed(
-        f"train.py --init {folder} --mode direct --data {data} --max-steps 1 --learning-rate 1e-12 --device cpu --out-dir {tmp_path / 'run'}"
-    )
+def test_training_starts_from_the_checkpoints_weights(folder, tmp_path):
+    options = train_on(tmp_path, [(f"q {i}", f"a.\n#### {i}") for i in range(9)])
+    nearly_still = "--max-steps 1 --learning-rate 1e-12"
+    succeed(f"train.py --init {folder} --mode direct {nearly_still}", *options)
     state = torch.load(tmp_path / "run" / "direct.best.pt", weights_only=True)["model"]
     for name, tensor in load_t5(folder).state_dict().items():
         assert torch.allclose(state[name], tensor, atol=1e-9), name
 
 
 def test_mistakes(folder, tmp_path):
+    init = f"train.py --out-dir {tmp_path / 'run'} --init"
     assert "--size has no effect with --init" in fail(f"train.py --init {folder} --size tiny")
     assert "config.json: cannot be read" in fail("train.py", "--init", tmp_path / "nowhere")
-    (folder / "tokenizer.json").rename(tmp_path / "elsewhere.json")
-    assert "only spiece.model" in fail(
-        f"train.py --init {folder} --out-dir {tmp_path / 'run'}"
-    )  # as in an mT5 folder
-    arguments = [
-        "--max-steps",
-        1,
-        "--train-problems",
-        9,
-        "--test-problems",
-        3,
-        "--out-dir",
-        tmp_path / "run",
-        "--device",
-        "cpu",
-    ]
-    (tmp_path / "elsewhere.json").rename(folder / "tokenizer.json")
-    succeed("train.py", "--init", folder, *arguments)
-    small = EncoderDecoder(
-        ModelConfig(
-            vocab_size=50,
-            d_model=16,
-            d_kv=8,
-            d_ff=24,
-            num_layers=1,
-            num_decoder_layers=1,
-            num_heads=2,
-            start_from_state=False,
-        )
-    )
-    save_t5(small, tmp_path / "small")
-    (tmp_path / "small" / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
-    assert "need more than the model's 50 ids" in fail(
-        f"train.py --init {tmp_path / 'small'} --out-dir {tmp_path / 'run2'}"
-    )
+    tokenizer = (folder / "tokenizer.json").rename(tmp_path / "elsewhere.json")
+    assert "only spiece.model" in fail(f"{init} {folder}")  # as in an mT5 folder
+    save_small(tmp_path / "small", 50)
+    shutil.copy(tokenizer, tmp_path / "small" / "tokenizer.json")
+    assert "need more than the model's 50 ids" in fail(f"{init} {tmp_path / 'small'}")
+    shutil.copy(tokenizer, folder / "tokenizer.json")
+    few = "--max-steps 1 --train-problems 9 --test-problems 3 --device cpu"
+    succeed(f"{init} {folder} {few}")
     (folder / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match="not readable as safetensors"):
         load_t5(folder)

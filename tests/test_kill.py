@@ -3,7 +3,6 @@
 `--kills 50` kills more often than the quick default.
 """
 
-import json
 import os
 import random
 import resource
@@ -11,53 +10,58 @@ import signal
 import time
 
 import pytest
+from conftest import read, write_lines
 
+from ases import training
 from ases.data import InputError
+from ases.run import checkpoints
 from ases.run.checkpoints import load_checkpoint
-from tests.test_commands import SMALL, command, fail, losses_and_predictions, succeed
+from tests.test_commands import SMALL, command, fail, losses_and_predictions, start, succeed
 
 pytestmark = pytest.mark.slow
 
-SIZES = ["--size", "micro", "--device", "cpu"]
-FLAGS = ["--mode", "dsm", "--segmentation", "entropy", "--max-steps", 40, *SIZES]
+SIZES = "--size micro --device cpu"
+DSM = f"train.py --mode dsm --segmentation entropy --max-steps 40 {SIZES}"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Short chains, which are written quickly by models that have learned little."""
+    sums = [(a, b, a + b) for a in range(9) for b in range(9)]
+    texts = [(f"{a} and {b}?", f"{a} + {b}, so {c}. The answer is {c}.") for a, b, c in sums]
     path = tmp_path_factory.mktemp("data") / "short.jsonl"
-    rows = [
-        {"question": f"{a} and {b}?", "answer": f"{a} + {b}, so {a + b}. The answer is {a + b}."}
-        for a in range(9)
-        for b in range(9)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return ["--data", path]
+    write_lines(path, [{"question": question, "answer": answer} for question, answer in texts])
+    return f"--data {path}"
 
 
-def forked(*arguments, before=lambda: None):
-    """A command in a child process, which has PyTorch already."""
+def begin(folder, data, before=lambda: None):
+    """Start a folder's run, or resume it, in a child process, which has PyTorch already."""
+    begun = (folder / "config.json").exists()
+    line = f"train.py --resume {folder}" if begun else f"{DSM} {data} --out-dir {folder}"
     child = os.fork()
     if child == 0:
         os.close(1)
         os.close(2)
         before()
         try:
-            os._exit(command("train.py", *arguments).returncode)
+            os._exit(command(line).returncode)
         finally:
             os._exit(70)
     return child
 
 
+def ended(child):
+    """The exit code of a child process; a signal's number with a minus."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def outcome(folder):
     """All that must be the same, however a run has come to its end."""
     losses, predictions = losses_and_predictions(folder)
-    results = json.loads((folder / "results.json").read_text())
-    others = ("training", "run")
-    timeless = {k: v for k, v in results.items() if "seconds" not in k and k not in others}
-    weights = {
-        path.name: load_checkpoint(path)["model"] for path in sorted(folder.glob("*.best.pt"))
-    }
+    results = read(folder / "results.json")
+    timed = {name for name in results if "seconds" in name} | {"training", "run"}
+    timeless = {name: value for name, value in results.items() if name not in timed}
+    weights = {path.name: load_checkpoint(path)["model"] for path in folder.glob("*.best.pt")}
     tensors = {f"{name} {key}": t.tolist() for name, w in weights.items() for key, t in w.items()}
     return losses, predictions, timeless, tensors
 
@@ -66,14 +70,20 @@ def check_files(folder):
     for path in folder.glob("*.pt"):
         load_checkpoint(path)
     for path in folder.glob("*.json"):
-        json.loads(path.read_text())
+        read(path)
+
+
+def check_resumed(folder, reference):
+    check_files(folder)
+    succeed(f"train.py --resume {folder}")
+    assert outcome(folder) == outcome(reference)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("whole") / "run"
     started = time.monotonic()
-    succeed("train.py", *FLAGS, *data, "--out-dir", folder)
+    succeed(f"{DSM} {data} --out-dir {folder}")
     return folder, time.monotonic() - started
 
 
@@ -81,20 +91,15 @@ def test_killed_at_random_moments(whole, data, tmp_path, request):
     reference, seconds = whole
     kills, rng = request.config.getoption("--kills"), random.Random(0)
     while kills > 0:
-        folder = tmp_path / f"before-{kills}-kills"
-        ended = False
-        while not ended:
-            going = (folder / "config.json").exists()
-            child = forked(
-                *(["--resume", folder] if going else [*FLAGS, *data, "--out-dir", folder])
-            )
+        folder, code = tmp_path / f"before-{kills}-kills", -signal.SIGKILL
+        while code < 0:
+            child = begin(folder, data)
             if kills > 0:
                 time.sleep(rng.uniform(0, 0.6 * seconds))
                 os.kill(child, signal.SIGKILL)
                 kills -= 1
-            _, status = os.waitpid(child, 0)
-            ended = not os.WIFSIGNALED(status)
-            assert not ended or os.waitstatus_to_exitcode(status) == 0
+            code = ended(child)
+            assert code <= 0
             check_files(folder)
         assert outcome(folder) == outcome(reference)
         assert not list(folder.glob(".*"))
@@ -103,26 +108,22 @@ def test_killed_at_random_moments(whole, data, tmp_path, request):
 @pytest.mark.parametrize("place", (1, 4, 7, 12))
 def test_killed_while_a_checkpoint_is_written(whole, data, tmp_path, place):
     """The child kills itself in the write of its nth checkpoint, in the middle of the file."""
-    from ases.run import checkpoints
 
     def before():
-        count, save = [0], checkpoints.torch.save
+        written, save = [], checkpoints.torch.save
 
         def half(content, file):
-            count[0] += 1
             save(content, file)
-            if count[0] == place:
+            written.append(file)
+            if len(written) == place:
                 file.truncate(file.tell() // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
 
         checkpoints.torch.save = half
 
     folder = tmp_path / "run"
-    child = forked(*FLAGS, *data, "--out-dir", folder, before=before)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    check_files(folder)
-    succeed("train.py", "--resume", folder)
-    assert outcome(folder) == outcome(whole[0])
+    assert ended(begin(folder, data, before)) == -signal.SIGKILL
+    check_resumed(folder, whole[0])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -130,26 +131,21 @@ def test_signals_save_and_end(whole, data, tmp_path, number):
     reference, seconds = whole
     folder = tmp_path / "run"
     for share in (0.15, 0.3, 0.5):
-        going = (folder / "config.json").exists()
-        child = forked(*(["--resume", folder] if going else [*FLAGS, *data, "--out-dir", folder]))
+        child = begin(folder, data)
         while not (folder / "metrics.jsonl").exists():
             time.sleep(0.01)
         time.sleep(share * seconds)
         os.kill(child, number)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert code in (128 + number, -number, 0)
+        assert ended(child) in (128 + number, -number, 0)
         check_files(folder)
-    succeed("train.py", "--resume", folder)
-    assert outcome(folder) == outcome(reference)
+    check_resumed(folder, reference)
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 10, 13, 20])
 def test_a_signal_in_any_update_changes_nothing(data, tmp_path, step, monkeypatch):
     """Also in the last one, and in one after which a validation is due."""
-    from ases import training
-
-    flags = ["--mode", "usm", "--max-steps", 20, *data, *SIZES]
-    succeed("train.py", *flags, "--out-dir", tmp_path / "whole")
+    line = f"train.py --mode usm --max-steps 20 {data} {SIZES} --out-dir {tmp_path}"
+    succeed(f"{line}/whole")
     make_batches, made = training._stream, []
 
     def signalled(rows, trained):
@@ -160,11 +156,10 @@ def test_a_signal_in_any_update_changes_nothing(data, tmp_path, step, monkeypatc
             yield batch
 
     monkeypatch.setattr(training, "_stream", signalled)
-    stopped = command("train.py", *flags, "--out-dir", tmp_path / "run")
+    stopped = command(f"{line}/run")
     assert stopped.returncode == 143 and f"usm is saved as of step {step}." in stopped.stderr
     monkeypatch.undo()
-    succeed("train.py", "--resume", tmp_path / "run")
-    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+    check_resumed(tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_full_disk_is_told_and_loses_nothing(whole, data, tmp_path):
@@ -176,39 +171,33 @@ def test_a_full_disk_is_told_and_loses_nothing(whole, data, tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
-    child = forked(*FLAGS, *data, "--out-dir", folder, before=before)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
-    check_files(folder)
+    assert ended(begin(folder, data, before)) == 2
     assert not list(folder.glob(".*"))
-    succeed("train.py", "--resume", folder)
-    assert outcome(folder) == outcome(whole[0])
+    check_resumed(folder, whole[0])
 
 
-def test_the_line_of_a_full_disk(tmp_path, monkeypatch):
-    from ases.run.checkpoints import save_checkpoint
-
+def test_what_cannot_be_written_leaves_the_older_checkpoint(tmp_path, monkeypatch):
     def full(content, file):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("ases.run.checkpoints.torch.save", full)
     (tmp_path / "a.pt").write_text("old")
     with pytest.raises(InputError, match=r"a.pt: cannot be written \(No space left"):
-        save_checkpoint(tmp_path / "a.pt", {})
-    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
-    assert (tmp_path / "a.pt").read_text() == "old"
+        checkpoints.save_checkpoint(tmp_path / "a.pt", {})
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.pt": "old"}
 
 
 def test_the_second_command_on_a_folder_is_refused(tmp_path):
     folder = tmp_path / "run"
-    child = forked("--max-steps", 10_000, *SMALL, "--out-dir", folder)
+    child = start(f"train.py --max-steps 10000 --out-dir {folder}", *SMALL)
     try:
-        while not (folder / "metrics.jsonl").exists():
+        while child.poll() is None and not (folder / "metrics.jsonl").exists():
             time.sleep(0.01)
         told = "another command is using this folder"
-        assert told in fail("train.py", "--resume", folder)
-        assert told in fail("train.py", "--out-dir", folder, "--overwrite", *SMALL)
+        assert told in fail(f"train.py --resume {folder}")
+        assert told in fail(f"train.py --out-dir {folder} --overwrite", *SMALL)
         assert (folder / "config.json").exists()
     finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    succeed("train.py", "--out-dir", folder, "--overwrite", "--max-steps", 4, *SMALL)
+        child.kill()
+        child.communicate()
+    succeed(f"train.py --out-dir {folder} --overwrite --max-steps 4", *SMALL)

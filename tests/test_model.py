@@ -10,10 +10,9 @@ from ases.model import EncoderDecoder, RMSNorm, relative_position_bucket, token_
 from ases.pairs import Pair, collate, make_rows
 from ases.settings import SIZES, ModelConfig
 
-LENGTHS = [(9, 6), (5, 6), (1, 6), (7, 6)]  # of source and target
-
 
 def batch_of(lengths):
+    """Of pairs with these lengths of source and target."""
     pairs = [
         Pair("", [[3 + (7 * i + n) % 17 for i in range(n)]], [3 + (5 * i) % 17 for i in range(m)])
         for n, m in lengths
@@ -21,57 +20,36 @@ def batch_of(lengths):
     return collate([row for p in pairs for row in make_rows([p], "bidirectional")], pad_id=0)
 
 
-def test_bidirectional_buckets():
-    # 8 buckets, distance up to 16: 0, 1 exact; then log2(d / 2) / log2(16 / 2) · 2 steps; keys to the right + 4
-    distances = torch.tensor([-100, -16, -15, -6, -5, -3, -2, -1, 0, 1, 2, 3, 5, 6, 15, 16, 100])
-    assert relative_position_bucket(distances, True, 8, 16).tolist() == list(
-        map(int, "3 3 3 3 2 2 2 1 0 5 6 6 6 7 7 7 7".split())
-    )
+# 8 buckets, distance up to 16. Both directions: 0, 1 exact; then log2(d / 2) / log2(16 / 2) · 2
+# steps; keys to the right + 4. Causal: 0 to 3 exact, then four steps of the logarithm from 4 to 16;
+# the future is bucket 0.
+BOTH = {-100: 3, -16: 3, -15: 3, -6: 3, -5: 2, -3: 2, -2: 2, -1: 1, 0: 0}
+BOTH |= {1: 5, 2: 6, 3: 6, 5: 6, 6: 7, 15: 7, 16: 7, 100: 7}
+CAUSAL = {3: 0, 1: 0, 0: 0, -1: 1, -2: 2, -3: 3, -4: 4, -5: 4, -6: 5, -7: 5}
+CAUSAL |= {-8: 6, -9: 6, -11: 6, -12: 7, -15: 7, -16: 7, -99: 7}
 
 
-def test_causal_buckets():
-    # 8 buckets, distance up to 16: 0 to 3 exact, then four steps of the logarithm from 4 to 16; the future is bucket 0
-    distances = torch.tensor([3, 1, 0, -1, -2, -3, -4, -5, -6, -7, -8, -9, -11, -12, -15, -16, -99])
-    assert relative_position_bucket(distances, False, 8, 16).tolist() == list(
-        map(int, "0 0 0 1 2 3 4 4 5 5 6 6 6 7 7 7 7".split())
-    )
+@pytest.mark.parametrize("bidirectional, table", [(True, BOTH), (False, CAUSAL)])
+def test_buckets_by_hand(bidirectional, table):
+    found = relative_position_bucket(torch.tensor([*table]), bidirectional, 8, 16)
+    assert dict(zip(table, found.tolist())) == table
 
 
-@pytest.mark.parametrize(
-    "variant",
-    [
-        dict(),
-        dict(feed_forward="relu", tie_word_embeddings=True, scale_decoder_outputs=True),
-        dict(
-            num_layers=1,
-            num_decoder_layers=3,
-            relative_attention_num_buckets=8,
-            relative_attention_max_distance=20,
-        ),
-    ],
-)
+SMALL = dict(vocab_size=20, d_model=16, d_kv=4, d_ff=24, num_heads=3, dropout_rate=0.0)
+VARIANTS = [
+    dict(num_layers=2, num_decoder_layers=2),
+    dict(feed_forward="relu", tie_word_embeddings=True, scale_decoder_outputs=True),
+    dict(relative_attention_num_buckets=8, relative_attention_max_distance=20),
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_every_parameter_gets_a_gradient(variant):
-    model = EncoderDecoder(
-        ModelConfig(
-            vocab_size=20,
-            **(
-                dict(
-                    d_model=16,
-                    d_kv=4,
-                    d_ff=24,
-                    num_layers=2,
-                    num_decoder_layers=2,
-                    num_heads=3,
-                    dropout_rate=0.0,
-                )
-                | variant
-            ),
-        )
-    )
-    model.loss_sum(batch_of(LENGTHS)).backward()
-    assert all(
-        p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters()
-    )
+    layers = dict(num_layers=1, num_decoder_layers=3)
+    model = EncoderDecoder(ModelConfig(**(SMALL | layers | variant)))
+    model.loss_sum(batch_of([(9, 6), (5, 6), (1, 6), (7, 6)])).backward()
+    for parameter in model.parameters():
+        assert parameter.grad.isfinite().all() and parameter.grad.any()
 
 
 def test_gradients_written_out_are_those_of_the_definitions():
@@ -101,17 +79,12 @@ def test_padding_more_changes_nothing(model):
     long = batch_of([(7, 6), (3, 4), (5, 6), (12, 10)])
     rows = slice(0, 3)  # the same three rows, padded to the length of a fourth
     padding = torch.randint(0, 20, long.source.shape)  # what stands in it does not matter
-    wider = replace(
-        long,
-        source=torch.where(long.source == 0, padding, long.source)[rows],
-        decoder_input=long.decoder_input[rows],
-        target=long.target[rows],
-        source_span=[end[rows] for end in long.source_span],
-        target_span=[end[rows] for end in long.target_span],
-        cross_span=[end[rows] for end in long.cross_span],
-        begins=[part[rows] for part in long.begins],
-    )
-    assert torch.allclose(model.loss_sum(wider), model.loss_sum(short), rtol=1e-6)
+    wider = {name: getattr(long, name)[rows] for name in ("source", "decoder_input", "target")}
+    wider["source"] = torch.where(wider["source"] == 0, padding[rows], wider["source"])
+    for name in ("source_span", "target_span", "cross_span", "begins"):
+        wider[name] = [part[rows] for part in getattr(long, name)]
+    found = model.loss_sum(replace(long, **wider))
+    assert torch.allclose(found, model.loss_sum(short), rtol=1e-6)
 
 
 def test_loss_is_a_sum_over_real_target_tokens(model):
@@ -149,16 +122,16 @@ def test_cache_rows_can_be_selected(model):
     assert torch.allclose(model.write(inputs[rows, 2:], cache), whole[rows, 2:], atol=1e-5)
 
 
-def test_sizes_by_name_and_bad_shapes():
-    assert SIZES["base"] == dict(
-        d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_decoder_layers=12, num_heads=12
-    )
-    for bad in (
-        dict(feed_forward="swish"),
-        dict(d_model=0),
-        dict(relative_attention_num_buckets=6),
-        dict(relative_attention_max_distance=16),
-        dict(dropout_rate=1.0),
-    ):
-        with pytest.raises(ValueError, match=next(iter(bad))):
-            ModelConfig(vocab_size=10, **bad)
+def test_sizes_by_name():
+    layers = dict(num_layers=12, num_decoder_layers=12, num_heads=12)
+    assert SIZES["base"] == dict(d_model=768, d_kv=64, d_ff=2048, **layers)
+
+
+BAD = dict(feed_forward="swish", d_model=0, dropout_rate=1.0)
+BAD |= dict(relative_attention_num_buckets=6, relative_attention_max_distance=16)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_shapes_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=name):
+        ModelConfig(vocab_size=10, **{name: BAD[name]})

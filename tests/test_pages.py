@@ -130,7 +130,7 @@ def test_a_segmentation_with_entropies(browser, tmp_path, model, tokenizer):
     shown = page.eval_on_selector_all(".tokens", "all => all.map(t => t.textContent)")
     pieces = [piece for s in segmented for piece in s.pieces]
     assert [s.strip() for s in shown] == [piece.strip() for piece in pieces]
-    assert page.locator(".bar.threshold").count() == len(pieces)
+    assert page.locator(".bar.mean").count() == len(pieces)
     page.fill("#search", "boxes")
     assert visible(page) == ["toy"]
     page.close()
@@ -153,7 +153,7 @@ def test_tokens_of_a_page(model, tokenizer):
 
 def test_labels_by_position_are_called_so():
     content = segmentation_page(segment([TOY]), Settings(), "data: 1")
-    assert "Labels are positions" in content and content.count('"label": "ES"') == 3
+    assert "Labels alternate by position" in content and content.count('"label": "ES"') == 3
 
 
 def test_curves(tmp_path, monkeypatch, capsys):

@@ -1,13 +1,12 @@
 """Pieces, labels, segments: worked by hand, and as properties of any string."""
 
-import math
+import itertools
 import re
-import time
 import unicodedata
 
 import pytest
 import torch
-from conftest import TOY, TOY_PIECES
+from conftest import TOY_PIECES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,76 +22,39 @@ from ases.segmentation import (
     split_pieces,
 )
 
+#: Chains, with | between their pieces.
+CUTS = ["|".join(TOY_PIECES)]
+CUTS += ["1、胰头部高代谢灶，|考虑恶性；|肝囊肿。|  2.双肺结节"]
+CUTS += ["He pays $1,005.50 now.| Then 3.5 more", "That makes 3.| So 4.", "3."]
+CUTS += ["Count 1,| 2,| 3.| Then stop.", "a = 2\n|b = 3 \n\n|c"]
+CUTS += ['He said "no!"| Then left...| Why?!', "Mrs. Lee has .5 of it,| i.e. half"]
+CUTS += ["1. Nodule,| benign.| 2. Cyst.", "apples,|pears,|1,2", "SUVmax:3.6.|胰腺"]
+CUTS += ["5...10 apples", "He left...|Then he", "is it?| 4.| So he", "x =\n|4.| So he"]
+CUTS += ["a != b,| so", "TeX's 1{,}000 is", r"It is 14,\!400,| so more"]
+CUTS += ["10! / (2! * 8!) = 45.| So", r"\frac{10!}{2!8!} \times 5! \cdot 2"]
+CUTS += ["n! / (k!(n-k)!) = 6,| so 6", r"a 10\,000,| 0.\overline{3}"]
+CUTS += ["He won 5!| Then (it was 6!)| he", "He pays Rs. 500.| Then"]
+CUTS += ["see https://a.b/c?x=1;y=2.| Then", "No. 5 is.| No.| He"]
+CUTS += ["On Jan. 5 Prof. Lee has approx. 9", "共1，005个，|三", "So\n|12.\n|Then", "... and so"]
+CUTS += ["", " \n"]
 
-@pytest.mark.parametrize(
-    "chain, pieces",
-    [
-        (TOY.answer, TOY_PIECES),
-        (
-            "1、胰头部高代谢灶，考虑恶性；肝囊肿。  2.双肺结节",
-            ["1、胰头部高代谢灶，", "考虑恶性；", "肝囊肿。", "  2.双肺结节"],
-        ),
-        ("He pays $1,005.50 now. Then 3.5 more", ["He pays $1,005.50 now.", " Then 3.5 more"]),
-        ("That makes 3. So 4.", ["That makes 3.", " So 4."]),
-        ("3.", ["3."]),
-        ("Count 1, 2, 3. Then stop.", ["Count 1,", " 2,", " 3.", " Then stop."]),
-        ("a = 2\nb = 3 \n\nc", ["a = 2\n", "b = 3 \n\n", "c"]),
-        ('He said "no!" Then left... Why?!', ['He said "no!"', " Then left...", " Why?!"]),
-        ("Mrs. Lee has .5 of it, i.e. half", ["Mrs. Lee has .5 of it,", " i.e. half"]),
-        ("1. Nodule, benign. 2. Cyst.", ["1. Nodule,", " benign.", " 2. Cyst."]),
-        ("apples,pears,1,2", ["apples,", "pears,", "1,2"]),
-        ("SUVmax:3.6.胰腺", ["SUVmax:3.6.", "胰腺"]),
-        ("5...10 apples", ["5...10 apples"]),
-        ("He left...Then he", ["He left...", "Then he"]),
-        ("is it? 4. So he", ["is it?", " 4.", " So he"]),
-        ("x =\n4. So he", ["x =\n", "4.", " So he"]),
-        ("a != b, so", ["a != b,", " so"]),
-        ("TeX's 1{,}000 is", ["TeX's 1{,}000 is"]),
-        ("It is 14,\\!400, so more", ["It is 14,\\!400,", " so more"]),
-        ("10! / (2! * 8!) = 45. So", ["10! / (2! * 8!) = 45.", " So"]),
-        ("\\frac{10!}{2!8!} \\times 5! \\cdot 2", ["\\frac{10!}{2!8!} \\times 5! \\cdot 2"]),
-        ("n! / (k!(n-k)!) = 6, so 6", ["n! / (k!(n-k)!) = 6,", " so 6"]),
-        ("a 10\\,000, 0.\\overline{3}", ["a 10\\,000,", " 0.\\overline{3}"]),
-        ("He won 5! Then (it was 6!) he", ["He won 5!", " Then (it was 6!)", " he"]),
-        ("He pays Rs. 500. Then", ["He pays Rs. 500.", " Then"]),
-        ("see https://a.b/c?x=1;y=2. Then", ["see https://a.b/c?x=1;y=2.", " Then"]),
-        ("No. 5 is. No. He", ["No. 5 is.", " No.", " He"]),
-        ("On Jan. 5 Prof. Lee has approx. 9", ["On Jan. 5 Prof. Lee has approx. 9"]),
-        ("共1，005个，三", ["共1，005个，", "三"]),
-        ("So\n12.\nThen", ["So\n", "12.\n", "Then"]),
-        ("... and so", ["... and so"]),
-        ("", []),
-        (" \n", [" \n"]),
-    ],
-)
-def test_pieces_by_hand(chain, pieces):
-    assert split_pieces(chain) == pieces
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_pieces_by_hand(cut):
+    assert split_pieces(cut.replace("|", "")) == [piece for piece in cut.split("|") if piece]
 
 
 texts = st.text() | st.text(alphabet='a1 3.,;!?\n。，；）”"$-胰é٣ ', max_size=40)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(texts)
-def test_any_string_joins_back(text):
+def test_pieces_of_any_string(text):
+    """They join back, each has a word unless there is none, and no cut is inside a number."""
     pieces = split_pieces(text)
     assert "".join(pieces) == text and all(pieces)
-
-
-@settings(max_examples=500, deadline=None)
-@given(texts)
-def test_every_piece_has_a_word_unless_there_is_none(text):
-    pieces = split_pieces(text)
     assert all(any(c.isalnum() for c in piece) for piece in pieces) or len(pieces) == 1
-
-
-@settings(max_examples=500, deadline=None)
-@given(texts)
-def test_no_cut_inside_a_number(text):
-    cuts, position = set(), 0
-    for piece in split_pieces(text):
-        position += len(piece)
-        cuts.add(position)
+    cuts = set(itertools.accumulate(map(len, pieces)))
     for number in re.finditer(r"\d+(?:[.,]\d+)*|\.\d+", text):
         assert not cuts & set(range(number.start() + 1, number.end()))
 
@@ -102,90 +64,63 @@ def test_no_cut_inside_a_number(text):
 def test_merged_segments_alternate_and_join_back(labelled):
     pieces, labels = [p for p, _ in labelled], [label for _, label in labelled]
     segments = make_segments(pieces, labels)
-    assert [s.label for s in segments] == interleaved_labels(len(segments)) and segments[
-        0
-    ].label == ES
+    assert [s.label for s in segments] == interleaved_labels(len(segments)) != []
     assert "".join(s.text for s in segments) == "".join(pieces)
     assert all(s.pieces for s in segments[1:])
     assert [s.text for s in make_segments(pieces, labels, merge=False)] == pieces
 
 
-def test_interleaving():
-    assert interleaved_labels(0) == [] and interleaved_labels(4) == [ES, AS, ES, AS]
-
-
 def test_merging_by_hand():
+    a, b, c, d, e = TOY_PIECES
     segments = make_segments(TOY_PIECES, [AS, AS, ES, ES, AS])
-    assert [(s.label, s.text) for s in segments] == [
-        (ES, ""),
-        (AS, TOY_PIECES[0] + TOY_PIECES[1]),
-        (ES, TOY_PIECES[2] + TOY_PIECES[3]),
-        (AS, TOY_PIECES[4]),
-    ]
+    expected = [(ES, ""), (AS, a + b), (ES, c + d), (AS, e)]
+    assert [(s.label, s.text) for s in segments] == expected
     with pytest.raises(ValueError, match="5 pieces but 1 labels"):
         make_segments(TOY_PIECES, [ES])
 
 
-def test_token_entropy_by_hand():
-    half = math.log(2)
-    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [1000.0, 0.0], [0.0, -math.inf]])
-    three_quarters = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    assert torch.allclose(token_entropies(logits), torch.tensor([half, three_quarters, 0.0, 0.0]))
-    assert torch.allclose(token_entropies(torch.zeros(2, 3, 50)), torch.full((2, 3), math.log(50)))
-
-
 def test_token_entropy_is_taken_in_float32():
     logits = torch.randn(20, 1000, generator=torch.Generator().manual_seed(0)) * 8
-    low = token_entropies(logits.bfloat16())
-    assert low.dtype == torch.float32 and torch.allclose(
-        low, token_entropies(logits.bfloat16().double()).float(), rtol=1e-5, atol=1e-6
-    )
+    low, exact = (token_entropies(x) for x in (logits.bfloat16(), logits.bfloat16().double()))
+    assert low.dtype == torch.float32
+    assert torch.allclose(low, exact.float(), rtol=1e-5, atol=1e-6)
 
 
 def test_piece_entropy_by_hand():
-    tokens = [[1.0, 2.0, 3.0, 2.0], [4.0]]
-    assert piece_entropies(tokens, gamma=0) == [8.0, 4.0]
-    assert piece_entropies(tokens, gamma=0.5) == [4.0, 4.0]
-    assert piece_entropies(tokens, gamma=1) == [2.0, 4.0]
-    assert piece_entropies(tokens, gamma=2) == [0.5, 4.0]
+    for gamma, first in ((0, 8.0), (0.5, 4.0), (1, 2.0), (2, 0.5)):
+        assert piece_entropies([[1.0, 2.0, 3.0, 2.0], [4.0]], gamma) == [first, 4.0]
     assert piece_entropies([[]], gamma=1) == [0.0]
 
 
 def test_entropy_labels_by_hand():
-    assert entropy_labels([1.0, 2.0, 6.0], beta=1.0) == [ES, ES, AS]  # mean 3
-    assert entropy_labels([1.0, 2.0, 6.0], beta=0.5) == [ES, AS, AS]  # threshold 1.5
-    assert entropy_labels([1.0, 2.0, 6.0], beta=2.0) == [ES, ES, ES]  # exactly the threshold is ES
+    values = [1.0, 2.0, 6.0]  # their mean is 3; exactly the threshold is ES
+    for beta, labels in ((1.0, [ES, ES, AS]), (0.5, [ES, AS, AS]), (2.0, [ES, ES, ES])):
+        assert entropy_labels(values, beta) == labels
     assert entropy_labels([], beta=1.0) == []
+    # The rounded mean of equal numbers lies below them.
+    assert entropy_labels([0.7] * 3, beta=1.0) == [ES] * 3
+
+
+@pytest.mark.parametrize("part", ["Mr. ", " ", "! ", "1. ", "a,b "])
+def test_no_chain_takes_long(part):
+    """If anything here took quadratic time, this would take an hour."""
+    pieces = split_pieces(part * 200_000)
     assert (
-        entropy_labels([0.7] * 3, beta=1.0) == [ES] * 3
-    )  # the rounded mean of equal numbers lies below them
-
-
-@pytest.mark.parametrize(
-    "text", ["Mr. " * 50_000, " " * 200_000, "! " * 100_000, "1. " * 60_000, "a,b " * 50_000]
-)
-def test_long_chains_take_linear_time(text):
-    """Quadratic time would take minutes here."""
-    started = time.perf_counter()
-    pieces = split_pieces(text)
-    make_segments(pieces, [ES] * len(pieces))
-    assert time.perf_counter() - started < 20
+        sum(len(s.text) for s in make_segments(pieces, [ES] * len(pieces))) == len(part) * 200_000
+    )
 
 
 def test_agreement_by_hand():
-    scores = role_agreement([[ES, AS, ES, AS]], [[ES, AS, AS, AS]])
-    assert scores[ES] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3)}
-    assert scores[AS] == {
-        "precision": pytest.approx(2 / 3),
-        "recall": 1.0,
-        "f1": pytest.approx(0.8),
-    }
-    assert role_agreement([[ES]], [[ES]])[AS] == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    def scores(precision, recall, f1):
+        return pytest.approx({"precision": precision, "recall": recall, "f1": f1})
+
+    found = role_agreement([[ES, AS, ES, AS]], [[ES, AS, AS, AS]])
+    assert found[ES] == scores(1.0, 0.5, 2 / 3) and found[AS] == scores(2 / 3, 1.0, 0.8)
+    assert role_agreement([[ES]], [[ES]])[AS] == scores(0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="1 labels, 2 gold roles"):
         role_agreement([[ES, AS]], [[ES]])
 
 
 def test_unicode_digits_are_digits():
-    assert all(unicodedata.category(c) == "Nd" for c in "٣３") and split_pieces("٣,٣ ３.３") == [
-        "٣,٣ ３.３"
-    ]
+    assert all(unicodedata.category(c) == "Nd" for c in "٣３")
+    assert split_pieces("٣,٣ ３.３") == ["٣,٣ ３.３"]

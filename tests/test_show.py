@@ -9,7 +9,7 @@ from ases.recipe import Chain, score_chains
 from ases.run import progress
 from ases.run.evaluation import prediction
 from ases.run.scores import explained, same_problems, score_cell, table
-from ases.run.show import first_difference, is_wrong, show_segments, show_wrong
+from ases.run.show import first_difference, is_wrong, show_segment, show_wrong
 
 RESULTS = {
     "n": 500,
@@ -107,10 +107,9 @@ def test_wrong_chains_stand_above_their_references():
 
 
 def test_newlines_in_a_segment_keep_the_indentation():
-    assert show_segments([("ES", "a\n b"), ("AS", " "), ("CHAIN", "x\ny")]) == (
-        "  ES a\n     b\n  AS (empty)\n  CHAIN x\n        y"
-    )
-    coloured = show_segments([("AS", "a\nb")], colour=True)
+    assert show_segment("ES", "a\n b") == "  ES a\n     b"
+    assert show_segment("AS", " ") == "  AS (empty)"
+    coloured = show_segment("AS", "a\nb", colour=True)
     assert [row.count("\033[") for row in coloured.splitlines()] == [2, 2]
 
 

@@ -1,9 +1,11 @@
 """The loop: loss reduction, schedule, and resuming bit for bit."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,21 +14,14 @@ import ases.training as training
 from ases.data import InputError
 from ases.model import EncoderDecoder
 from ases.pairs import Pair, make_rows
+from ases.recipe import train
 from ases.run.checkpoints import Recorder, load_checkpoint, load_model, save_checkpoint
 from ases.segmentation import ES
 from ases.settings import ModelConfig, Settings
 from ases.training import learning_rate_at, validate_on
 
-CONFIG = ModelConfig(
-    vocab_size=30,
-    d_model=16,
-    d_kv=8,
-    d_ff=24,
-    num_layers=1,
-    num_decoder_layers=1,
-    num_heads=2,
-    dropout_rate=0.1,
-)
+SHAPE = dict(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2)
+CONFIG = ModelConfig(vocab_size=30, dropout_rate=0.1, **SHAPE)
 OPTIONS = Settings(max_steps=24, batch_tokens=60, validations=4, log_every=5, learning_rate=1e-2)
 
 
@@ -39,19 +34,13 @@ ROWS = [
     row([4 + i % 20, *[5 + (i * j) % 9 for j in range(1 + i % 5)], 1], [4 + i % 20, 1])
     for i in range(60)
 ]
+SILENT = SimpleNamespace(start=lambda training: None, record=lambda training, report: None)
 
 
-class Silent:
-    def start(self, training):
-        pass
-
-    def record(self, training, report):
-        pass
-
-
-def fit(model, name, rows, validation, settings, folder=None, resume=False, stop_at=None):
-    trained = training.Training(name, model, settings)
-    watcher = Recorder(folder, resume) if folder else Silent()
+def fit(model, folder=None, rows=ROWS, validation=ROWS, resume=False, stop_at=None, **changes):
+    """Train ``model`` with ``changes`` of OPTIONS; its summary."""
+    trained = training.Training("usm", model, replace(OPTIONS, **changes))
+    watcher = Recorder(folder, resume) if folder else SILENT
     watcher.start(trained)
     for report in training.fit(trained, rows, validation):
         watcher.record(trained, report)
@@ -60,164 +49,132 @@ def fit(model, name, rows, validation, settings, folder=None, resume=False, stop
     return trained.summary()
 
 
-def new_model(seed=0) -> EncoderDecoder:
+def new_model(seed=0, **changes) -> EncoderDecoder:
     torch.manual_seed(seed)
-    return EncoderDecoder(CONFIG)
+    return EncoderDecoder(replace(CONFIG, **changes))
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def logged(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def losses(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [(r["model"], r["step"], r.get("loss"), r.get("validation_loss")) for r in rows]
+    names = ("model", "step", "loss", "validation_loss")
+    return [[row.get(name) for name in names] for row in logged(folder)]
 
 
 def test_schedule_by_hand():
-    assert (
-        learning_rate_at(0.0, 2.0, 0.1) == 0.02
-        and learning_rate_at(0.05, 2.0, 0.1) == 1.0
-        and learning_rate_at(0.1, 2.0, 0.1) == 2.0
-    )
-    assert learning_rate_at(0.55, 2.0, 0.1) == pytest.approx(1.0) and learning_rate_at(
-        1.0, 2.0, 0.1
-    ) == pytest.approx(0.0)
+    for share, rate in ((0.0, 0.02), (0.05, 1.0), (0.1, 2.0), (0.55, 1.0), (1.0, 0.0)):
+        assert learning_rate_at(share, 2.0, 0.1) == pytest.approx(rate)
 
 
 def test_training_learns_and_leaves_its_records(tmp_path):
     before = validate_on(new_model(), ROWS, OPTIONS)["validation_loss"]
-    report = fit(model := new_model(), "usm", ROWS, ROWS, replace(OPTIONS, max_steps=120), tmp_path)
+    report = fit(model := new_model(), tmp_path, max_steps=120)
     assert report["validation_loss"] < before / 2 and report["steps"] == 120
     found = validate_on(model, ROWS, OPTIONS)
     assert report["validation_loss"] == pytest.approx(found["validation_loss"])
     assert report["validation_accuracy"] == found["validation_accuracy"] > 0.6
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "metrics.jsonl",
-        "usm.best.pt",
-        "usm.last.pt",
-    ]
-    loaded = load_model(tmp_path / "usm.best.pt")
-    assert all(
-        torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values())
-    )
-
-
-def test_same_seed_same_losses_and_weights(tmp_path):
-    results = []
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        fit(model := new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path / name)
-        results.append((losses(tmp_path / name), [p.clone() for p in model.parameters()]))
-    assert results[0][0] == results[1][0]
-    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1]))
+    names = ["metrics.jsonl", "usm.best.pt", "usm.last.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert torch.equal(weights(load_model(tmp_path / "usm.best.pt")), weights(model))
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize("stop_at, accumulate", [(1, 1), (7, 1), (13, 3), (23, 1)])
 def test_a_stopped_run_resumes_bit_for_bit(tmp_path, stop_at, accumulate, optimizer):
-    options = replace(OPTIONS, accumulate=accumulate, optimizer=optimizer)
+    options = dict(accumulate=accumulate, optimizer=optimizer)
     for name in ("whole", "halves"):
         (tmp_path / name).mkdir()
-    fit(whole := new_model(), "usm", ROWS, ROWS, options, tmp_path / "whole")
-
+    fit(whole := new_model(), tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
-        fit(new_model(), "usm", ROWS, ROWS, options, tmp_path / "halves", stop_at=stop_at + 1)
+        fit(new_model(), tmp_path / "halves", stop_at=stop_at + 1, **options)
     torch.rand(5)  # the world moves on in between
-    fit(
-        resumed := new_model(seed=9 if stop_at > 6 else 0),
-        "usm",
-        ROWS,
-        ROWS,
-        options,
-        tmp_path / "halves",
-        resume=True,
-    )
+    resumed = new_model(seed=9 if stop_at > 6 else 0)
+    fit(resumed, tmp_path / "halves", resume=True, **options)
     assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
-    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters()))
+    assert torch.equal(weights(resumed), weights(whole))
 
 
 def test_a_torn_log_is_mended_and_a_damaged_one_refused(tmp_path):
-    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path)
+    fit(new_model(), tmp_path)
     log = tmp_path / "metrics.jsonl"
     whole = log.read_text()
     log.write_text(whole + '{"model": "usm", "st')
-    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, resume=True)
+    fit(new_model(), tmp_path, resume=True)
     assert log.read_text() == whole
     log.write_text("oops\n" + whole)
     with pytest.raises(InputError, match="metrics.jsonl:1: not a line"):
-        fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path, resume=True)
+        fit(new_model(), tmp_path, resume=True)
 
 
 def test_a_finished_run_resumes_to_itself(tmp_path):
-    first = fit(model := new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path)
+    first = fit(model := new_model(), tmp_path)
     log = (tmp_path / "metrics.jsonl").read_bytes()
-    assert fit(again := new_model(3), "usm", ROWS, ROWS, OPTIONS, tmp_path, resume=True) == first
+    assert fit(again := new_model(3), tmp_path, resume=True) == first
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters()))
+    assert torch.equal(weights(again), weights(model))
 
 
 def test_accumulation_weighs_tokens_not_batches(tmp_path):
     """Two uneven batches in one update give the update of one batch that holds both."""
     rows = [row([5, 6, 1], [7, 1]), row([5, 6, 7, 8, 9, 10, 11, 12, 1], [7, 8, 9, 10, 11, 1])]
-    weights = []
+    found = []
     for name, tokens, accumulate in (("two", 15, 2), ("one", 30, 1)):
         (tmp_path / name).mkdir()
-        model = EncoderDecoder(replace(CONFIG, dropout_rate=0.0)).double()
-        model.load_state_dict(new_model().state_dict())
-        fit(
-            model,
-            "usm",
-            rows,
-            rows,
-            replace(OPTIONS, max_steps=1, batch_tokens=tokens, accumulate=accumulate, warmup=0.0),
-            tmp_path / name,
-        )
-        weights.append([p.clone() for p in model.parameters()])
-        first = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])
-        weights[-1].append(torch.tensor(first["loss"], dtype=torch.float64))
-    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*weights))
+        model = new_model(dropout_rate=0.0).double()
+        options = dict(batch_tokens=tokens, accumulate=accumulate, max_steps=1, warmup=0.0)
+        fit(model, tmp_path / name, rows, rows, **options)
+        loss = torch.tensor([logged(tmp_path / name)[0]["loss"]], dtype=torch.float64)
+        found.append(torch.cat([weights(model), loss]))
+    assert torch.allclose(*found, atol=1e-7)
 
 
-def test_minutes_are_a_budget_too(tmp_path):
-    report = fit(
-        new_model(), "usm", ROWS, ROWS, replace(OPTIONS, max_steps=None, max_minutes=0.02), tmp_path
-    )
-    assert 1.0 <= report["seconds"] < 20 and report["steps"] > 1
+def test_minutes_are_a_budget_too(monkeypatch):
+    clock = itertools.count()  # a second passes in each update, and one in each validation
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    report = fit(new_model(), max_steps=None, max_minutes=0.5)
+    assert (report["seconds"], report["steps"]) == (31, 27)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    model = new_model()
-    torch.nn.init.constant_(model.head.weight, math.nan)
+def test_what_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    torch.nn.init.constant_((broken := new_model()).head.weight, math.nan)
     with pytest.raises(FloatingPointError, match="the loss is nan by step 5"):
-        fit(model, "usm", ROWS, ROWS, OPTIONS, tmp_path)
+        fit(broken, tmp_path)
+    infinite = lambda *arguments: torch.tensor(math.inf)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", infinite)
+    with pytest.raises(FloatingPointError, match="norm of the gradients is inf by step 5"):
+        fit(new_model(), tmp_path)
+    assert not (tmp_path / "usm.best.pt").exists()
 
 
-def test_no_rows(tmp_path):
-    with pytest.raises(ValueError, match="asm: 0 training and 60 validation rows"):
-        fit(new_model(), "asm", [], ROWS, OPTIONS, tmp_path)
+def test_no_rows():
+    with pytest.raises(ValueError, match="usm: 0 training and 60 validation rows"):
+        fit(new_model(), rows=[])
 
 
-def test_checkpoints_hold_tensors_and_plain_values_only(tmp_path):
-    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path)
-    for name in ("usm.best.pt", "usm.last.pt"):
-        content = torch.load(tmp_path / name, weights_only=True)
-        assert content["config"]["d_model"] == 16 and content["name"] == "usm"
+WHOLE = {"name": "usm", "config": {**CONFIG.__dict__}, "model": new_model().state_dict()}
+DAMAGES = {
+    "missing": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:500]),
+    "text": lambda path: path.write_bytes(b"weights"),
+    "foreign": lambda path: save_checkpoint(path, {"weights": 1}),
+    "misfit": lambda path: save_checkpoint(
+        path, WHOLE | {"config": WHOLE["config"] | {"d_model": 18}}
+    ),
+}
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text", "foreign", "misfit"])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_bad_checkpoints_are_told_in_one_line(tmp_path, damage):
     path = tmp_path / "usm.best.pt"
-    whole = {"name": "usm", "config": {**CONFIG.__dict__}, "model": new_model().state_dict()}
-    save_checkpoint(
-        path,
-        {
-            "foreign": {"weights": 1},
-            "misfit": whole | {"config": whole["config"] | {"d_model": 18}},
-        }.get(damage, whole),
-    )
-    if damage == "missing":
-        path.unlink()
-    elif damage in ("empty", "truncated", "text"):
-        path.write_bytes(
-            {"empty": b"", "truncated": path.read_bytes()[:500], "text": b"weights"}[damage]
-        )
+    save_checkpoint(path, WHOLE)
+    DAMAGES[damage](path)
     with pytest.raises(InputError, match="usm.best.pt: ") as error:
         load_model(path)
     assert "\n" not in str(error.value)
@@ -235,17 +192,9 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
 
 
 def test_resuming_with_another_shape_is_refused(tmp_path):
-    fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path)
+    fit(new_model(), tmp_path)
     with pytest.raises(InputError, match="cannot be resumed"):
-        fit(
-            EncoderDecoder(replace(CONFIG, d_ff=20)),
-            "usm",
-            ROWS,
-            ROWS,
-            OPTIONS,
-            tmp_path,
-            resume=True,
-        )
+        fit(new_model(d_ff=20), tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("steps, validations", [(500, 50), (24, 4), (7, 3), (5, 10), (100, 7)])
@@ -259,33 +208,20 @@ def test_no_validation_comes_twice(steps, validations):
 
 
 def test_the_first_update_counts(tmp_path):
-    fit(new_model(), "usm", ROWS, ROWS, replace(OPTIONS, log_every=1), tmp_path)
-    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    fit(new_model(), tmp_path, log_every=1)
+    first = logged(tmp_path)[0]
     assert first["step"] == 1 and first["learning_rate"] > 0
-
-
-def test_gradients_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
-    infinite = lambda *arguments: torch.tensor(math.inf)
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", infinite)
-    with pytest.raises(FloatingPointError, match="norm of the gradients is inf by step 5"):
-        fit(new_model(), "usm", ROWS, ROWS, OPTIONS, tmp_path)
-    assert not (tmp_path / "usm.best.pt").exists()
 
 
 def test_between_equals_the_lower_loss_is_kept():
     trained = training.Training("usm", new_model(), OPTIONS)
-    for step, (accuracy, loss, kept) in enumerate(
-        ((0.5, 2.0, True), (0.5, 2.5, False), (0.5, 1.5, True), (0.4, 1.0, False))
-    ):
-        trained.step = step
+    found = [(0.5, 2.0, 0), (0.5, 2.5, 0), (0.5, 1.5, 2), (0.4, 1.0, 2)]
+    for trained.step, (accuracy, loss, best) in enumerate(found):
         trained.keep_if_best({"validation_loss": loss, "validation_accuracy": accuracy})
-        assert (trained.best["best_step"] == step) is kept
+        assert trained.best["best_step"] == best
 
 
-def test_a_word_that_is_no_setting(tmp_path):
-    from ases.recipe import train
-    from ases.settings import Settings
-
+def test_a_word_that_is_no_setting():
     with pytest.raises(ValueError, match="encoder is 'bidir'; expected one of"):
         train([], Settings(encoder="bidir"))
 
@@ -293,18 +229,17 @@ def test_a_word_that_is_no_setting(tmp_path):
 # --- what nobody would notice at once ------------------------------------------------------------
 
 
-def test_the_weights_of_the_best_validation_are_kept(tmp_path, monkeypatch):
+def test_the_weights_of_the_best_validation_are_kept(monkeypatch):
     seen, accuracies = [], iter([0.5, 0.9, 0.1, 0.2])
 
     def scripted(model, rows, settings):
-        seen.append([p.detach().clone() for p in model.parameters()])
+        seen.append(weights(model))
         return {"validation_loss": 1.0, "validation_accuracy": next(accuracies)}
 
     monkeypatch.setattr(training, "validate_on", scripted)
-    report = fit(model := new_model(), "usm", ROWS, ROWS, OPTIONS)
+    report = fit(model := new_model())
     assert report["best_step"] == 12 and len(seen) == 4
-    assert all(torch.equal(p, kept) for p, kept in zip(model.parameters(), seen[1]))
-    assert not all(torch.equal(p, last) for p, last in zip(model.parameters(), seen[3]))
+    assert [torch.equal(weights(model), then) for then in seen] == [False, True, False, False]
 
 
 def test_gradients_are_clipped_before_the_step(monkeypatch):
@@ -316,40 +251,29 @@ def test_gradients_are_clipped_before_the_step(monkeypatch):
         return step(self, *arguments)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    options = replace(OPTIONS, optimizer="adamw", clip=0.01)
-    fit(new_model(), "usm", ROWS, ROWS, options)
+    fit(new_model(), optimizer="adamw", clip=0.01)
     assert norms == pytest.approx([0.01] * 24, rel=1e-3)  # it was larger in every step
 
 
-def test_the_optimizers_by_hand():
+def test_the_rates_and_decays_of_the_optimizers():
+    """Of blocks, tables and norms; tests/test_muon.py says which parameters these are."""
     settings = replace(OPTIONS, learning_rate=0.03, muon_learning_rate=0.005, weight_decay=0.4)
-    model = new_model()
-    names = {id(p): name for name, p in model.named_parameters()}
-    muon, adamw = training.make_optimizers(model, settings)
+    muon, adamw = training.make_optimizers(new_model(), settings)
     groups = [*muon.param_groups, *adamw.param_groups]
-    told = [([names[id(p)] for p in g["params"]], g["peak"], g["weight_decay"]) for g in groups]
-    (blocks, *of_muon), (tables, *of_tables), (norms, *of_norms) = told
-    assert (of_muon, of_tables, of_norms) == ([0.005, 0.4], [0.03, 0.4], [0.03, 0.0])
-    assert all("norm" in name for name in norms) and len(norms) == 7
-    assert sorted(tables) == [
-        *("decoder_bias.table.weight", "embedding.weight"),
-        *("encoder_bias.table.weight", "head.weight"),
-    ]
-    assert len(blocks) == 3 * 4 + 2 * 3 and not any("norm" in name for name in blocks)
+    told = [(group["peak"], group["weight_decay"]) for group in groups]
+    assert told == [(0.005, 0.4), (0.03, 0.4), (0.03, 0.0)]
     assert adamw.defaults["betas"] == (0.9, 0.98) and muon.defaults["momentum"] == 0.95
-    assert training.make_optimizers(model, replace(settings, learning_rate=None))[1].param_groups[
-        0
-    ]["peak"] == pytest.approx(0.03)
+    _, adamw = training.make_optimizers(new_model(), replace(settings, learning_rate=None))
+    assert adamw.param_groups[0]["peak"] == pytest.approx(0.03)
 
 
 def test_epochs_are_shuffled_anew():
     rows = [row([5 + i, 1], [5 + i, 1]) for i in range(20)]
-    settings = replace(OPTIONS, batch_tokens=16)
-    batches = training._stream(rows, training.Training("usm", new_model(), settings))
-    orders = [[tuple(next(batches).source.flatten().tolist())] for _ in range(15)]
-    epochs = [orders[i : i + 5] for i in (0, 5, 10)]  # every batch has four rows of 4 tokens
-    ids = [sorted(i for batch in epoch for source in batch for i in source) for epoch in epochs]
-    assert ids[0] == ids[1] == ids[2] == sorted([*range(5, 25), *[1] * 20])
+    trained = training.Training("usm", new_model(), replace(OPTIONS, batch_tokens=16))
+    batches = training._stream(rows, trained)
+    epochs = [[next(batches).source[:, 0].tolist() for _ in range(5)] for _ in range(3)]
+    assert {len(batch) for epoch in epochs for batch in epoch} == {4}
+    assert all(sorted(itertools.chain(*epoch)) == [*range(5, 25)] for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
 
@@ -361,8 +285,7 @@ def test_where_dropout_is(monkeypatch):
         return x
 
     monkeypatch.setattr(torch.nn.functional, "dropout", watched)
-    model = new_model().train()
-    model.loss_sum(training.collate(ROWS[:3], 0))
+    new_model().train().loss_sum(training.collate(ROWS[:3], 0))
     D, F = CONFIG.d_model, CONFIG.d_ff
     # Embeddings, attention, inside the feed-forward and behind it, the states at the end.
     encoder, decoder = [D, D, F, D, D], [D, D, D, F, D, D]
@@ -371,24 +294,17 @@ def test_where_dropout_is(monkeypatch):
 
 def test_own_random_numbers():
     """The process's random numbers stay as they were, and trainings in threads do not interfere."""
-    models = {(seed, place): new_model() for seed in (1, 2) for place in ("alone", "thread")}
-
-    def work(seed, place):
-        options = replace(OPTIONS, seed=seed, max_steps=40)
-        fit(models[seed, place], "usm", ROWS, ROWS, options)
-
-    def weights(seed, place):
-        return torch.cat([p.detach().flatten() for p in models[seed, place].parameters()])
-
+    alone, threaded = ([new_model() for _ in range(2)] for _ in range(2))
     before = torch.get_rng_state()
-    for seed in (1, 2):
-        work(seed, "alone")
-    threads = [Thread(target=work, args=(seed, "thread")) for seed in (1, 2)]
+    for seed, model in enumerate(alone):
+        fit(model, seed=seed, max_steps=40)
+    own = lambda seed: fit(threaded[seed], seed=seed, max_steps=40)
+    threads = [Thread(target=own, args=(seed,)) for seed in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert torch.equal(torch.get_rng_state(), before)
-    assert not torch.equal(weights(1, "alone"), weights(2, "alone"))  # dropout follows the seed
-    for seed in (1, 2):
-        assert torch.equal(weights(seed, "alone"), weights(seed, "thread"))
+    assert not torch.equal(*map(weights, alone))  # dropout follows the seed
+    for one, other in zip(alone, threaded):
+        assert torch.equal(weights(one), weights(other))

@@ -1,4 +1,4 @@
-"""`python docs/results NAME`: train what is missing, then write its table, figure and numbers."""
+"""`python docs/results NAME`: run missing trials, then write tables, figures and numbers."""
 
 from figures import draw
 from runner import RESULTS, read_results, run_missing
@@ -13,10 +13,14 @@ from ases.run.write import write_text
 def main() -> None:
     """Run, print and draw one experiment, or all."""
     parser = Parser(prog="python docs/results", description=main.__doc__)
-    parser.add_argument("name", choices=[*EXPERIMENTS, "all"], help="which")
-    parser.add_argument("--only-report", action="store_true", help="train nothing")
+    parser.add_argument("name", choices=[*EXPERIMENTS, "all"], help="experiment to run")
+    parser.add_argument(
+        "--only-report", action="store_true", help="only rebuild tables and figures"
+    )
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="trials at once [2]")
-    parser.add_argument("--data-folder", default="data", metavar="FOLDER", help="of real data")
+    parser.add_argument(
+        "--data-folder", default="data", metavar="FOLDER", help="of the real data sets"
+    )
     options = parser.parse_args()
     if options.processes < 1:
         raise InputError(f"--processes is {options.processes}; expected at least 1")

@@ -1,4 +1,4 @@
-"""Other ways to cut and label chains than the method's."""
+"""Other ways to cut and label chains, for comparison with the method's."""
 
 import random
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from ases.segmentation import AS, ES, interleaved_labels, make_segments, split_p
 
 
 def cut_by_true_roles(examples: Sequence[Example]) -> list[Segmented]:
-    """The roles that the generator knows."""
+    """The generator's own pieces and roles."""
     labels = [[role for role, _ in e.gold or ()] for e in examples]
     return _segmented(examples, [[text for _, text in e.gold or ()] for e in examples], labels)
 
 
 def cut_by_random_roles(examples: Sequence[Example]) -> list[Segmented]:
-    """A coin decides on the role of each piece."""
+    """A random role for each piece."""
     pieces = [split_pieces(e.answer) for e in examples]
     labels = []
     for e, own in zip(examples, pieces):
@@ -25,7 +25,7 @@ def cut_by_random_roles(examples: Sequence[Example]) -> list[Segmented]:
 
 
 def cut_at_random(examples: Sequence[Example]) -> list[Segmented]:
-    """As many pieces as by punctuation, but cut between any two words."""
+    """As many pieces as by punctuation, but cut at random blanks."""
     pieces = []
     for e in examples:
         rng = random.Random(f"cuts-{e.question}")

@@ -1,4 +1,4 @@
-"""Figures of what the trials found."""
+"""Figures of the results."""
 
 import math
 from pathlib import Path
@@ -12,7 +12,7 @@ from ases.run.plot import need_pyplot, save_figure
 
 
 def draw(name: str, results: Results, out: Path) -> None:
-    """An SVG of an experiment, if anything was found that its table shows as scores."""
+    """Draw an experiment as SVG, if it has a figure and any results."""
     experiment = EXPERIMENTS[name]
     if not experiment.figure or not any(trial in results for trial in experiment.trials):
         return
@@ -28,7 +28,7 @@ def draw(name: str, results: Results, out: Path) -> None:
 
 
 def _draw_cells(axes: Any, name: str, results: Results) -> None:
-    """A mark with its interval for each cell; a faint dot for each seed."""
+    """One mark with interval per cell; one faint dot per seed."""
     experiment = EXPERIMENTS[name]
     rows, columns = list(experiment.rows), list(experiment.columns)
     for c, column in enumerate(columns):
@@ -53,7 +53,7 @@ def _draw_cells(axes: Any, name: str, results: Results) -> None:
 
 
 def _draw_losses(axes: Any, results: Results) -> None:
-    """Of the first seed: training losses (thin), best validation loss so far (Figure 4)."""
+    """First seed: training loss (thin) and best validation loss so far (Figure 4)."""
     experiment = EXPERIMENTS["losses"]
     for column in experiment.columns:
         trial = experiment.cell("1,000 problems", column)[0][0]

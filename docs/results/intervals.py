@@ -1,7 +1,7 @@
-"""What the trials of a cell found, with intervals.
+"""Results of a cell, with intervals.
 
-All intervals are 95 %, of Student's t over seeds. Differences from direct are paired: trials of one
-seed have the same data.
+All are 95 % Student's t intervals over seeds. Differences from direct are paired: trials with the
+same seed have the same data.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from trials import EXPERIMENTS, Trial
 
-#: Student's t for a 95 % interval from 3, 4, … 15 values; from more it is near 2.
+#: Student's t for a 95 % interval of 3, 4, … 15 values; for more, about 2.
 STUDENT = [4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179]
 STUDENT += [2.160, 2.145]
 
@@ -19,7 +19,7 @@ Results = dict[Trial, dict]
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its interval: NaN for fewer than three values.
+    """Mean and half the interval's width, NaN for fewer than three values.
 
     >>> mean, reach = mean_interval([1.0, 2.0, 3.0])
     >>> mean, round(reach, 3)
@@ -38,26 +38,24 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 class Cell:
     """The finished trials of a cell."""
 
-    rows: list[dict]  # their lines in the file
+    rows: list[dict]  # from trials.jsonl
     values: list[float]  # the score of each
     differences: list[float]  # from direct with the same seed
-    time: float  # median over seeds, as a multiple of direct's
+    time: float  # median over seeds trained on one machine, as a multiple of direct's
 
     @property
     def significant(self) -> bool:
-        """Does the interval of the difference exclude zero?"""
+        """Whether the interval of the mean difference excludes zero."""
         if len(self.differences) < 3:
             return False
         mean, reach = mean_interval(self.differences)
         return abs(mean) > reach
 
 
-def find_cell(
-    results: Results, experiment: str, row: str, column: str, score: str | None = None
-) -> Cell | None:
-    """What was found; None if nothing was. ``score``: in place of the experiment's."""
+def find_cell(results: Results, experiment: str, row: str, column: str) -> Cell | None:
+    """The cell; None without results."""
     trials, test = EXPERIMENTS[experiment].cell(row, column)
-    score = score or EXPERIMENTS[experiment].score
+    score = EXPERIMENTS[experiment].score
     if score == "score":
         score = "accuracy" if trials[0].task == "mwp" else "rougeL"
     found = [t for t in trials if t in results]
@@ -68,7 +66,8 @@ def find_cell(
     def value(trial: Trial) -> float:
         return results[trial]["tests"][test][score]
 
-    times = [results[t]["seconds"] / results[t.baseline]["seconds"] for t in others]
+    pairs = [(results[t], results[t.baseline]) for t in others]
+    times = [a["seconds"] / b["seconds"] for a, b in pairs if a["machine"] == b["machine"]]
     return Cell(
         [results[t] for t in found],
         [value(t) for t in found],
@@ -78,13 +77,13 @@ def find_cell(
 
 
 def problems_to_match(results: Results, column: str) -> list[tuple[str, float, float, float]]:
-    """How many times as many problems direct needs to be as accurate as another with n.
+    """How many times as many problems direct needs to match ``column`` trained on n.
 
-    Read off direct's own curve of each seed, along the logarithm of its number of problems.
+    Interpolate direct's accuracy over log n, for each seed.
 
     Returns:
         (n, ratio, low, high) for all n but the largest; the ratio is the geometric mean over seeds.
-        Where direct is never as accurate, its largest n stands for it: a lower bound.
+        If direct never gets as accurate, its largest n counts: a lower bound.
     """
     experiment = EXPERIMENTS["words"]
     sizes = [int(name.replace(",", "")) for name in experiment.rows]

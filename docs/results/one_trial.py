@@ -1,4 +1,4 @@
-"""How one trial runs: train, write chains, score them."""
+"""Run one trial: train, write chains, score them."""
 
 import copy
 import random
@@ -31,19 +31,19 @@ Cut = Callable[[Sequence[Example]], list[Segmented]]
 MAX_NUMBER = 20
 PRETRAINING = 3000  # updates
 VOCABULARY = 4096
-BLANK = "▢"  # stands where clauses were left out
+BLANK = "▢"  # replaces clauses left out
 #: Arguments of ``Writer.write``.
 DECODINGS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "second try": {"second_try": beam_search},
     "4 beams": {"search": beam_search, "batch_tokens": 16384},
 }
-#: The scores of a test that stand in the file.
+#: Scores to keep in the results.
 KEPT = {"mwp": ("accuracy", "bleu"), "pet": ("rougeL", "rouge1", "rouge2", "bleu")}
 
 
 def run_trial(trial: Trial, folder: str) -> dict:
-    """Train, write and score. ``folder``: where the real data lies."""
+    """Train, write and score. ``folder`` holds the real data."""
     splits, cut, writer, curves, seconds = _train(trial, folder)
     segmented, reports = cut(splits["test"]), writer.reports
     result: dict[str, Any] = {
@@ -72,7 +72,7 @@ def run_trial(trial: Trial, folder: str) -> dict:
 
 
 class Curves(Watcher):
-    """Keeps what a training reports: (seconds, nats a target token), by model and kind."""
+    """Loss curves, (seconds, nats per target token), by model and kind."""
 
     def __init__(self):
         self.found: dict[str, dict[str, list]] = {}
@@ -97,7 +97,7 @@ def _all_splits(trial: Trial, folder: str) -> Splits:
 
 
 def _limited(splits: Splits, trial: Trial) -> Splits:
-    """As much for training as the trial says; of real data 300 validation and 200 test rows."""
+    """Cut real data to the trial's training size, 300 validation and 200 test rows."""
     if trial.data == GENERATED:
         return splits
     limits = {"train": trial.problems, "validation": 300, "test": 200}
@@ -113,7 +113,7 @@ def _tests(trial: Trial, splits: Splits) -> dict[str, list[Example]]:
 
 @lru_cache
 def problems_of(steps: int, n: int = 100) -> list[Example]:
-    """Word problems of a number of steps; none of them is for training."""
+    """Test problems with ``steps`` steps."""
     rng, examples = random.Random(f"length-{steps}"), []
     for i in range(n):
         question, pieces = word_problem(rng, steps, MAX_NUMBER)
@@ -146,12 +146,12 @@ def _train(trial: Trial, folder: str) -> tuple[Splits, Cut, Writer, Curves, floa
     if trial.pretrained:
         model, start["tokenizer"] = _pretrained(trial.task, trial.data, trial.seed, folder)
         start["initial"] = partial(copy.deepcopy, model)
-    # As many updates as the trial's epochs take: its own, or direct's.
+    # As many updates as the epochs take in the trial's own mode, or in direct's.
     mode = trial.mode if trial.equal == "epochs" else "direct"
     rows = rows_by_model(mode, cut(splits["train"]), start["tokenizer"], trial.encoder)
     batches = sum(len(make_batches(own, settings.batch_tokens, 0, 0)) for own in rows.values())
     settings = replace(settings, max_steps=trial.epochs * batches)
-    if trial.pretrained:  # lower rates keep what was learned
+    if trial.pretrained:  # lower rates, to keep what it learned
         settings = replace(settings, learning_rate=0.01, muon_learning_rate=0.003)
 
     curves, before = Curves(), time.process_time()
@@ -167,8 +167,8 @@ def _scorer(direct: Trial, folder: str) -> Writer:
 
 @lru_cache(1)
 def _pretrained(task: str, data: str, seed: int, folder: str) -> tuple[EncoderDecoder, Tokenizer]:
-    """A model that has learned to write clauses left out of the training split's questions; it has
-    seen no answer. The tokenizer is that of questions and answers."""
+    """A model trained to write clauses left out of the training questions. It has seen no answers;
+    the tokenizer has."""
     splits = _all_splits(Trial(task=task, data=data, seed=seed), folder)
     rng = random.Random(f"left-out-{seed}")
     tokenizer = Tokenizer.train(training_texts(splits), VOCABULARY)
@@ -180,7 +180,7 @@ def _pretrained(task: str, data: str, seed: int, folder: str) -> tuple[EncoderDe
 
 
 def _with_holes(examples: Sequence[Example], rng: random.Random) -> list[Example]:
-    """Questions with three clauses in ten left out; those clauses, in their order, as answers."""
+    """Questions with 30 % of clauses left out; those clauses, in order, are the answers."""
     holed = []
     for e in examples:
         kept, gone = "", ""
@@ -199,14 +199,14 @@ def _with_holes(examples: Sequence[Example], rng: random.Random) -> list[Example
 
 
 def _target_tokens(writer: Writer, segmented: Sequence[Segmented]) -> dict[str, float]:
-    """Target tokens a chain, of each sub-model: times nats a token, its share of nats a chain."""
+    """Target tokens per chain, by sub-model; times nats per token: its nats per chain."""
     settings = writer.settings
     rows = rows_by_model(settings.mode, segmented, writer.tokenizer, settings.encoder)
     return {name: sum(map(target_length, own)) / len(segmented) for name, own in rows.items()}
 
 
 def _rounded(found: Any) -> Any:
-    """All numbers to five digits: more would say nothing."""
+    """Round all floats to five decimals."""
     if isinstance(found, dict):
         return {name: _rounded(value) for name, value in found.items()}
     if isinstance(found, list):

@@ -1,5 +1,4 @@
-"""What a direct model knows of the true roles: the entropies of their tokens, and the labels that
-rules make of them."""
+"""How a direct model's token entropies, and labels made from them, match the true roles."""
 
 from collections.abc import Sequence
 
@@ -9,7 +8,7 @@ from ases.metrics import role_agreement
 from ases.recipe import Writer
 from ases.segmentation import AS, ES, entropy_labels, interleaved_labels, split_pieces
 
-#: A piece's value, of its tokens' entropies; it is AS where that is above its chain's mean (β = 1).
+#: A piece's value from its token entropies; above the chain's mean, it is AS (β = 1).
 RULES = {
     "mean": lambda piece: sum(piece) / len(piece),
     "sum": sum,
@@ -19,7 +18,7 @@ RULES = {
 
 
 def entropies_of_roles(writer: Writer, examples: Sequence[Example]) -> dict:
-    """Mean entropy in nats of tokens by true role, and of digits behind "=" ("computed")."""
+    """Mean token entropy (nats) by true role; digits after "=" count as "computed" instead."""
     pieces, entropies = _entropies(writer, examples)
     values: dict[str, list[float]] = {ES: [], AS: [], "computed": []}
     for e, own, of_pieces in zip(examples, pieces, entropies):
@@ -30,13 +29,13 @@ def entropies_of_roles(writer: Writer, examples: Sequence[Example]) -> dict:
                 text = writer.tokenizer.decode([token])
                 digits = any(c.isdigit() for c in text)
                 values["computed" if behind_equals and digits else role].append(entropy)
-                # The result ends with the first word behind it.
+                # The result ends at the first word after it.
                 behind_equals = "=" in text or (behind_equals and not text.strip("$ ").isalpha())
     return {name: sum(own) / len(own) for name, own in values.items()}
 
 
 def rules_against_roles(writer: Writer, examples: Sequence[Example]) -> dict:
-    """F1 of both roles against the true ones, by rule; "position" is labels by position."""
+    """F1 of both roles against the true ones, by rule; "position": labels by position."""
     pieces, entropies = _entropies(writer, examples)
     labels = {"position": [interleaved_labels(len(own)) for own in pieces]}
     for name, rule in RULES.items():

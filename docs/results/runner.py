@@ -1,9 +1,11 @@
-"""Trains what is missing: several trials at once, each on one core. What is finished stays."""
+"""Run missing trials in parallel, each on one core, and keep what is finished."""
 
+import hashlib
 import json
 import multiprocessing
 import os
 import threading
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, fields
@@ -19,13 +21,13 @@ from ases.run.write import write_text
 
 RESULTS = Path(__file__).parent
 FIELDS = [field.name for field in fields(Trial)]
+MACHINE = hashlib.sha256(str(uuid.getnode()).encode()).hexdigest()[:6]
 
 
 def read_results() -> dict[Trial, dict]:
-    """What the trials found, from ``trials.jsonl``: a trial's fields, then its results.
+    """Read ``trials.jsonl``: each row has a trial's fields, then its results.
 
-    Raises:
-        InputError: a line that is no trial of this version.
+    Raises InputError: a line is not a trial of this version.
     """
     path, results = RESULTS / "trials.jsonl", {}
     text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -37,41 +39,41 @@ def read_results() -> dict[Trial, dict]:
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{path}:{number}: not a trial's JSON") from None
         if version != VERSION:
-            told = f"a trial of version {version}; these are of {VERSION}"
+            told = f"trial version {version}; expected {VERSION}"
             raise InputError(f"{path}:{number}: {told}; move the file away to train again")
         results[trial] = row
     return results
 
 
 def run_missing(trials: Sequence[Trial], folder: str, processes: int) -> None:
-    """Run the trials without a result, and add each result to the file at once.
-    ``folder``: where the real data lies; trials whose file is not there are left out."""
+    """Run the trials without a result; save each result when it arrives. ``folder`` holds the real
+    data; trials whose file is missing are left out."""
     results = read_results()
     missing = [trial for trial in trials if trial not in results]
     for data in sorted({t.data for t in missing} - {GENERATED}):
         if not (Path(folder) / data).exists():
-            tqdm.write(f"left out: trials on {data}, which is not in --data-folder")
+            tqdm.write(f"skipping trials on {data}: not in --data-folder")
             missing = [trial for trial in missing if trial.data != data]
     if not missing:
         return
-    # A process each: threads of one process would be in each other's way.
+    # Processes: threads would get in each other's way.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _prepare) as pool:
         futures = {pool.submit(run_trial, trial, folder): trial for trial in missing}
         for done in tqdm(as_completed(futures), total=len(futures), unit="trial", disable=None):
             trial = futures[done]
-            row = asdict(trial) | {"format": VERSION} | done.result()
+            row = asdict(trial) | {"format": VERSION, "machine": MACHINE} | done.result()
             write_results(read_results() | {trial: row})
 
 
 def write_results(results: dict[Trial, dict]) -> None:
-    """Write ``trials.jsonl`` as a whole."""
+    """Rewrite ``trials.jsonl``."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in results.values()]
     write_text(RESULTS / "trials.jsonl", "".join(lines))
 
 
 def _prepare() -> None:
-    """One thread a process; and end when the parent is killed."""
+    """Use one thread, and exit when the parent is killed."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

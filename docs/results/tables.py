@@ -14,6 +14,12 @@ from trials import EXPERIMENTS
 from ases.run.write import write_text
 from ases.segmentation import AS, ES
 
+#: Rows of the README's table: where they stand, and what they are.
+SUMMARY = {
+    ("words", "500"): "500 word problems, accuracy",
+    ("words", "1,000"): "1,000 word problems, accuracy",
+    ("data", "cPET, 500 reports, pretrained"): "500 PET reports, ROUGE-L, pretrained",
+}
 PAGES = [RESULTS.parent / "results.md", RESULTS.parent.parent / "README.md"]
 
 
@@ -40,7 +46,7 @@ def _markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str
 
 
 def _shown(cell: Cell | None) -> str:
-    """ "**0.722** ± 0.030, × 1.46": bold if significant, with the time."""
+    """ "**0.722** ± 0.030, × 1.46": bold if significant; time last."""
     if cell is None:
         return ""
     mean, reach = mean_interval(cell.values)
@@ -58,7 +64,7 @@ def _difference(cell: Cell) -> str:
 
 
 def _mean(cell: Cell, *keys: str) -> float:
-    """Of the value that lies under these keys in each trial's line."""
+    """Mean over trials of the value under these nested keys."""
     return float(np.mean([reduce(getitem, keys, row) for row in cell.rows]))
 
 
@@ -81,7 +87,7 @@ def _scorers(results: Results) -> list[str]:
 
 
 def _losses(results: Results) -> list[str]:
-    """Best validation losses, in nats a chain and a token."""
+    """Best validation losses, in nats per chain and per token."""
     cells = []
     for column in EXPERIMENTS["losses"].columns:
         cell = find_cell(results, "losses", "1,000 problems", column)
@@ -101,8 +107,18 @@ def _losses(results: Results) -> list[str]:
 SPECIAL = {"scorers": _scorers, "losses": _losses}
 
 
+def summary(results: Results) -> str:
+    """The README's table."""
+    columns = ["direct", "USM, equal updates", "USM, equal epochs"]
+    cells = [
+        [words, *(_shown(find_cell(results, *place, column)) for column in columns)]
+        for place, words in SUMMARY.items()
+    ]
+    return "\n".join(_markdown(["", *columns], cells)) + "\n"
+
+
 def ratios(results: Results) -> str:
-    """How many times as many problems direct needs."""
+    """Table of ``problems_to_match``."""
     cells = []
     for column in ("USM, equal updates", "USM, equal epochs"):
         found = problems_to_match(results, column)
@@ -111,8 +127,11 @@ def ratios(results: Results) -> str:
     return "\n".join(_markdown(["", *sizes], cells)) + "\n"
 
 
+OTHERS = {"summary": summary, "ratios": ratios}
+
+
 def long_tables(results: Results) -> str:
-    """A line for every cell: all scores, differences, epochs, updates, seconds."""
+    """One row per cell: all scores, differences, epochs, updates, seconds."""
     parts = ["# Every table in full\n", "Made by `python docs/results all`.\n"]
     header = ["", "", "seeds", "score", "from direct", "BLEU", "ROUGE-1, 2", "end", "segments"]
     header += ["epochs", "updates", "seconds", "time"]
@@ -153,30 +172,30 @@ def _details(cell: Cell, test: str) -> list[str]:
 
 
 def fill_pages(results: Results) -> None:
-    """Write tables and numbers where README and results.md have their places."""
+    """Fill the places in README.md and results.md."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         write_text(page, filled(text, results))
 
 
 def filled(text: str, results: Results) -> str:
-    """The text with everything between ``<!-- PLACE -->`` and ``<!-- end -->`` made anew.
+    """Replace everything between ``<!-- PLACE -->`` and ``<!-- end -->``.
 
-    A place is an experiment's table ("words") or "ratios"; or a number:
-    "words/1,000/USM, equal epochs/gain", where "gain" may be "score", "gain" or "time".
+    PLACE is an experiment's table ("words"), "ratios", or a number like
+    "words/1,000/USM, equal epochs/gain", which ends in "score", "gain" or "time".
     """
 
     def again(match: re.Match) -> str:
         place = match[1]
         if place in EXPERIMENTS:
             content = f"\n\n{table(place, results)}\n"
-        elif place == "ratios":
-            content = f"\n\n{ratios(results)}\n"
+        elif place in OTHERS:
+            content = f"\n\n{OTHERS[place](results)}\n"
         else:
             content = _number(results, *place.split("/"))
         return f"<!-- {place} -->{content}<!-- end -->"
 
-    places = "|".join([*EXPERIMENTS, "ratios", "[^<>]*/[^<>]*"])
+    places = "|".join([*EXPERIMENTS, *OTHERS, "[^<>]*/[^<>]*"])
     return re.sub(rf"<!-- ({places}) -->(?s:.*?)<!-- end -->", again, text)
 
 

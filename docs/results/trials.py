@@ -1,16 +1,16 @@
-"""What is trained, and for which question.
+"""All trials and experiments.
 
-A trial is one training. An experiment is a table of them: rows times columns times seeds. Trials
-that stand in several tables are trained once.
+A trial is one training run. An experiment is a table of trials: rows × columns × seeds. A trial in
+several tables runs once.
 
-Every comparison is asked twice. "Equal epochs": all modes see each chain equally often. "Equal
-updates": all modes get the updates that direct takes for those epochs. An update reads 2,048 tokens
-whatever is trained, so this is about equal time, and unlike a clock it gives the same result twice.
+Comparisons come in two kinds. "Equal epochs": all modes see each chain equally often. "Equal
+updates": all modes get as many updates as direct takes for those epochs. Every update reads 2,048
+tokens, so this is about equal time, but reproducible.
 """
 
 from dataclasses import dataclass
 
-#: Raise it when a change of the package changes what trials find; old ones are then refused.
+#: Raise it when a code change alters results; old results are then refused.
 VERSION = 3
 
 GENERATED = "generated"
@@ -18,11 +18,11 @@ GENERATED = "generated"
 
 @dataclass(frozen=True)
 class Trial:
-    """One training, by everything that decides its result but the package's defaults."""
+    """One training run: all that decides its result, except the package's defaults."""
 
     task: str = "mwp"
     data: str = GENERATED  # or a file's name
-    problems: int | None = 1000  # for training; None takes all
+    problems: int | None = 1000  # for training; None: all
     mode: str = "usm"
     encoder: str = "block-causal"
     labels: str = "interleave"  # or "entropy", or one of ``cuts.CUTS``
@@ -36,7 +36,7 @@ class Trial:
 
     @property
     def baseline(self) -> "Trial":
-        """The direct training on the same data, for as many epochs."""
+        """Direct training on the same data, for the same epochs."""
         own = {name: getattr(self, name) for name in _SHARED_WITH_DIRECT}
         return Trial(mode="direct", **own)
 
@@ -46,8 +46,8 @@ _SHARED_WITH_DIRECT = ("task", "data", "problems", "size", "pretrained", "epochs
 
 @dataclass(frozen=True)
 class Experiment:
-    """Rows and columns of a table: each is a dictionary of ``Trial``'s fields, and may hold
-    "seeds" (how many) and "test" (which of a trial's tests the table shows)."""
+    """A table: each row and column is a dict of ``Trial`` fields, and may hold "seeds" (how many)
+    and "test" (which of a trial's tests to show)."""
 
     title: str
     rows: dict[str, dict]
@@ -56,7 +56,7 @@ class Experiment:
     figure: bool = True
 
     def cell(self, row: str, column: str) -> tuple[list[Trial], str]:
-        """The trials of a cell, one for each seed, and the name of their test."""
+        """The trials of a cell, one per seed, and the name of their test."""
         own = [{"seeds": 5, "test": "test"} | self.rows[row], {"seeds": 15} | self.columns[column]]
         seeds = min(settings.pop("seeds") for settings in own)
         settings = own[0] | own[1]
@@ -65,7 +65,7 @@ class Experiment:
 
     @property
     def trials(self) -> list[Trial]:
-        """All trials once, first those of the first seed."""
+        """All trials once, ordered by seed."""
         found = [
             t for row in self.rows for column in self.columns for t in self.cell(row, column)[0]
         ]
@@ -85,7 +85,7 @@ MODES = {
     "DSM, equal epochs": DSM | EPOCHS | {"seeds": 5},
 }
 
-# About 1,040 updates of direct for up to 1,000 problems, 1,460 for more.
+# Direct takes about 1,040 updates for up to 1,000 problems, 1,460 for more.
 PROBLEMS = {
     "250": {"problems": 250, "epochs": 80},
     "500": {"problems": 500, "epochs": 40},

@@ -1,8 +1,4 @@
-"""How other projects read an answer out of a text, faults included, for comparing scores with
-theirs.
-
-Each rule returns a string, to be compared as one, or None.
-"""
+"""How other projects read the answer of a text, with their faults: a string, or None."""
 
 import re
 from collections.abc import Callable
@@ -39,15 +35,12 @@ def _reasoning_teacher(text: str) -> str | None:
     """The first number after the phrase, else the last one; "5-2" holds -2."""
     _, phrase, after = text.partition("The answer is")
     found = re.findall(r"-?\d+(?:\.\d+)?", (after if phrase else text).replace(",", ""))
-    if not found:
-        return None
-    return found[0] if phrase else found[-1]
+    return found[0 if phrase else -1] if found else None
 
 
 def _released(text: str) -> str | None:
-    """rootnx/AS-ES-learning: signs are lost, and "10,000" stays as it is."""
-    found = re.findall(r"\d+[.,/]?\d*", text)
-    return found[-1] if found else None
+    """rootnx/AS-ES-learning: loses signs, and leaves "10,000" as it is."""
+    return (re.findall(r"\d+[.,/]?\d*", text) or [None])[-1]
 
 
 CONVENTIONS: dict[str, Callable[[str], str | None]] = {
