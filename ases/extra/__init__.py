@@ -1,1 +1,1 @@
-"""Beside the method: beam search, T5 checkpoints."""
+"""Extras: beam search and T5 checkpoints."""

@@ -1,4 +1,4 @@
-"""Beam search: what ``greedy`` does, with several candidates kept at once."""
+"""Beam search: ``greedy`` with several candidates at once."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from ases.tokenizer import Tokenizer
 
 
 class Beams:
-    """The candidates of one source: ``width`` running ones and the best ``width`` finished ones.
+    """One source's candidates: ``width`` running ones and the best ``width`` finished ones.
 
-    A finished candidate's score is Σ log p / length ** length_penalty. The source is done when no
-    running candidate, were it to end here, beats the worst of ``width`` finished ones: the usual
-    bound, exact for length_penalty = 0. No candidate ends as ``forbidden``.
+    A finished candidate scores Σ log p / length ** length_penalty. The source is done when no
+    running candidate, ended here, would beat the worst of ``width`` finished ones: the usual
+    bound, exact for length_penalty = 0. A candidate that ends as ``forbidden`` is dropped.
     """
 
     def __init__(
@@ -22,21 +22,21 @@ class Beams:
     ):
         self.width, self.length_penalty, self.stops = width, length_penalty, stops
         self.forbidden = forbidden
-        # All beams are alike before the first token: one speaks, the others cannot be chosen.
+        # All beams start identical, so all but one start at −∞.
         self.running: list[tuple[float, list[int]]] = [(0.0, [])]
         self.running += [(-torch.inf, [])] * (width - 1)
         self.finished: list[tuple[float, list[int]]] = []
         self.done = False
 
     def advance(self, candidates: Sequence[tuple[float, int, int]]) -> list[int]:
-        """Take the best continuations, (Σ log p, parent beam, token); returns their parents."""
+        """Take the best of (Σ log p, parent beam, token), sorted; return the parents kept."""
         kept: list[tuple[float, int, list[int]]] = []
         for rank, (score, parent, token) in enumerate(candidates):
             ids = [*self.running[parent][1], token]
             if token not in self.stops:
                 kept.append((score, parent, ids))
             elif ids[:-1] == self.forbidden:
-                pass  # it is dropped
+                pass  # drop it
             elif rank < self.width and not self.done and score > -torch.inf:
                 self.finished.append((self._final(score, len(ids)), ids))
         kept = (kept + [(-torch.inf, 0, [0])] * self.width)[: self.width]
@@ -52,7 +52,7 @@ class Beams:
         return [parent for _, parent, _ in kept]
 
     def best(self) -> tuple[float, list[int]]:
-        """The best candidate; at the limit, what is still running competes as it stands."""
+        """The best candidate; at the token limit, running ones compete too."""
         candidates = list(self.finished)
         if not self.done:
             candidates += [
@@ -74,13 +74,12 @@ def beam_search(
     width: int = 4,
     length_penalty: float = 1.0,
 ) -> list[Decoded]:
-    """The best of the sequences that ``width`` beams find; arguments as for ``greedy``.
+    """Write the best segment that ``width`` beams find; other arguments as for ``greedy``.
 
-    Args:
-        forbidden: for each context, ids that its segment may not be.
+    ``forbidden``: for each context, the ids that its segment must not equal.
     """
     n, device = len(cache.first), cache.first.device
-    # width rows for each context, a source's beams together
+    # ``width`` adjacent rows per context
     cache.select(torch.arange(n, device=device).repeat_interleave(width))
     token = torch.full((n * width, 1), model.config.decoder_start_token_id, device=device)
     stops = {tokenizer.eos_id, tokenizer.end_id}
@@ -93,8 +92,8 @@ def beam_search(
             [[score for score, _ in beams.running] for beams in searches], device=device
         )
         total = (so_far[:, :, None] + log_p).flatten(1)  # (sources, width · V)
-        # 2 · width: enough to go on if all of the best end here
-        top, index = total.topk(min(2 * width, total.shape[1]), dim=-1)
+        # Every beam may end here in two ways; ``width`` others must remain.
+        top, index = total.topk(min(3 * width, total.shape[1]), dim=-1)
         parents, tokens = index // log_p.shape[-1], index % log_p.shape[-1]
 
         rows = []

@@ -1,4 +1,4 @@
-"""T5-family checkpoints, in and out: T5 v1.0, T5 v1.1, Flan-T5 and mT5 in Hugging Face's layout.
+"""Load and save T5 v1.0, T5 v1.1, Flan-T5 and mT5 checkpoints in Hugging Face's layout.
 
     model = load_t5("flan-t5-small")    # a folder with config.json and weights
     save_t5(model, "mine")              # a folder that transformers loads
@@ -26,10 +26,10 @@ from ases.tokenizer import EOS, PAD, Tokenizer
 _OURS = ["feed_forward", "tie_word_embeddings", "scale_decoder_outputs"]
 _OURS += ["scale_scores", "start_from_state"]
 _SHARED_FIELDS = [f.name for f in fields(ModelConfig) if f.name not in _OURS]
-#: What a config.json may leave out.
+#: Defaults of fields that config.json may leave out.
 _OPTIONAL: dict = dict(relative_attention_max_distance=128, relative_attention_num_buckets=32)
 _OPTIONAL |= dict(layer_norm_epsilon=1e-6, dropout_rate=0.1, pad_token_id=0, eos_token_id=1)
-#: Copies of shared.weight, where a file has them.
+#: Copies of shared.weight in some files.
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 _BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -46,11 +46,10 @@ _PART_NAMES |= {"feed_forward": "DenseReluDense."}
 
 
 def load_t5(folder: str | Path) -> EncoderDecoder:
-    """Read a T5-family model, ready for inference; half-precision weights become float32.
+    """Load a T5-family model in eval mode; half-precision weights become float32.
 
-    Raises:
-        InputError: a missing, damaged or foreign file; tensors that are missing, surplus or of
-            another shape, named.
+    Raises InputError: a file is missing, damaged or of another kind; a tensor is missing,
+    unexpected or has the wrong shape.
     """
     folder = Path(folder)
     settings = _read_config(folder / "config.json")
@@ -66,7 +65,7 @@ def load_t5(folder: str | Path) -> EncoderDecoder:
 
     try:
         config = ModelConfig(**settings, tie_word_embeddings=tied)
-        with torch.device("meta"):  # shapes without numbers
+        with torch.device("meta"):  # shapes only
             own = EncoderDecoder(config).state_dict()
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from None
@@ -81,12 +80,12 @@ def load_t5(folder: str | Path) -> EncoderDecoder:
 
 
 def _same(tensor: Tensor | None, other: Tensor | None) -> bool:
-    """Whether one is a copy of the other; a tensor that is not stored is taken for a copy."""
+    """Whether the tensors are equal; a missing one counts as equal."""
     return tensor is None or other is None or torch.equal(tensor, other)
 
 
 def _misfits(state: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
-    """What keeps ``state`` from being loaded strictly, a line each."""
+    """Why ``state`` cannot be loaded strictly, one string per problem."""
     problems = [f"{name} is missing" for name in expected if name not in state]
     problems += [f"{name} is not expected" for name in state if name not in expected]
     for name, tensor in expected.items():
@@ -100,14 +99,12 @@ def _misfits(state: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]
 
 
 def save_t5(model: EncoderDecoder, folder: str | Path) -> None:
-    """Write ``config.json`` and ``model.safetensors`` so that transformers loads them.
+    """Write ``config.json`` and ``model.safetensors`` for transformers.
 
-    Needs the package safetensors. A model whose scores are scaled by 1/√K is written with that
-    factor in its queries' weights: T5 has none.
+    T5 does not scale scores, so a model's factor 1/√K goes into its query weights.
 
-    Raises:
-        InputError: the model's decoder starts from the encoder's state, which T5's cannot;
-            safetensors is not installed; the folder cannot be written.
+    Raises InputError: the decoder starts from the encoder's state, which T5's cannot; safetensors
+    is not installed; the folder cannot be written.
     """
     folder, config = Path(folder), model.config
     if config.start_from_state:
@@ -140,7 +137,7 @@ def save_t5(model: EncoderDecoder, folder: str | Path) -> None:
 
 
 def _t5_name(name: str, config: ModelConfig) -> str:
-    """Our name of a parameter → T5's."""
+    """Our parameter name → T5's."""
     if name in _FIXED_NAMES:
         return _FIXED_NAMES[name]
     stack, block, part, *rest = name.split(".")
@@ -156,7 +153,7 @@ def _t5_name(name: str, config: ModelConfig) -> str:
 
 
 def _read_config(path: Path) -> dict:
-    """ModelConfig's arguments from a config.json, but for the tying that the weights decide."""
+    """ModelConfig's arguments from a config.json; the weights decide tie_word_embeddings."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -177,15 +174,15 @@ def _read_config(path: Path) -> dict:
     if missing:
         raise InputError(f"{path}: {', '.join(missing)} missing; expected a number for each")
 
-    # Two facts, easily confused. Whether the head *is* the embedding is seen from what is stored.
-    # Whether the decoder's output is scaled by D^−0.5 before the head is a setting: v1.0 does it.
-    # Older configs say so by tie_word_embeddings, newer ones by scale_decoder_outputs.
+    # Don't confuse two facts. Whether the head *is* the embedding shows in the stored weights.
+    # Whether the decoder's output is scaled by D^−0.5 before the head is a setting, on in v1.0:
+    # tie_word_embeddings in older configs, scale_decoder_outputs in newer ones.
     settings["untied"] = config.get("tie_word_embeddings", family == "t5") is False
     scaled = config.get("scale_decoder_outputs", not settings["untied"])
     settings["feed_forward"] = config.get("feed_forward_proj", "relu")
     gelu = settings["feed_forward"] == "gated-gelu"
     known = ("gelu_new", "gelu_pytorch_tanh") if gelu else ("relu",)
-    if config.get("dense_act_fn", known[0]) not in known:  # newer configs name it, too
+    if config.get("dense_act_fn", known[0]) not in known:  # only newer configs have it
         found = config["dense_act_fn"]
         raise InputError(f"{path}: dense_act_fn is {found!r}; expected {' or '.join(known)}")
     settings["scale_decoder_outputs"] = family == "t5" and bool(scaled)
@@ -194,7 +191,7 @@ def _read_config(path: Path) -> dict:
 
 
 def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """All tensors by name, and the file to name in complaints; safetensors goes before .bin."""
+    """The file, for error messages, and all tensors by name; safetensors is preferred to .bin."""
     kinds = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
     found = [folder / name for name in kinds if (folder / name).exists()]
     if not found:
@@ -212,7 +209,7 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     for shard in shards:
         try:
             state |= load_file(shard)
-        except Exception as error:  # the library has an exception of its own; files may be missing
+        except Exception as error:  # the library's own type, or OSError
             reason = " ".join(str(error).split())[:120]
             raise InputError(f"{shard}: not readable as safetensors ({reason})") from None
     return path, state
@@ -221,7 +218,7 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+    except Exception as error:  # torch raises many types for a bad file
         reason = type(error).__name__
         raise InputError(f"{path}: not a readable state dict ({reason})") from None
     tensors_by_name = isinstance(state, dict) and all(
@@ -233,10 +230,10 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index names, all of them in its own folder."""
+    """The shards that an index names, all in its own folder."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if any(Path(name).name != name for name in names):  # no way out of the folder
+        if any(Path(name).name != name for name in names):  # no path out of the folder
             raise ValueError("a shard lies elsewhere")
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         reason = "not an index of shards; expected a weight_map of file names"
@@ -245,11 +242,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def need_safetensors():
-    """The package's part for PyTorch.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """Import ``safetensors.torch``. Raises InputError: it is not installed."""
     try:
         import safetensors.torch
     except ImportError:
@@ -264,15 +257,15 @@ def need_safetensors():
 
 
 class T5Tokenizer(Tokenizer):
-    """A T5-family tokenizer, whose end-of-chain token is one of its unused sentinels.
+    """A T5-family tokenizer; its end-of-chain token is the sentinel <extra_id_0>.
 
-    It cannot write every character (T5's drops newlines and has no "<"): see ``lost_characters``.
+    It loses some characters (T5's drops newlines and has no "<"): see ``lost_characters``.
     """
 
     rows: int | None = None  # of the checkpoint's embedding: mT5's tokenizer has more ids
 
     def __init__(self, backend: tokenizers.Tokenizer):
-        of_mt5 = backend.token_to_id("▁<extra_id_0>") is not None  # its names have blanks
+        of_mt5 = backend.token_to_id("▁<extra_id_0>") is not None  # its sentinels start with ▁
         self.SPECIALS = (PAD, EOS, "▁<extra_id_0>" if of_mt5 else "<extra_id_0>")
         super().__init__(backend)
 
@@ -284,11 +277,7 @@ class T5Tokenizer(Tokenizer):
         return super().load(path)
 
     def set_rows(self, rows: int, path: Path) -> None:
-        """How many ids the embedding has.
-
-        Raises:
-            InputError: fewer than the special ids need.
-        """
+        """Set the embedding's row count. Raises InputError: too few for the special ids."""
         if max(self.special_ids) >= rows:
             raise InputError(f"{path}: its special tokens need more than the model's {rows} ids")
         self.rows = rows
@@ -305,8 +294,8 @@ class T5Tokenizer(Tokenizer):
         return self._encode(text).ids
 
     def encode_pieces(self, pieces: list[str]) -> list[list[int]]:
-        # Encode the chain as a whole: alone, every piece would get a blank before its first word.
-        # A token belongs to the piece of its first character that is not blank.
+        # Encode the whole chain: on its own, each piece would get a leading blank.
+        # A token belongs to the piece of its first non-blank character.
         chain = "".join(pieces)
         encoding = self._encode(chain)
         ends = list(accumulate(len(piece) for piece in pieces))
@@ -322,7 +311,7 @@ class T5Tokenizer(Tokenizer):
 
 
 def lost_characters(tokenizer: Tokenizer, texts: list[str]) -> tuple[float, str]:
-    """Share of characters that encoding loses, and which; of blanks, only newlines count."""
+    """Share of characters that encoding loses, and which; of whitespace, only newlines count."""
     counts = Counter(c for text in texts for c in text if c == "\n" or not c.isspace())
     lost = {c for c in counts if c not in tokenizer.decode(tokenizer.encode(f"a {c} a"))}
     total = counts.total()
