@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Score trained runs, or ask one a question: `python evaluate.py --run runs/mwp-usm`."""
 
-if __name__ == "__main__":  # Ctrl-C ends it without a traceback, also while modules load
+if __name__ == "__main__":  # no traceback on Ctrl-C, even during imports
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -17,7 +17,7 @@ ABOUT = "Score trained runs on a test set, or ask them questions."
 
 
 def main() -> None:
-    # PyTorch takes its time to load, which --help and mistakes need not wait for.
+    # Importing PyTorch is slow; --help and usage errors do not wait for it.
     given = parse("evaluate", ABOUT, explained())
     options = of(Options, given)
     written = [Path(run) / "predictions.jsonl" for run in options.run]
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def show_wrong_ones(written: list[Path], n: int) -> None:
-    """Print wrong chains that train.py has written already."""
+    """Print wrong chains from the predictions that train.py wrote."""
     from ases.run.show import is_wrong, show_wrong
 
     for path in written:

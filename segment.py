@@ -2,7 +2,7 @@
 """Cut and label chains of thought: `python segment.py "Tom has 3 pens, so …"`, `--show 3` for
 generated examples, or `--data FILE --out FILE` for JSON lines."""
 
-if __name__ == "__main__":  # Ctrl-C ends it without a traceback, also while modules load
+if __name__ == "__main__":  # no traceback on Ctrl-C, even during imports
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -20,7 +20,7 @@ ABOUT = "Cut chains into pieces, label them ES or AS, merge them into segments."
 
 
 def check(settings: Settings) -> None:
-    """List every row that cannot be used; raise an InputError if there are some."""
+    """Print every unusable row. Raises InputError: there are some, or there are no usable rows."""
     columns = Columns(settings.question_field, settings.answer_field, settings.label_field)
     found = scan_examples(settings.data, settings.task, columns, True)
     bad = found.problems + found.empty + found.contradicted
@@ -37,7 +37,7 @@ def main() -> None:
     options, settings = of(Options, given), of(Settings, given)
     if options.check:
         return check(settings)
-    # PyTorch takes its time to load, which --help and mistakes need not wait for.
+    # Importing PyTorch is slow; --help and usage errors do not wait for it.
     from ases.recipe import agreement, segment
     from ases.run.folder import load_scorer, load_splits, pick_split
     from ases.run.page import segmentation_page
@@ -57,7 +57,7 @@ def main() -> None:
     rows = json_lines(map(segmented_row, segmented))
     n_shown = options.show or (1 if "text" in given and not out + report else 0)
     for s in segmented[:n_shown]:
-        print(show_segmented(s, settings, colours_wanted()) + "\n")
+        print(show_segmented(s, colours_wanted()) + "\n")
     for path in out:
         write_text(path, rows)
     for path in report:

@@ -4,7 +4,7 @@
 import shlex
 import signal
 
-if __name__ == "__main__":  # Ctrl-C while modules load ends without a traceback
+if __name__ == "__main__":  # no traceback on Ctrl-C during imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from ases.data import InputError
@@ -14,10 +14,10 @@ from ases.run.process import Interrupted, meeting
 ABOUT = "Train on chains of thought, write chains for the test questions, score them."
 
 
-@meeting()  # of the processes that torchrun has started
+@meeting()
 def main() -> None:
     given = parse("train", ABOUT)
-    # PyTorch takes its time to load, which --help and mistakes need not wait for.
+    # Importing PyTorch is slow; --help and usage errors do not wait for it.
     from ases.recipe import train
     from ases.run.checkpoints import Recorder
     from ases.run.folder import discard_folder, open_run
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def score(run, writer, split: str) -> dict:
-    """Write and score the chains of a split, and leave both in the run's folder."""
+    """Write, score and save the chains of a split."""
     from ases.run.evaluation import evaluate, question_notes, training_facts, write_evaluation
     from ases.run.progress import tell
     from ases.run.write import counted

@@ -1,2 +1,1 @@
-"""What the commands need beside the method: flags, files, run folders, checkpoints, tables. Nothing
-here is AS-ES. Whatever is wrong with what a user hands over raises ``ases.data.InputError``."""
+"""Command-line plumbing, none of the method. User mistakes raise ``ases.data.InputError``."""

@@ -1,4 +1,4 @@
-"""Checkpoints, and the watcher that writes them, with the log, while a model trains."""
+"""Checkpoints, and the watcher that writes them and the log during training."""
 
 import hashlib
 import json
@@ -9,61 +9,51 @@ from typing import Any
 import torch
 
 from ases import parallel
-from ases.data import InputError, refuse
+from ases.data import InputError, refuse_if
 from ases.model import EncoderDecoder
 from ases.run.process import Signals
 from ases.run.progress import Meter, say
 from ases.run.read import LOG, read_rows
-from ases.run.write import cannot_write, whole_file, write_text
+from ases.run.write import whole_file, write_text, writing
 from ases.settings import ModelConfig
 from ases.training import Training, Watcher, usable_device
 
-#: Of run folders: config.json, results.json and checkpoints carry it. It grows by one whenever
-#: this version and the one before cannot read each other's.
+#: Version of config.json, results.json and checkpoints. Bump it on incompatible changes.
 FORMAT = 4
 
 
 def check_format(path: Path, content: object) -> None:
-    """Raise if ``content`` was written in another format."""
+    """Raises InputError: ``content`` has another format."""
     found = content.get("format") if isinstance(content, dict) else None
     told = f"format {str(found)[:20]}; this version reads format {FORMAT}: train again"
-    refuse(found != FORMAT, path, told)
+    refuse_if(found != FORMAT, path, told)
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
-    """Write tensors and plain values with their digest, the whole file or nothing."""
+    """Write tensors and plain values with a digest, atomically."""
     content = content | {"format": FORMAT}
-    try:
-        with whole_file(path) as file:
-            torch.save(content | {"digest": weights_digest(content)}, file)
-    except (OSError, RuntimeError) as error:  # torch has its own words for a full disk
-        raise cannot_write(path, error) from None
+    with writing(path), whole_file(path) as file:
+        torch.save(content | {"digest": weights_digest(content)}, file)
 
 
 def load_checkpoint(path: Path, run_id: str | None = None) -> dict:
-    """Read what ``save_checkpoint`` wrote; nothing in the file is executed.
-
-    Raises InputError: the file is missing, damaged, or another run's.
-    """
+    """Read without executing code. Raises InputError: missing, damaged, or another run's."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+    except Exception as error:  # torch raises many kinds for damaged or foreign files
         raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
     check_format(path, content)
-    needed = {"config", "model", "name", "digest"}
-    told = "no checkpoint of train.py: model, config or digest is missing"
-    refuse(not needed <= content.keys(), path, told)
-    digest, name = content.pop("digest"), content["name"]
-    refuse(digest != weights_digest(content), path, "damaged; its digest does not match")
-    refuse(name != path.name.split(".")[0], path, f"holds the model {name!r}, not its own")
-    refuse(run_id not in (None, content.get("run")), path, "written by another run")
+    digest, name = content.pop("digest", ""), content.get("name")
+    refuse_if(digest != weights_digest(content), path, "damaged; its digest does not match")
+    refuse_if(name != path.name.split(".")[0], path, f"holds the model {name!r}, not its own")
+    refuse_if(run_id not in (None, content.get("run")), path, "written by another run")
     return content
 
 
 def weights_digest(content: object, hasher: Any = None) -> str:
-    """A fingerprint of nested dictionaries and lists of tensors and plain values."""
+    """SHA-256 of nested dicts and lists of tensors and plain values."""
     hasher = hasher or hashlib.sha256()
     if isinstance(content, dict):
         for key, value in content.items():
@@ -84,22 +74,21 @@ def weights_digest(content: object, hasher: Any = None) -> str:
 
 
 def load_model(path: Path, device: str = "cpu", run_id: str | None = None) -> EncoderDecoder:
-    """The model of a run's checkpoint, built from the config inside it, ready for inference."""
+    """The model of a checkpoint, on ``device`` and in eval mode."""
     checkpoint = load_checkpoint(path, run_id)
     try:
         config = ModelConfig(**checkpoint["config"])
         model = EncoderDecoder.with_weights(config, checkpoint["model"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError) as error:
         raise InputError(f"{path}: config and weights do not fit ({error})") from None
     return model.to(usable_device(device)).eval()
 
 
 class Recorder(Watcher):
-    """Writes a run's ``metrics.jsonl``, ``<name>.best.pt`` and ``<name>.last.pt``, and shows how
-    far it has come.
+    """Writes a run's ``metrics.jsonl``, ``<name>.best.pt`` and ``<name>.last.pt``; shows progress.
 
-    ``best.pt`` has the weights that got most validation tokens right, ``last.pt`` all it takes to
-    resume. With ``resume``, trainings continue from there. Of several processes, one writes.
+    ``best.pt`` has the weights with the most correct validation tokens, ``last.pt`` all that
+    ``resume`` needs. Only rank 0 writes.
     """
 
     def __init__(self, folder: Path, resume: bool = False, run_id: str = ""):
@@ -108,14 +97,14 @@ class Recorder(Watcher):
         self.signals = Signals()
         self.log = self.folder / "metrics.jsonl"
         self.meter: Meter | None = None
-        self.saved = ""  # what is, in words
+        self.saved = ""  # model and step, for messages
         self.notes: dict[str, str] = {}  # latest loss, validation loss, speed
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def start(self, training: Training) -> None:
         save = getattr(training.settings, "save", None)
-        if save and self.writes:  # a run's settings, which have limits for decoding by now
+        if save and self.writes:  # decoding limits are known by now
             save(self.folder)
         if self.resume:
             self._load(training)
@@ -125,7 +114,7 @@ class Recorder(Watcher):
             what = "was trained already, for" if training.share >= 1 else "continues after"
             self._remember(training)
             say(f"{training.name} {what} {training.step:,} steps")
-        if self.log.exists():  # take back the rows that are about to be written again
+        if self.log.exists():  # drop rows that will be written again
             rows = read_rows(self.log, LOG)
             kept = [r for r in rows if r["model"] != training.name or r["step"] <= training.step]
             write_text(self.log, "".join(json.dumps(row) + "\n" for row in kept))
@@ -140,12 +129,10 @@ class Recorder(Watcher):
             return
         state, best = load_checkpoint(path), {}
         try:
-            if state["progress"]["best"]:  # stopped before its first validation, it has none
+            if state["progress"]["best"]:  # none before the first validation
                 best = load_checkpoint(self.folder / f"{training.name}.best.pt")["model"]
-                training.model.load_state_dict(best)  # they must fit, too
+                training.model.load_state_dict(best)  # check that they fit
             training.load_state_dict(state, best)
-        except InputError:
-            raise
         except (ValueError, RuntimeError, TypeError, LookupError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{path}: cannot be resumed ({reason})") from None
@@ -160,11 +147,8 @@ class Recorder(Watcher):
             self.notes["validation"] = f", val {row['validation_loss']:.3f}"
         rows = [{"model": training.name} | row for row in report.values()]
         if rows:
-            try:
-                with open(self.log, "a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-            except OSError as error:
-                raise cannot_write(self.log, error) from None
+            with writing(self.log), open(self.log, "a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         share = min(1.0, training.share)
         notes = "".join(self.notes.get(kind, "") for kind in ("loss", "validation", "speed"))
         note = f"step {training.step}{notes}"

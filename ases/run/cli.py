@@ -1,7 +1,4 @@
-"""Command lines: flags are derived from settings, and a user's mistake becomes one line.
-
-All wrong values are told together. A mistake ends the command with exit code 2 and no traceback.
-"""
+"""Flags, derived from settings. One line reports all mistakes: exit code 2, no traceback."""
 
 import argparse
 import difflib
@@ -20,7 +17,7 @@ from ases.segmentation import RULES
 from ases.settings import Settings, expected, is_valid, kind, setting
 
 T = TypeVar("T")
-Given = dict[str, Any]  # the flags that the user gave, by name, with their values
+Given = dict[str, Any]  # flags on the command line: name → value
 
 DEVICES = ("auto", "cpu", "cuda")
 SPLITS = ("train", "validation", "test", "longer", "all")
@@ -29,13 +26,13 @@ SPLITS = ("train", "validation", "test", "longer", "all")
 # --- flags ---------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Options:
-    """Flags beside a run's settings, of all commands."""
+    """All flags that are not settings of a run."""
 
     device: str = setting("auto", "auto: cuda where there is one", choices=DEVICES)
     out_dir: str | None = setting(None, "of the results", shown="in runs/ or RUN", metavar="FOLDER")
     overwrite: bool = setting(False, "replace older results there")
-    resume: str | None = setting(None, "continue, maybe with a higher budget", metavar="RUN")
-    run: list | None = setting(None, "what train.py wrote; several are compared", metavar="FOLDER")
+    resume: str | None = setting(None, "run to continue; its budget may grow", metavar="RUN")
+    run: list | None = setting(None, "run folder; repeat it to compare runs", metavar="FOLDER")
     split: str | None = setting(None, "which examples", shown="all; a run's: test", choices=SPLITS)
     beams: int = setting(1, "beam search; 1 decodes greedily", low=1, high=64)
     second_try: bool = setting(False, "retry segments that failed, with 4 beams")
@@ -44,14 +41,14 @@ class Options:
     check: bool = setting(False, "list the rows of --data that cannot be used")
     show: int | None = setting(None, "print the first N examples to read instead", low=0)
     show_wrong: int = setting(0, "print N wrong chains and their references", low=0)
-    report: str | None = setting(None, "page to look at and search", metavar="FILE.html")
+    report: str | None = setting(None, "page to browse and search", metavar="FILE.html")
     out: str | None = setting(None, "file for JSON lines", shown="standard output", metavar="FILE")
 
 
 OF_FILES = "question_field answer_field label_field skip_bad_rows"
 _DATA = f"task data {OF_FILES} seed train_problems test_problems"
 
-#: Flags of each command, by group: names of fields of ``Options`` or ``Settings``.
+#: Command → group → fields of ``Options`` or ``Settings``.
 FLAGS = {
     "train": {
         "data": _DATA,
@@ -71,7 +68,7 @@ FLAGS = {
         "output": "show_wrong report out_dir overwrite",
     },
 }
-#: What users of other programs type.
+#: Flags of other programs → ours.
 SYNONYMS = {
     "--epochs": "--max-steps (updates, not epochs)",
     "--batch-size": "--batch-tokens (tokens, not rows)",
@@ -79,7 +76,7 @@ SYNONYMS = {
     "--output-dir": "--out-dir",
 }
 
-# --- flags that do not go together ---------------------------------------------------------------
+# --- conflicting flags ---------------------------------------------------------------------------
 
 _OF_SCORES = "data split answer_field label_field skip_bad_rows show_wrong report"
 _FREE_IN_RESUMING = {"resume", "device", "data", "max_steps", "max_minutes"}
@@ -87,11 +84,15 @@ _OF_A_RUN = set(" ".join(FLAGS["train"].values()).split()) - _FREE_IN_RESUMING
 _OF_ENTROPY = "beta gamma entropy_context scorer"
 
 
+def _whole_file(given: Given) -> bool:
+    return "segment" in given and "data" in given and given.get("split", "all") == "all"
+
+
 def _measures(given: Given) -> bool:
     return RULES[given.get("segmentation", "interleave")].needs_entropy
 
 
-#: Flags that have no effect; when; why.
+#: (flags without effect, when, by flags and command, why)
 CONFLICTS: list[tuple[str, Callable[[Given], bool], str]] = [
     (" ".join(_OF_A_RUN), lambda g: "resume" in g, "with --resume: the run keeps its settings"),
     (f"{_OF_SCORES} questions question_field", lambda g: "question" in g, "with --question"),
@@ -102,39 +103,38 @@ CONFLICTS: list[tuple[str, Callable[[Given], bool], str]] = [
     (_OF_ENTROPY, lambda g: not _measures(g), "without --segmentation entropy"),
     ("size dropout", lambda g: "init" in g, "with --init: the checkpoint has a shape"),
     ("split show report out", lambda g: "check" in g, "with --check"),
+    ("seed train_problems test_problems", _whole_file, "with --data unless --split picks a part"),
     (f"{_DATA} split check show", lambda g: "text" in g, "with a text"),
 ]
 
 
 def conflicts(command: str, given: Given) -> list[str]:
-    """Flags that do not go together."""
+    """Complaints about flags that conflict, are missing, or name unusable paths."""
     reasons = {
         name: why
         for names, applies, why in reversed(CONFLICTS)  # the first one counts
         for name in names.split()
-        if name in given and applies(given)
+        if name in given and applies(given | {command: True})
     }
     found = [f"{_flag(name)} has no effect {why}; remove it" for name, why in reasons.items()]
 
-    if given.get("device") == "cuda" and choose_device("auto") == "cpu":
-        found.append("--device is 'cuda'; PyTorch finds no GPU here")
-    if not given.get("text", "?").strip():
-        found.append("the text to cut is empty")
-    if "check" in given and "data" not in given:
-        found.append("--check needs --data, the file to check")
-    if command == "segment" and _measures(given) and "scorer" not in given:
-        rule = given["segmentation"]
-        found.append(f"--segmentation {rule} needs --scorer, the folder of a direct run")
-    runs = [Path(run).resolve() for run in given.get("run", [])]
-    if command == "evaluate" and not runs:
-        found.append("--run is missing; expected the folder of a run")
-    if len(set(runs)) < len(runs):
-        found.append("--run names a folder twice")
-    question = given.get("question", "?")
-    if not question.strip() or any("\ud800" <= c <= "\udfff" for c in question):
-        found.append("--question is empty or not valid Unicode")
+    runs, question = [Path(r).resolve() for r in given.get("run", [])], given.get("question", "?")
+    rule = given.get("segmentation")
+    needs_scorer = command == "segment" and _measures(given) and "scorer" not in given
+    no_gpu = given.get("device") == "cuda" and choose_device("auto") == "cpu"
+    surrogates = any("\ud800" <= c <= "\udfff" for c in question)
+    mistakes = {
+        "--device is 'cuda'; PyTorch finds no GPU here": no_gpu,
+        "the text to cut is empty": not given.get("text", "?").strip(),
+        "--check needs --data, the file to check": "check" in given and "data" not in given,
+        f"--segmentation {rule} needs --scorer, the folder of a direct run": needs_scorer,
+        "--run is missing; expected the folder of a run": command == "evaluate" and not runs,
+        "--run names a folder twice": len(set(runs)) < len(runs),
+        "--question is empty or not valid Unicode": not question.strip() or surrogates,
+    }
+    found += [told for told, made in mistakes.items() if made]
 
-    # No output may be an input, a folder, or an older file.
+    # No output may overwrite an input, a folder or, without --overwrite, a file.
     places = {name: Path(given[name]) for name in ("out", "report") if name in given}
     for name, path in places.items():
         if path.is_dir():
@@ -148,20 +148,20 @@ def conflicts(command: str, given: Given) -> list[str]:
         named = [name for name in together.split() if name in given]
         if len({Path(given[name]).resolve() for name in named}) < len(named):
             flags = " and ".join(map(_flag, named))
-            found.append(f"{flags} are one place; choose another")
+            found.append(f"{flags} are the same path; change one")
     return found
 
 
 # --- parsing -------------------------------------------------------------------------------------
 class Parser(argparse.ArgumentParser):
-    """Complains in one line."""
+    """Raises InputError where argparse prints usage and exits."""
 
     def error(self, message: str):
         raise InputError(f"{message}; see --help")
 
 
 class _Once(argparse.Action):
-    """Keeps a flag's value, and complains about a second one."""
+    """Refuses a flag given twice."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         if hasattr(namespace, self.dest):
@@ -170,11 +170,7 @@ class _Once(argparse.Action):
 
 
 def parse(command: str, about: str, epilog: str = "", positional: str = "") -> Given:
-    """Read the command line of one of ``FLAGS``.
-
-    Args:
-        positional: name and help of an argument without a flag: "text: a chain".
-    """
+    """Parse a command's flags. ``positional``: name and help of its argument, "text: a chain"."""
     name, _, help = positional.partition(": ")
     parser = Parser(
         usage=f"%(prog)s [flags] [{name.upper()}]" if name else "%(prog)s [flags]",
@@ -201,14 +197,13 @@ def parse(command: str, about: str, epilog: str = "", positional: str = "") -> G
     namespace, unknown = parser.parse_known_args()
     wrong = _unknown_flags(unknown, [_flag(name) for name in declared])
     given: Given = vars(namespace)
-    for name, (cls, f) in declared.items():
-        value = text = given.get(name)
+    for name, (cls, f) in ((n, declared[n]) for n in declared if n in given):
+        text = given[name]
         with suppress(ValueError):
-            value = kind(cls, name)(text) if isinstance(text, str) else text
-        if name in given and not is_valid(cls, f, value):
-            wrong.append(f"{_flag(name)} is {given.pop(name)!r}; expected {expected(cls, f)}")
-        elif name in given:
-            given[name] = value
+            given[name] = kind(cls, name)(text) if isinstance(text, str) else text
+        if not is_valid(cls, f, given[name]):
+            del given[name]
+            wrong.append(f"{_flag(name)} is {text!r}; expected {expected(cls, f)}")
     wrong += conflicts(command, given)
     if wrong:
         raise InputError(" | ".join(wrong))
@@ -216,13 +211,13 @@ def parse(command: str, about: str, epilog: str = "", positional: str = "") -> G
 
 
 def of(cls: type[T], given: Given, **more: Any) -> T:
-    """The settings ``cls`` with the values given for its fields; ``more`` sets others."""
+    """Build ``cls`` from the flags that are fields of it; ``more`` overrides them."""
     names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     return cls(**{name: value for name, value in given.items() if name in names} | more)
 
 
 def _flag(name: str) -> str:
-    # The only one that is on by default.
+    # The only flag that is on by default.
     return "--no-merge" if name == "merge" else f"--{name.replace('_', '-')}"
 
 
@@ -253,29 +248,26 @@ def _unknown_flags(words: Iterable[str], flags: list[str]) -> list[str]:
             if known.split(" ")[0] not in flags:
                 known = next(iter(alike), "")
             told.append(f"{word} is no flag; {f'did you mean {known}?' if known else 'see --help'}")
-        elif not told:  # behind an unknown flag stands its value
-            told.append(f"unexpected argument {word!r}; quote a text with blanks")
+        elif not told:  # after an unknown flag, its value
+            told.append(f"unexpected argument {word!r}; quote a text with spaces")
     return told
 
 
 def choose_device(device: str) -> str:
-    """``cpu`` or ``cuda``; ``auto`` is what there is."""
+    """Resolve ``auto`` to ``cuda`` if available, else to ``cpu``."""
     if device != "auto":
         return device
-    import torch  # here: it takes longer than all else that --help needs
+    import torch  # slow to import; --help does not need it
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 # --- ending --------------------------------------------------------------------------------------
 def run_command(main: Callable[[], None], alone: bool = True) -> None:
-    """Call ``main``; a user's mistake becomes one line on standard error and exit code 2.
-
-    A KeyboardInterrupt's text is printed. ``alone``: refuse to run under torchrun.
-    """
+    """Call ``main``; print an error as one line on stderr. ``alone``: refuse to run in torchrun."""
     streams: list[Any] = [sys.stdout, sys.stderr]
     for stream in streams:
-        # Files and pipes get UTF-8; a terminal that cannot show a character gets its number.
+        # Files and pipes get UTF-8; a terminal gets escapes for characters it lacks.
         own = {} if stream.isatty() else {"encoding": "utf-8"}
         stream.reconfigure(errors="backslashreplace", **own)
     try:
@@ -284,10 +276,10 @@ def run_command(main: Callable[[], None], alone: bool = True) -> None:
         main()
     except (InputError, FloatingPointError) as error:
         _end(f"error: {error}", 2)
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does
         sys.stderr.close()
         sys.exit(1)
-    except OSError as error:  # a full disk, a folder that cannot be written
+    except OSError as error:  # a full disk, an unwritable folder
         place = error.filename or "output"
         _end(f"error: {place}: cannot be read or written ({error.strerror or error})", 2)
     except (MemoryError, RuntimeError) as error:
@@ -306,5 +298,5 @@ def _end(message: str, code: int) -> None:
 
 
 def colours_wanted() -> bool:
-    """Is standard output a terminal, and NO_COLOR (https://no-color.org) not set?"""
+    """Whether stdout is a terminal and NO_COLOR (https://no-color.org) is unset."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

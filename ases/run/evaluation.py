@@ -1,10 +1,11 @@
-"""Writing and scoring chains: predictions, results, and notes about questions."""
+"""Write and score chains: predictions, results, notes about questions."""
 
 import hashlib
 import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,8 @@ from ases.tasks import TASKS
 def evaluate(
     writer: Writer, examples: Sequence[Example], beams: int = 1, second_try: bool = False
 ) -> tuple[dict, list[dict]]:
-    """Write a chain for each example and score it: the content of ``results.json`` and
-    ``predictions.jsonl``."""
-    config: Any = writer.settings  # a run's has its data, too
+    """Write and score chains: the contents of ``results.json`` and ``predictions.jsonl``."""
+    config: Any = writer.settings  # a RunConfig
     started = time.perf_counter()
     own = write_chains(writer, parallel.own_part(examples), beams, second_try)
     chains = parallel.gather(own, len(examples))
@@ -53,7 +53,7 @@ def evaluate(
 def write_chains(
     writer: Writer, examples: Sequence[Example], beams: int = 1, second_try: bool = False
 ) -> list[Chain]:
-    """A chain for each example, with a bar."""
+    """Write a chain for each example, with a progress bar."""
     search = None if beams == 1 else partial(beam_search, width=beams)
     meter = Meter("chains", len(examples))
     try:
@@ -69,8 +69,7 @@ def write_chains(
 
 
 def prediction(task: str, example: Example, chain: Chain) -> dict:
-    """A line of ``predictions.jsonl``; without a reference, it has nothing that compares with
-    one."""
+    """A line of ``predictions.jsonl``; without a reference, no fields that need one."""
     line: dict = {"id": example.id, "question": example.question}
     if example.answer:
         line["reference"] = example.answer
@@ -97,7 +96,7 @@ def question_notes(
     show: Callable[[str], None],
     trained_on: Sequence[Example] | None = (),
 ) -> None:
-    """Show what a user should know of questions that a model can hardly answer, or knows already.
+    """Note questions that are too long, have unknown characters, or were in training.
     ``trained_on``: the run's training split; None if it is gone."""
     config: Any = writer.settings
     asked = set(questions)
@@ -120,7 +119,7 @@ def question_notes(
 def write_evaluation(
     folder: Path, results: dict, predictions: list[dict], suffix: str = ""
 ) -> None:
-    """Both files, in a folder that is made if there is none."""
+    """Write both files, with the digest of the predictions in the results."""
     lines = json_lines(predictions)
     results |= {"predictions_digest": hashlib.sha256(lines.encode()).hexdigest()}
     replace_text(folder / f"predictions{suffix}.jsonl", lines)
@@ -128,26 +127,18 @@ def write_evaluation(
 
 
 def replace_text(path: Path, content: str) -> None:
-    """Write a file; a link there is replaced, not followed."""
+    """``write_text``, but replace a symlink instead of following it."""
     if path.is_symlink():
         path.unlink()
     write_text(path, content)
 
 
 def training_facts(reports: dict[str, dict]) -> dict:
-    """What ``results.json`` says of the training; a scorer's time is told apart."""
+    """Training entries of ``results.json``; the scorer's time is separate."""
     seconds = {name: report["seconds"] for name, report in reports.items()}
-    of_scorer = seconds.pop("scorer", None)
-    own = {"train_seconds": round(sum(seconds.values()), 1), "scorer_seconds": of_scorer}
-    return own | {"training": reports}
-
-
-def training_seconds(folder: Path) -> float | None:
-    """What ``results.json`` says of it; None for a run that was stopped before its evaluation."""
-    try:
-        return read_json(folder / "results.json", "results")["train_seconds"]
-    except (InputError, KeyError, TypeError):
-        return None
+    scorer = seconds.pop("scorer", None)
+    total = round(sum(seconds.values()), 1)
+    return {"train_seconds": total, "scorer_seconds": scorer, "training": reports}
 
 
 # --- what evaluate.py does -----------------------------------------------------------------------
@@ -177,7 +168,7 @@ def ask(writers: dict, options: Options, given: dict) -> None:
 
 
 def score(writers: dict, options: Options, given: dict) -> None:
-    """Write a chain for each example of a split, and score them."""
+    """Write and score each run's chains for a split."""
     curves = {}
     if options.report:
         check_place(Path(options.report))
@@ -201,7 +192,9 @@ def score(writers: dict, options: Options, given: dict) -> None:
         tell(f"{folder}: writing {counted(len(examples), 'chain')} …")
         writer = writers[folder]
         results, written = evaluate(writer, examples, options.beams, options.second_try)
-        results["train_seconds"] = training_seconds(folder)
+        results["train_seconds"] = None  # if the run stopped before its evaluation
+        with suppress(InputError, LookupError, TypeError):
+            results["train_seconds"] = read_json(folder / "results.json", "")["train_seconds"]
         write_evaluation(outputs[folder], results, written)
         rows[str(folder)], predictions[str(folder)] = results, written
         question_notes(writer, [e.question for e in examples], tell, trained_on)

@@ -1,8 +1,8 @@
-"""A run and its folder: make one, open one, and hand the method its objects.
+"""Run folders: create, resume, load, evaluate.
 
 runs/mwp-usm/
-    config.json         all settings: enough to make the same data again, and to resume
-    metrics.jsonl       a line for each reported or validated step of each sub-model
+    config.json         all settings: enough to regenerate the data and resume
+    metrics.jsonl       a line per reported or validated step of a sub-model
     tokenizer.json
     usm.best.pt, usm.last.pt    (or direct, or esm and asm; and scorer before them)
     predictions.jsonl   each test chain, segment by segment
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from ases import parallel
-from ases.data import Example, InputError, refuse, split_examples
+from ases.data import Example, InputError, refuse_if, split_examples
 from ases.extra.t5 import T5Tokenizer, load_t5, lost_characters
 from ases.model import EncoderDecoder
 from ases.recipe import Splits, Writer, check_lengths, training_texts
@@ -42,12 +42,12 @@ N_TRAIN, N_VALIDATION, N_TEST = 2000, 300, 500  # of generated data
 
 @dataclass(frozen=True)
 class RunConfig(Settings):
-    """Settings, and what makes a run recognise its own: all that ``config.json`` holds."""
+    """The content of ``config.json``: settings, and what identifies a run's own files."""
 
-    run_id: str = ""  # its checkpoints and results carry it
+    run_id: str = ""  # also in its checkpoints and results
     data_digest: str = ""
     scorer_digest: str = ""
-    characters: str = ""  # of the training texts: what a model has seen at all
+    characters: str = ""  # in the training texts
     format: int = FORMAT
 
     def save(self, folder: Path) -> None:
@@ -63,14 +63,13 @@ class RunConfig(Settings):
             ModelConfig(**{"vocab_size": 1, **config.model})
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: not a run's settings ({error})") from None
-        refuse(wrong := complaints(config), path, " | ".join(wrong))
+        refuse_if(wrong := complaints(config), path, " | ".join(wrong))
         return config
 
 
 # --- data ----------------------------------------------------------------------------------------
 def load_splits(settings: Settings, whole: bool = False) -> tuple[Splits, str]:
-    """The splits of a run, read or generated, and a line about them; ``whole``: a file is one
-    split."""
+    """Read or generate splits, with a line about them; ``whole``: leave a file in one split."""
     n_train, n_test = settings.train_problems, settings.test_problems
     if settings.data is None:
         if TASKS[settings.task].make is None:
@@ -92,16 +91,14 @@ def load_splits(settings: Settings, whole: bool = False) -> tuple[Splits, str]:
 
 
 def pick_split(splits: Splits, name: str) -> list[Example]:
-    """The examples of a split, or of ``all``."""
-    if name == "all":
-        return [example for examples in splits.values() for example in examples]
-    if name not in splits:
-        raise InputError(f"--split is {name!r}; this data has {', '.join(splits)}, all")
-    return splits[name]
+    """The examples of a split; "all" joins all splits."""
+    everything = {**splits, "all": [e for examples in splits.values() for e in examples]}
+    refuse_if(name not in everything, "--split", f"{name!r}; this data has {', '.join(everything)}")
+    return everything[name]
 
 
 def data_digest(splits: Splits) -> str:
-    """A fingerprint: a run notices when its file has changed."""
+    """A fingerprint that detects changed data."""
     hasher = hashlib.sha256()
     for name in sorted(splits):
         for e in splits[name]:
@@ -111,13 +108,13 @@ def data_digest(splits: Splits) -> str:
 
 
 def own_splits(folder: Path, config: RunConfig) -> tuple[Splits, str]:
-    """The splits that a run was trained on, and a line about them."""
+    """A run's own splits, with a line about them. Raises InputError: the data has changed."""
     try:
         splits, description = load_splits(config)
     except InputError as error:
         raise InputError(f"{error}; if the file has moved, say where with --data") from None
     origin, changed = config.data or "generated data", data_digest(splits) != config.data_digest
-    refuse(changed, origin, f"not the data that {folder} was trained on")
+    refuse_if(changed, origin, f"not the data that {folder} was trained on")
     return splits, description
 
 
@@ -128,7 +125,7 @@ class Run:
 
     config: RunConfig
     folder: Path
-    lock: Lock | None  # None in a process that does not write
+    lock: Lock | None  # None except on rank 0
     splits: Splits
     tokenizer: Tokenizer
     scorer: Writer | None
@@ -136,12 +133,12 @@ class Run:
 
     @property
     def initial(self) -> Callable[[], EncoderDecoder] | None:
-        """Makes the checkpoint's model with ``--init``; None means random weights."""
+        """Loads the checkpoint of ``--init``; None means random weights."""
         return partial(load_t5, self.config.init) if self.config.init else None
 
 
 def open_run(given: Given) -> Run:
-    """Make a run's folder from the flags of train.py, or open one to resume."""
+    """Create or resume a run, from the flags of train.py."""
     options = of(Options, given)
     device = choose_device(options.device)
     if options.resume is not None:
@@ -155,7 +152,7 @@ def open_run(given: Given) -> Run:
     tokenizer = _new_tokenizer(config, splits)
     known = "" if config.init else "".join(sorted(set("".join(training_texts(splits)))))
     config = replace(config, scorer_digest=_digest(scorer), characters=known)
-    check_lengths(splits, tokenizer, config.max_chain)  # next, an older run may be overwritten
+    check_lengths(splits, tokenizer, config.max_chain)  # before an older run is overwritten
     folder = Path(options.out_dir or Path("runs") / _default_name(given))
     lock = None
     if parallel.rank() == 0:
@@ -171,24 +168,21 @@ def _digest(scorer: Writer | None) -> str:
 
 
 def _new_config(given: Given, device: str) -> RunConfig:
-    changes: dict[str, Any] = {"device": device}
+    new: Given = {"max_steps": None} if "max_minutes" in given else {}
+    if "init" in given:  # defaults that suit a T5 checkpoint
+        config = load_t5(given["init"]).config
+        new |= {"encoder": "bidirectional", "optimizer": "adamw", "model": asdict(config)}
     # bfloat16 is fast on GPUs only; float16 would overflow in T5's feed-forward layers.
     if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        changes["dtype"] = "bfloat16"
-    if "max_minutes" in given and "max_steps" not in given:
-        changes["max_steps"] = None
-    for name in ("data", "scorer", "init"):  # makes --resume work from any folder
-        if name in given:
-            changes[name] = str(Path(given[name]).resolve())
-    if "init" in given:  # what a checkpoint was trained with
-        changes |= {"encoder": "bidirectional", "optimizer": "adamw"}
-        changes |= {name: given[name] for name in ("encoder", "optimizer") if name in given}
-        changes["model"] = asdict(load_t5(given["init"]).config)
-    return of(RunConfig, given, **changes)
+        new["dtype"] = "bfloat16"
+    paths = {name: given[name] for name in ("data", "scorer", "init") if name in given}
+    # Absolute paths make --resume work from any folder.
+    paths = {name: str(Path(path).resolve()) for name, path in paths.items()}
+    return of(RunConfig, new | given | paths, device=device)
 
 
 def _default_name(given: Given) -> str:
-    """Task and mode, and all other settings that were given: two commands seldom collide."""
+    """Task, mode and all other given settings, so that names seldom collide."""
     parts = [given.get("task", "mwp"), given.get("mode", "usm")]
     for name, value in given.items():
         if name in ("data", "scorer", "init"):
@@ -200,10 +194,10 @@ def _default_name(given: Given) -> str:
 
 
 def _resume(folder: Path, given: Given, device: str) -> Run:
-    """A run as its config.json has it; the data may have moved, the budget may grow."""
+    """Reopen a run; its data may have moved, its budget may grow."""
     config = RunConfig.load(folder)
     lock = lock_folder(folder) if parallel.rank() == 0 else None
-    for path in sorted(folder.glob("*.pt")):  # now, and not when the first model is trained
+    for path in sorted(folder.glob("*.pt")):  # fail now, not after training another model
         load_checkpoint(path, config.run_id)
     if "data" in given:
         config = replace(config, data=str(Path(given["data"]).resolve()))
@@ -214,17 +208,17 @@ def _resume(folder: Path, given: Given, device: str) -> Run:
     for name, value in longer.items():
         had = getattr(config, name)
         if had is None or value < had:
-            wanted = "the run has no such limit" if had is None else f"expected at least its {had}"
+            wanted = "this run has no such limit" if had is None else f"expected at least its {had}"
             raise InputError(f"--{name.replace('_', '-')} is {value} with --resume; {wanted}")
     config = replace(config, device=device, **longer)
 
-    path = folder / "tokenizer.json"  # there is none if it was stopped at its very beginning
+    path = folder / "tokenizer.json"  # missing if the run stopped at once
     tokenizer = _load_tokenizer(folder, config) if path.exists() else _new_tokenizer(config, splits)
     scorer = load_scorer(config, device)
-    anew = f"trained anew since it labelled the chains of {folder}"
-    refuse(_digest(scorer) != config.scorer_digest, config.scorer, anew)
+    anew = f"retrained since it labelled the chains of {folder}"
+    refuse_if(_digest(scorer) != config.scorer_digest, config.scorer, anew)
     if longer and (folder / "scorer.best.pt").exists() and config.max_rounds is not None:
-        # Trained longer, the run's own scorer would change the labels.
+        # Training the run's own scorer longer would change the labels.
         model = load_model(folder / "scorer.best.pt", device, config.run_id)
         scorer = Writer(config, tokenizer, {"direct": model})
     if lock:
@@ -242,7 +236,7 @@ def _new_tokenizer(config: RunConfig, splits: Splits) -> Tokenizer:
     share, lost = lost_characters(tokenizer, texts)
     examples = ": " + " ".join(repr(c) for c in lost[:20]) if lost else ""
     path = Path(config.init) / "tokenizer.json"
-    tell(f"{path}: {share:.2%} of the training characters cannot be written{examples}")
+    tell(f"{path}: {share:.2%} of the training characters are not in its vocabulary{examples}")
     return tokenizer
 
 
@@ -257,8 +251,8 @@ def _load_tokenizer(folder: Path, config: RunConfig) -> Tokenizer:
 
 # --- folders -------------------------------------------------------------------------------------
 def prepare_folder(folder: Path, overwrite: bool, inputs: Sequence[str] = ()) -> Lock:
-    """Make a run's folder; with ``overwrite``, empty an older run's. None of the new run's
-    ``inputs`` may lie there. The lock keeps other commands out."""
+    """Create and lock a run's folder; with ``overwrite``, empty an older run's.
+    Raises InputError: the folder is in use, or one of ``inputs`` is inside."""
     used = folder.exists()
     if used and folder.is_dir():
         used = not set(folder.iterdir()) <= set(_leftovers(folder))
@@ -267,12 +261,12 @@ def prepare_folder(folder: Path, overwrite: bool, inputs: Sequence[str] = ()) ->
         try:
             RunConfig.load(folder)
         except InputError:
-            refuse(True, folder, f"exists and is no run folder of this version; {other}")
+            refuse_if(True, folder, f"exists, but is not a run folder of this version; {other}")
         resume = f"--resume {shlex.quote(str(folder))}"
-        refuse(not overwrite, folder, f"holds a run already; {other}, --overwrite, or {resume}")
+        refuse_if(not overwrite, folder, f"already holds a run; {other}, --overwrite, or {resume}")
     for path in inputs:
         inside = Path(path).resolve().is_relative_to(folder.resolve())
-        refuse(inside, path, f"lies in {folder}; choose another --out-dir")
+        refuse_if(inside, path, f"lies in {folder}; choose another --out-dir")
     check_place(folder / "config.json")
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder)
@@ -282,7 +276,7 @@ def prepare_folder(folder: Path, overwrite: bool, inputs: Sequence[str] = ()) ->
 
 
 def lock_folder(folder: Path) -> Lock:
-    """Keep other commands out, and remove what a killed one had begun to write."""
+    """Lock a folder and remove the temporary files of killed commands."""
     lock = Lock(folder)
     for path in _leftovers(folder):
         path.unlink(missing_ok=True)
@@ -295,14 +289,14 @@ def _leftovers(folder: Path) -> list[Path]:
 
 
 def discard_folder(folder: Path) -> None:
-    """Remove a run in which nothing was trained."""
+    """Remove a run's files, and its folder if that is then empty."""
     _empty(folder)
     if not any(folder.iterdir()):
         folder.rmdir()
 
 
 def _empty(folder: Path) -> None:
-    """Remove a run's files, and folders of evaluations that held nothing else."""
+    """Remove a run's files, and evaluation folders that are then empty."""
     for path in _files_of_a_run(folder):
         path.unlink(missing_ok=True)
     for evaluation in _evaluations(folder):
@@ -311,7 +305,7 @@ def _empty(folder: Path) -> None:
 
 
 def _evaluations(folder: Path) -> list[Path]:
-    # A link leads elsewhere.
+    # Symlinks lead out of the folder.
     return [path for path in folder.glob("eval-*") if path.is_dir() and not path.is_symlink()]
 
 
@@ -326,36 +320,33 @@ def _files_of_a_run(folder: Path) -> list[Path]:
 
 # --- trained runs --------------------------------------------------------------------------------
 def load_run(folder: str | Path, device: str = "cpu") -> Writer:
-    """A trained run, ready to write chains; its ``settings`` are the run's ``RunConfig``.
-
-    Raises InputError: not a run folder, or a damaged one.
-    """
+    """Load a trained run; ``settings`` is its ``RunConfig``. Raises InputError: no intact run."""
     folder = Path(folder)
     config = RunConfig.load(folder)
     tokenizer = _load_tokenizer(folder, config)
     begun = config.max_tokens is not None and config.max_rounds is not None
-    refuse(not begun, folder / "config.json", "the run's training has not begun")
+    refuse_if(not begun, folder / "config.json", "the run's training has not begun")
     writer = Writer(config, tokenizer, {})
     for name in MODES[config.mode]:
         path = folder / f"{name}.best.pt"
         model = writer.models[name] = load_model(path, device, config.run_id)
         rows, ids = model.config.vocab_size, tokenizer.vocab_size
         told = f"a vocabulary of {rows}, but tokenizer.json has {ids}"
-        refuse(config.init is None and rows != ids, path, told)
+        refuse_if(config.init is None and rows != ids, path, told)
     return writer
 
 
 def load_scorer(settings: Settings, device: str) -> Writer | None:
-    """The direct run ``settings.scorer``, if there is one; tells what speaks against it."""
+    """Load the direct run ``settings.scorer``, if set; note a mismatch of task or data."""
     if settings.scorer is None:
         return None
     scorer = load_run(settings.scorer, device)
     own: Any = scorer.settings
     told = f"a run of mode {own.mode}; --scorer needs a direct one"
-    refuse(own.mode != "direct", settings.scorer, told)
+    refuse_if(own.mode != "direct", settings.scorer, told)
     if own.task != settings.task:
         trained = f"{settings.scorer} was trained for --task {own.task}"
-        say(f"note: {trained}; its entropies say little of {settings.task} chains")
+        say(f"note: {trained}; its entropies say little about {settings.task} chains")
     if getattr(settings, "data_digest", own.data_digest) != own.data_digest:
         told = "it may have seen this run's test examples"
         say(f"note: {settings.scorer} was trained on other data; {told}")
@@ -366,11 +357,10 @@ def load_scorer(settings: Settings, device: str) -> Writer | None:
 def examples_for(
     folder: Path, config: RunConfig, changes: dict[str, Any], split: str | None
 ) -> tuple[list[Example], str, str, list[Example] | None]:
-    """A split of the run's own data, by default "test"; or of another file, by default all of it.
+    """A split of the run's own data (default: test) or of another file (default: all of it).
 
-    ``changes``: of the run's settings of data. A file that holds the run's own data, which has
-    moved, is split as the run split it. Returns the examples, the split, a line about them, and the
-    run's own training split; None if that is gone.
+    ``changes``: to the run's data settings. If the run's own data has moved, it is split as before.
+    Returns examples, split, a line about them, and the run's training split, None if it is gone.
     """
     moved, own = replace(config, **changes), None
     if "data" not in changes:
@@ -393,29 +383,31 @@ def examples_for(
 def evaluation_folders(
     writers: dict[Path, Writer], names: dict[Path, str], out_dir: str | None, overwrite: bool
 ) -> dict[Path, Path]:
-    """Where each run's evaluation goes, by default into its own folder; or its answers, which have
-    no names. Makes nothing yet. Results there may be replaced if the same run wrote them."""
+    """Where each run's results go, by default into its own folder. Creates nothing.
+    ``names``: subfolders, whose results the same run may replace; empty for answers."""
     places: dict[Path, Path] = {}
     for run, writer in writers.items():
         place = run / names.get(run, "")
         if out_dir:
             place = Path(out_dir) / (run.resolve().name if len(writers) > 1 else "")
         link, own = not out_dir and place.is_symlink(), place.resolve() == run.resolve()
-        refuse(link, place, "a link; remove it, or choose an --out-dir")
-        refuse(own, place, "holds the run's own results; choose another --out-dir")
-        refuse(place in places.values(), place, "for two folders of one name; leave --out-dir out")
+        refuse_if(link, place, "a link; remove it, or choose an --out-dir")
+        refuse_if(own, place, "holds the run's own results; choose another --out-dir")
+        refuse_if(
+            place in places.values(), place, "needed by two runs of one name; leave --out-dir out"
+        )
         config: Any = writer.settings
         files = [place / "results.json", place / "predictions.jsonl"]
         may_replace = overwrite or (names and _wrote(config.run_id, *files))
         told = "holds results already; choose another --out-dir, or pass --overwrite"
-        refuse(any(path.exists() for path in files) and not may_replace, place, told)
+        refuse_if(any(path.exists() for path in files) and not may_replace, place, told)
         check_place(files[0])
         places[run] = place
     return places
 
 
 def _wrote(owner: str, results: Path, predictions: Path) -> bool:
-    """Are these a run's own, and nobody has changed the predictions since?"""
+    """Whether run ``owner`` wrote these, and the predictions are unchanged."""
     try:
         found = read_json(results, "results")
         digest = hashlib.sha256(read_bytes(predictions, "")).hexdigest()

@@ -1,4 +1,4 @@
-"""Pages to look at: data as JSON inside ``page.html``, whose script draws it in any browser."""
+"""HTML reports: data as JSON inside ``page.html``, whose script draws it."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from ases.tokenizer import Tokenizer
 
 
 def page(data: dict[str, Any]) -> str:
-    """``page.html`` with its data; markup in texts stays text."""
+    """Fill ``page.html``; markup in the data stays text."""
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     return template.replace("{DATA}", json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))
 
@@ -25,18 +25,17 @@ def evaluation_page(
     curves: dict[str, dict],
     notes: Sequence[str] = (),
 ) -> str:
-    """Scores, loss curves, and each problem with its reference and the chains of all runs.
+    """Scores, loss curves, and each problem with its reference and all runs' chains.
 
-    Args:
-        notes: what is shown, a line each.
-        results, predictions, curves: by run: what ``results.json``, ``predictions.jsonl`` and
-            ``read_curves`` hold.
+    By run: ``results.json``, ``predictions.jsonl`` and ``read_curves``. ``notes``: lines to show.
     """
     problems: dict[tuple[str, str], dict] = {}
     for run, lines in predictions.items():
         for line in lines:
             problem = problems.setdefault((line["id"], line["question"]), _problem(line))
-            problem["chains"].append(_chain(run, line))
+            wrong = is_wrong(line)
+            chain = {"run": run, "wrong": wrong, "mark": first_difference(line) if wrong else None}
+            problem["chains"].append(chain | {"stop": line["stop"], "parts": parts_of(line)})
     about: dict = {"title": "Chains of thought: " + ", ".join(results), "runs": list(results)}
     about |= {"scores": score_rows(results), "notes": [*notes, same_problems(results)]}
     return page(about | {"curves": curves, "problems": list(problems.values())})
@@ -50,26 +49,19 @@ def _problem(line: dict) -> dict:
     return about | {"reference": pieces, "chains": []}
 
 
-def _chain(run: str, line: dict) -> dict:
-    wrong = is_wrong(line)
-    mark = first_difference(line) if wrong else None
-    return {"run": run, "wrong": wrong, "mark": mark, "stop": line["stop"], "parts": parts_of(line)}
-
-
 def segmentation_page(
     segmented: Sequence[Segmented],
     settings: Settings,
     description: str,
     tokenizer: Tokenizer | None = None,
 ) -> str:
-    """Pieces and labels of each example; with a scorer's entropies, those of pieces and tokens,
-    which are its ``tokenizer``'s."""
+    """Pieces and labels of each example; with a scorer, entropies by its ``tokenizer``."""
     examples = []
     for s in segmented:
         pieces: list[dict] = [{"label": role, "text": t} for role, t in zip(s.labels, s.pieces)]
         example: dict = {"id": s.example.id, "question": s.example.question, "pieces": pieces}
         if s.entropies is not None:
-            example["threshold"] = settings.beta * sum(s.entropies) / len(s.entropies)
+            example["mean"] = sum(s.entropies) / len(s.entropies)
             ids = tokenizer.encode_pieces(s.pieces)
             for piece, entropy, own, of_tokens in zip(pieces, s.entropies, ids, s.token_entropies):
                 piece["entropy"] = entropy
@@ -79,7 +71,7 @@ def segmentation_page(
     if RULES[settings.segmentation].needs_entropy:
         notes.append(
             "H is the entropy of a piece in nats: the sum over its tokens / tokens ** "
-            f"{settings.gamma:g}; the line is the threshold. Darker tokens are less certain."
+            f"{settings.gamma:g}; the line is the chain's mean. Darker tokens are less certain."
         )
     return page({"title": "Segments of chains of thought", "notes": notes, "examples": examples})
 
@@ -87,7 +79,7 @@ def segmentation_page(
 def _tokens(
     piece: str, ids: Sequence[int], entropies: Sequence[float], tokenizer: Tokenizer
 ) -> list[list]:
-    """[text, entropy] of each token; bytes of one character stand together, and add up."""
+    """[text, entropy] of each token; bytes of one character are joined, their entropies summed."""
     tokens, held, total = [], [], 0.0
     for i, h in zip(ids, entropies):
         held.append(i)

@@ -1,13 +1,10 @@
-"""Loss curves of runs, for papers: `python -m ases.run.plot RUN … --out curves.svg`.
-
-This needs matplotlib; pages draw their own.
-"""
+"""Plot loss curves (needs matplotlib): `python -m ases.run.plot RUN … --out curves.svg`."""
 
 import math
 from pathlib import Path
 from typing import Any
 
-from ases.data import InputError, refuse
+from ases.data import InputError, refuse_if
 from ases.run.cli import Parser, run_command
 from ases.run.progress import tell
 from ases.run.read import read_curves
@@ -15,7 +12,7 @@ from ases.run.write import check_place
 
 
 def plot(folders: list[Path], out: Path) -> None:
-    """Draw the losses of runs with matplotlib: training thin, validation with dots."""
+    """Draw losses: training thin, validation with dots."""
     pyplot = need_pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for folder in folders:
@@ -31,7 +28,7 @@ def plot(folders: list[Path], out: Path) -> None:
 
 
 def need_pyplot() -> Any:
-    """matplotlib's pyplot, set to draw the same SVG each time."""
+    """Import pyplot and make its SVGs reproducible."""
     try:
         import matplotlib
     except ImportError:
@@ -44,7 +41,6 @@ def need_pyplot() -> Any:
 
 
 def save_figure(figure: Any, out: Path) -> None:
-    """Write an SVG."""
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, format="svg", metadata={"Date": None})
@@ -57,7 +53,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("curves.svg"), help="[%(default)s]")
     options = parser.parse_args()
     check_place(options.out)
-    refuse(options.out.is_dir(), "--out", f"{options.out} is a folder; expected a file")
+    refuse_if(options.out.is_dir(), "--out", f"{options.out} is a folder; expected a file")
     plot(options.run, options.out)
     tell(f"written: {options.out}")
 

@@ -1,4 +1,4 @@
-"""Signals that let work come to a good end, the lock of a folder, and several processes."""
+"""Deferred signals, folder locks, several processes."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from ases.data import InputError
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal, ``number``, has ended the command."""
+    """Signal ``number`` ended the command."""
 
     def __init__(self, message: str, number: int):
         super().__init__(message)
@@ -20,8 +20,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """SIGINT and SIGTERM raise ``Interrupted``. While ``held``, the first one waits for
-    ``check``."""
+    """SIGINT and SIGTERM raise ``Interrupted``; while ``held``, the first waits for ``check``."""
 
     def __init__(self):
         self.held = False
@@ -42,8 +41,7 @@ class Signals:
 
 
 class Lock:
-    """Keeps other commands out of a folder until it, or the process, ends. (Windows has no such
-    locks; there it keeps nobody out.)"""
+    """Locks a folder while this object lives (not on Windows). Raises InputError: it is locked."""
 
     def __init__(self, folder: Path):
         self.opened: int | None = None
@@ -64,16 +62,16 @@ class Lock:
 
 # --- several processes ---------------------------------------------------------------------------
 def several_processes() -> bool:
-    """Has torchrun started more than one?"""
+    """Whether torchrun started more than one."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 @contextmanager
 def meeting() -> Iterator[None]:
-    """Meet the processes that torchrun has started, if it has, and part from them at the end.
+    """Join torchrun's processes, if any, and leave them at the end.
 
-    The first one does all that a single process would; the others see the same files, say nothing
-    and write nothing. If one is lost, all end. Signals stop the first one, which saves.
+    Rank 0 acts as a single process would; the others see the same files, but print and write
+    nothing and ignore signals. If one dies, all end.
     """
     if not several_processes():
         yield
@@ -91,15 +89,18 @@ def meeting() -> Iterator[None]:
         else:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-            nowhere = open(os.devnull, "w")
-            with nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            with (
+                open(os.devnull, "w") as nowhere,
+                redirect_stdout(nowhere),
+                redirect_stderr(nowhere),
+            ):
                 yield
     except InputError:
         if os.environ["LOCAL_RANK"] == "0":  # one line a machine
             raise
         sys.exit(2)
     except RuntimeError as error:
-        # gloo and NCCL have errors of many words.
+        # gloo and NCCL word such errors in many ways.
         words = ("gloo", "NCCL", "Connection", "peer")
         lost = isinstance(error, distributed.DistError) or any(w in str(error) for w in words)
         if not lost:

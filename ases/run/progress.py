@@ -1,4 +1,4 @@
-"""What long work shows: a bar on a terminal, elsewhere a plain line every half minute."""
+"""Progress: a bar on a terminal, elsewhere a line every half minute."""
 
 import shutil
 import sys
@@ -8,21 +8,21 @@ from tqdm import tqdm
 
 from ases.data import shown
 
-INTERVAL = 30.0  # seconds between two plain lines
+INTERVAL = 30.0  # seconds between lines
 
 
 def say(line: str) -> None:
-    """A line about the work that goes on, past any bar."""
+    """Print a line to stderr, above any bar."""
     tqdm.write(shown(line), file=sys.stderr)
 
 
 def tell(line: object) -> None:
-    """A line on standard output, which may quote data or names of files."""
+    """Print a line to stdout, with control characters escaped."""
     print(shown(line), flush=True)
 
 
 class Meter:
-    """Shows on standard error how much of something is done, and how long the rest will take."""
+    """Shows progress and the time left on stderr."""
 
     def __init__(self, name: str, total: float, done: float = 0.0):
         self.name, self.total, self.done, self.first = name, total, done, done
@@ -32,12 +32,12 @@ class Meter:
             total=total,
             initial=done,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}",
-            ncols=shutil.get_terminal_size().columns,  # 80 for a terminal that says 0
-            disable=None,  # where standard error is no terminal
+            ncols=shutil.get_terminal_size().columns,  # 80 if the terminal reports 0
+            disable=None,  # unless stderr is a terminal
         )
 
     def update(self, done: float, note: str = "") -> None:
-        """``done`` of the total is done by now; ``note`` says what else there is to know."""
+        """Set the progress to ``done``, with a ``note`` beside it."""
         self.done = done
         if not self.bar.disable:
             self.bar.set_postfix_str(note, refresh=False)
@@ -46,7 +46,7 @@ class Meter:
             self.line(done, note)
 
     def line(self, done: float, note: str) -> None:
-        """The same as a plain line, now; on a terminal the bar says it."""
+        """Print a line now, unless there is a bar."""
         self.done = done
         if self.bar.disable:
             self.shown = time.monotonic()

@@ -1,10 +1,9 @@
-"""Reading files: examples, questions, JSON and logs.
+"""Read examples, questions, JSON and logs.
 
-A data file is recognised by its content, not by its name: JSON Lines, one JSON array of objects,
-or a table with a header, separated by commas, semicolons or tabs. It needs two fields, ``question``
-and ``answer`` or what the user calls them; ``id`` or ``qid`` is used if there is one. Answers of
-tasks with numbers are brought to one form: ``<<3*4=12>>`` notes go, and the answer ends with ``The
-answer is N.`` The true answer may stand in a third field.
+A data file is JSON Lines, a JSON array of objects, or a table with a header and commas, semicolons
+or tabs; content decides, not the name. Its fields are ``question``, ``answer`` (or the user's names
+for them), optionally ``id`` or ``qid``, and one for the true answer. Answers with numbers get one
+form: ``<<3*4=12>>`` notes are removed, and they end with ``The answer is N.``
 """
 
 import csv
@@ -14,33 +13,32 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ases.answers import Stated, find_answer
-from ases.data import Example, InputError, refuse
+from ases.data import Example, InputError, refuse_if
 from ases.run.write import counted
 from ases.tasks import TASKS
 
 FORMATS = "JSON Lines, a JSON array, or a table with a header"
 
-#: Where a row stands ("7", "item 7"), and the row or what is wrong with it.
+#: Position ("7", "item 7"), and the row or its InputError.
 Rows = Iterator[tuple[str, Any]]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the fields of a file are called."""
+    """Field names of a data file."""
 
     question: str = "question"
-    answer: str | None = "answer"  # None: questions alone are asked for
+    answer: str | None = "answer"  # None: questions only
     label: str | None = None  # of the true answer
 
     @property
     def needed(self) -> list[str]:
-        """The fields that every row must have."""
+        """Required fields."""
         return [name for name in (self.question, self.answer, self.label) if name is not None]
 
     @property
@@ -50,39 +48,34 @@ class Columns:
 
 @dataclass
 class Dataset:
-    """The examples of one file, and what was not taken over as it stood there."""
+    """The examples of a file, and what was skipped or rewritten."""
 
     name: str
     examples: list[Example] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)  # of rows that cannot be used, a line each
-    empty: list[str] = field(default_factory=list)  # the same for rows without question or answer
-    contradicted: list[str] = field(default_factory=list)  # the same where the label is another
+    problems: list[str] = field(default_factory=list)  # a line per unusable row
+    empty: list[str] = field(default_factory=list)  # a line per row with an empty field
+    contradicted: list[str] = field(default_factory=list)  # a line per contradicted label
     restated: int = 0  # answers whose #### was rewritten
-    dropped: int = 0  # answers with text behind their statement
+    dropped: int = 0  # answers with text after their statement
 
     def described(self, skipped: bool = False) -> str:
-        """What was left out or rewritten, in a few words."""
-        notes = []
-        if self.empty:
-            notes.append(f"{counted(len(self.empty), 'row')} without question or answer left out")
-        if self.problems:
-            notes.append(f"{counted(len(self.problems), 'bad row')} skipped")
-        if self.restated:
-            notes.append(f"#### N read as 'The answer is N.' in {counted(self.restated, 'row')}")
-        if self.dropped:
-            notes.append(f"text after the answer dropped in {counted(self.dropped, 'row')}")
-        if self.contradicted:
-            rows = counted(len(self.contradicted), "row")
-            what = "left out" if skipped else "kept"
-            notes.append(f"{rows} whose chain states another number than its label {what}")
-        return ", ".join([self.name, *notes])
+        """The file's name, and what was left out or rewritten."""
+        others = "whose chain states another number than its label"
+        notes = (
+            (len(self.empty), "row", "{} without question or answer left out"),
+            (len(self.problems), "bad row", "{} skipped"),
+            (self.restated, "row", "#### N read as 'The answer is N.' in {}"),
+            (self.dropped, "row", "text after the answer dropped in {}"),
+            (len(self.contradicted), "row", f"{{}} {others} {'left out' if skipped else 'kept'}"),
+        )
+        told = [text.format(counted(n, thing)) for n, thing, text in notes if n]
+        return ", ".join([self.name, *told])
 
 
 def read_examples(
     path: str | Path, task: str, columns: Columns = Columns(), skip_bad_rows: bool = False
 ) -> Dataset:
-    """Read a file of questions and answers. ``skip_bad_rows``: leave out bad rows, and those whose
-    chain states another number than the label."""
+    """Read questions and answers. ``skip_bad_rows`` also skips answers that contradict a label."""
     data = scan_examples(path, task, columns, skip_bad_rows)
     bad = len(data.problems)
     if bad and not skip_bad_rows:
@@ -92,44 +85,27 @@ def read_examples(
             told += "; for chains without numbers, use --task text"
         raise InputError(f"{data.problems[0]}{more}; {told}")
     told = f"no usable row ({len(data.empty)} without question or answer, {bad} bad)"
-    refuse(not data.examples, path, told)
+    refuse_if(not data.examples, path, told)
     return data
 
 
-@contextmanager
-def _texts_of_any_length() -> Iterator[None]:
-    """The csv module's limit is the whole process's: it is lifted only while a file is read."""
-    before = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
-@_texts_of_any_length()
 def scan_examples(
     path: str | Path, task: str, columns: Columns = Columns(), skip_contradicted: bool = False
 ) -> Dataset:
-    """Read a file to its end; each bad row is a line of ``problems``."""
+    """Read a whole file, collecting bad rows in ``problems``."""
     if columns.label is not None and not TASKS[task].numbers:
         raise InputError(f"--label-field has no effect with --task {task}; remove it")
     text = _decoded(path, read_bytes(Path(path), FORMATS), columns)
     return _scan(Path(path), text, task, columns, skip_contradicted)
 
 
-@_texts_of_any_length()
 def read_questions(path: str, column: str | None = None) -> list[Example]:
-    """Questions without answers: a data file of which ``column`` is read, or one question a line.
-
-    Args:
-        path: "-" is the standard input.
-        column: what the file calls its questions, if it is a data file for sure.
-    """
+    """A question a line; or a data file, if ``column`` is set or it looks like one. "-": stdin."""
     columns = Columns(column or "question", None)
     raw = sys.stdin.buffer.read() if path == "-" else read_bytes(Path(path), FORMATS)
     path = "standard input" if path == "-" else path
     text = _decoded(path, raw, columns)
-    if column or _begins_with_json(text) or _delimiter(text, columns) or _has_header(path, text):
+    if column or _delimiter(text, columns) or _has_header(path, text):
         data = _scan(Path(path), text, "", columns)
         if data.problems:
             raise InputError(data.problems[0])
@@ -137,7 +113,7 @@ def read_questions(path: str, column: str | None = None) -> list[Example]:
     else:
         lines = enumerate(text.split("\n"), 1)
         questions = [Example(f"line-{n}", line.strip(), "") for n, line in lines if line.strip()]
-    refuse(not questions, path, f"no question; expected one a line, or {FORMATS}")
+    refuse_if(not questions, path, f"no question; expected one a line, or {FORMATS}")
     return questions
 
 
@@ -156,8 +132,10 @@ def _scan(
             id_ = f"line-{line}" if line.isdigit() else line.replace(" ", "-")
             if own := next((name for name in ("id", "qid") if name in row), None):
                 id_ = _text(row, own, (str, int))
-                refuse(not id_, f"field {own!r}", "empty; expected a text or a whole number")
-            refuse(id_ in seen, "field 'id'", f"{id_!r} is the id of {path}:{seen.get(id_)}, too")
+                refuse_if(not id_, f"field {own!r}", "empty; expected a text or a whole number")
+            refuse_if(
+                id_ in seen, "field 'id'", f"{id_!r} is the id of {path}:{seen.get(id_)}, too"
+            )
             seen[id_] = line
             if empty := [name for name in columns.needed if not texts[name]]:
                 data.empty.append(f"{path}:{line}: field {empty[0]!r} is empty; expected a text")
@@ -172,7 +150,7 @@ def _scan(
                 if columns.label is not None:
                     text = f"The answer is {texts[columns.label]}"
                     label = _stated(columns.label, text, "a number")
-                    refuse(label.dropped, f"field {columns.label!r}", "more than a number")
+                    refuse_if(label.dropped, f"field {columns.label!r}", "more than a number")
                     true = label.text.rpartition("The answer is ")[2].removesuffix(".")
                     example = replace(example, label=true)
                     if label.number != stated.number:
@@ -189,15 +167,15 @@ def _scan(
 def _stated(
     column: str, text: str, wanted: str = "it to end with 'The answer is N.' or '#### N'"
 ) -> Stated:
-    """The answer that a text states, in the one form."""
+    """Parse the answer that a text states. Raises InputError: there is none."""
     stated = find_answer(text)
-    told = f"no final number that can be read; expected {wanted}"
-    refuse(stated is None, f"field {column!r}", told)
+    told = f"no readable final number; expected {wanted}"
+    refuse_if(stated is None, f"field {column!r}", told)
     return stated
 
 
 def read_bytes(path: Path, wanted: str) -> bytes:
-    """A regular file's content; a pipe might never end."""
+    """Read a regular file; a pipe might never end."""
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise OSError(errno.EINVAL, "no regular file")
@@ -207,11 +185,9 @@ def read_bytes(path: Path, wanted: str) -> bytes:
 
 
 def read_json(path: Path, wanted: str) -> Any:
-    """A JSON file's content."""
+    content = read_bytes(path, wanted)
     try:
-        return json.loads(read_bytes(path, wanted).decode("utf-8"))
-    except InputError:
-        raise
+        return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", None) or type(error).__name__
         raise InputError(f"{path}: not JSON ({reason}); expected {wanted}") from None
@@ -220,13 +196,9 @@ def read_json(path: Path, wanted: str) -> Any:
 PREDICTION = {"id": str, "question": str, "reference": str, "prediction": str, "segments": list}
 LOG = {"model": str, "step": (int, float)}
 
-#: (step, nats per target token)
-Points = list[tuple[int, float]]
-
 
 def read_rows(path: Path, needed: dict[str, Any]) -> list[dict]:
-    """The rows of a run's ``metrics.jsonl`` or ``predictions.jsonl``, without a torn last line.
-    ``needed``: their fields, with types: ``LOG`` or ``PREDICTION``."""
+    """Rows of a run's JSON Lines, less a torn last line. ``needed``: ``LOG`` or ``PREDICTION``."""
     text = read_bytes(path, "a run's file").decode("utf-8", "surrogateescape")
     lines, rows = [line for line in text.split("\n") if line], []
     for number, line in enumerate(lines, 1):
@@ -237,13 +209,13 @@ def read_rows(path: Path, needed: dict[str, Any]) -> list[dict]:
             rows.append(row)
         except (ValueError, KeyError, TypeError, RecursionError):
             told = f"not a line of this file: a JSON object with {', '.join(needed)}"
-            refuse(number < len(lines), f"{path}:{number}", told)
+            refuse_if(number < len(lines), f"{path}:{number}", told)
     return rows
 
 
-def read_curves(folder: Path) -> dict[str, dict[str, Points]]:
-    """The losses in a run's ``metrics.jsonl``: {"usm": {"training": …, "validation": …}}."""
-    curves: dict[str, dict[str, Points]] = {}
+def read_curves(folder: Path) -> dict[str, dict[str, list]]:
+    """{"usm": {"training": [(step, nats per token), …], "validation": …}} of a run's log."""
+    curves: dict[str, dict[str, list]] = {}
     for row in read_rows(folder / "metrics.jsonl", LOG):
         own = curves.setdefault(row["model"], {"training": [], "validation": []})
         for kind, name in (("training", "loss"), ("validation", "validation_loss")):
@@ -260,7 +232,7 @@ def _decoded(path: str | Path, raw: bytes, columns: Columns) -> str:
         line = raw.count(b"\n", 0, error.start) + 1
         told = f"{path}:{line}: byte {error.start} is not UTF-8; expected a UTF-8 file"
         raise InputError(told) from None
-    refuse(not text.strip(), path, f"the file is empty; expected {FORMATS} with {columns.words}")
+    refuse_if(not text.strip(), path, f"the file is empty; expected {FORMATS} with {columns.words}")
     return text
 
 
@@ -268,25 +240,13 @@ def _rows(path: Path, text: str, columns: Columns) -> Rows:
     delimiter = _delimiter(text, columns)
     if delimiter is None and text.lstrip().startswith(("{", "[", '"')):
         return _json_rows(text)
-    if delimiter is None:  # the complaint about the header shall show its names
+    if delimiter is None:  # guess, so that the error shows the header's names
         delimiter = max(",", "\t", ";", key=text.lstrip().split("\n", 1)[0].count)
     return _table_rows(path, text, columns, delimiter)
 
 
-def _begins_with_json(text: str) -> bool:
-    """Whether a JSON object or array stands at the beginning, and not a question in brackets."""
-    if not text.lstrip().startswith(("{", "[")):
-        return False
-    try:
-        value, _ = json.JSONDecoder().raw_decode(text.lstrip())
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) or (value != [] and isinstance(value[0], dict))
-
-
 def _delimiter(text: str, columns: Columns) -> str | None:
-    """What separates the fields of a table: that by which its first line holds the needed names
-    (they may well be quoted); None if it holds them by none."""
+    """The delimiter by which the first line has all needed names, perhaps quoted; else None."""
     first = text.lstrip().split("\n", 1)[0]
     for delimiter in (",", "\t", ";"):
         try:
@@ -299,16 +259,16 @@ def _delimiter(text: str, columns: Columns) -> str | None:
 
 
 def _has_header(path: str, text: str) -> bool:
-    """Whether a file is a table by its name, or by a first line of single words with marks between
-    them: what its columns are called is then asked, and nothing is answered line by line."""
+    """Whether a file's name, or a first line of short names, marks it as a table, not questions."""
     names = re.split("[,;\t]", text.lstrip().split("\n", 1)[0])
     words = [re.fullmatch(r"\s*\"?\w{1,40}(?: \w{1,40}){0,2}\"?\s*", name) for name in names]
+    json_begins = re.match(r'\s*(\[\s*)?\{\s*"', text)  # and no question in brackets
     kinds = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson")
-    return path.lower().endswith(kinds) or (len(names) > 1 and all(words))
+    return path.lower().endswith(kinds) or bool(json_begins) or (len(names) > 1 and all(words))
 
 
 def _json_rows(text: str) -> Rows:
-    """Of JSON Lines, or of an array."""
+    """Rows of JSON Lines, or of an array."""
     array = text.lstrip().startswith("[")
     for number, part in enumerate([text] if array else text.split("\n"), 1):
         if not part.strip():
@@ -316,7 +276,7 @@ def _json_rows(text: str) -> Rows:
         try:
             value = json.loads(part)
         except (ValueError, RecursionError) as error:
-            # A number of thousands of digits is a ValueError without a message of JSON's.
+            # A number with thousands of digits raises a ValueError without ``msg``.
             told = f"not JSON ({getattr(error, 'msg', 'a value is too large')})"
             line = str(number + getattr(error, "lineno", 1) - 1)
             yield line, InputError(f"{told}; expected one JSON object a line, or an array of them")
@@ -328,6 +288,7 @@ def _json_rows(text: str) -> Rows:
 def _table_rows(path: Path, text: str, columns: Columns, delimiter: str) -> Rows:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     start, header = 1, []
+    limit = csv.field_size_limit(2**31 - 1)  # the process's: lifted while a file is read
     try:
         for values in reader:
             line, start = str(start), reader.line_num + 1
@@ -345,22 +306,24 @@ def _table_rows(path: Path, text: str, columns: Columns, delimiter: str) -> Rows
                 yield line, dict(zip(header, values))
     except csv.Error as error:
         reason = f"not CSV ({error}); expected values separated by {delimiter!r}"
-        # Of the file, not of the row: where the next row begins cannot be known.
+        # Fatal: where the next row begins is unknown.
         raise InputError(f"{path}:{start}: {reason}") from None
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _header(place: str, values: list[str], columns: Columns) -> list[str]:
     header = [name.strip() for name in values]
     wanted = f"{columns.words}, or their names as --question-field and so on"
     missing = not set(columns.needed) <= set(header)
-    refuse(missing, place, f"columns {', '.join(header)[:120]!r}; expected {wanted}")
+    refuse_if(missing, place, f"columns {', '.join(header)[:120]!r}; expected {wanted}")
     for name in (*columns.needed, "id", "qid"):
-        refuse(header.count(name) > 1, place, f"column {name!r} stands twice; expected it once")
+        refuse_if(header.count(name) > 1, place, f"column {name!r} appears twice; expected once")
     return header
 
 
 def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:
-    """A field's text, which may be of some kinds, without the blanks around it."""
+    """A field as stripped text; its type must be one of ``kinds``."""
     if name not in row:
         found = ", ".join(map(str, row))[:120]
         others = f"the fields are {found!r}; --question-field and so on name others"
@@ -369,5 +332,5 @@ def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:
         raise InputError(f"field {name!r} is {type(row[name]).__name__}; expected a text")
     text = str(row[name]).strip()
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f"field {name!r} holds half a surrogate pair; expected valid Unicode")
+        raise InputError(f"field {name!r} contains a lone surrogate; expected valid Unicode")
     return text

@@ -1,4 +1,4 @@
-"""Scores side by side, and what each of them says."""
+"""The table of scores, and what each score means."""
 
 from string import ascii_uppercase
 
@@ -6,13 +6,13 @@ from ases.settings import STOPS
 
 WIDTH = 80
 
-#: Rows of the table: how their numbers are shown, and what they are.
+#: Row → (number format, meaning).
 SCORES = {
     "n": ("{}", "chains that were written and scored"),
     "accuracy": ("{:.3f}", "share whose stated answer is the reference's number"),
     "accuracy_strict": ("{:.3f}", "GSM8K's own rule: the same, compared as text"),
     "bleu": ("{:.1f}", "n-grams shared with the reference, 0 to 100 (sacrebleu's)"),
-    "rouge_tokens": ("{}", "what ROUGE counts, where that is not Google's words"),
+    "rouge_tokens": ("{}", "ROUGE's unit, if not Google's words"),
     "rouge1": ("{:.3f}", "F1 of shared words or characters"),
     "rouge2": ("{:.3f}", "F1 of shared pairs of them"),
     "rougeL": ("{:.3f}", "F1 of the longest common subsequence"),
@@ -24,7 +24,7 @@ SCORES = {
 
 
 def explained() -> str:
-    """What each row of the table says, a line each."""
+    """The meaning of each row, for --help."""
     lines = ["scores, with 95 % intervals (Wilson's for shares, bootstrap for BLEU and ROUGE):"]
     lines += [f"  {name:<16} {text}" for name, (_, text) in SCORES.items()]
     lines += [f"  {'stop: ' + name:<16} share that {text}" for name, text in STOPS.items()]
@@ -32,10 +32,7 @@ def explained() -> str:
 
 
 def table(columns: dict[str, dict]) -> str:
-    """Results side by side, 80 columns wide: a column for each run or split, a line for each score.
-
-    Long names become letters, and what is too wide becomes several tables.
-    """
+    """Scores by run or split, 80 characters wide; long names become letters, wide tables split."""
     legend = []
     if sum(map(len, columns)) + 3 * len(columns) + 16 > WIDTH:
         letters = [*ascii_uppercase, *map(str, range(27, 1000))]
@@ -45,23 +42,19 @@ def table(columns: dict[str, dict]) -> str:
     lines = [["", *columns]]
     for row in score_rows(columns):
         lines.append([row["name"], *(row.get("cells") or map("{:.3f}".format, row["shares"]))])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    parts, begin, room = [], 1, WIDTH - widths[0]
-    while begin < len(widths):
-        end = begin + 1
-        while end < len(widths) and sum(w + 2 for w in widths[begin : end + 1]) <= room:
-            end += 1
+    first, *widths = [max(map(len, column)) for column in zip(*lines)]
+    parts, n = ["\n".join(legend)] if legend else [], max(1, (WIDTH - first) // (max(widths) + 2))
+    for part in (slice(begin, begin + n) for begin in range(0, len(widths), n)):
         rows = []
         for name, *cells in lines:
-            columns_ = zip(cells[begin - 1 : end - 1], widths[begin:end])
-            rows.append(f"{name:<{widths[0]}}" + "".join(f"  {c:>{w}}" for c, w in columns_))
-        parts.append("\n".join(map(str.rstrip, rows)))
-        begin = end
-    return "\n\n".join(["\n".join(legend), *parts] if legend else parts)
+            own = "".join(f"  {c:>{w}}" for c, w in zip(cells[part], widths[part]))
+            rows.append(f"{name:<{first}}{own}".rstrip())
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
 
 
 def score_rows(columns: dict[str, dict]) -> list[dict]:
-    """The rows of a table that hold something: name, meaning, and cells, or shares of stops."""
+    """Non-empty rows: name, meaning, and cells or (stop reasons) shares."""
     rows: list[dict] = []
     for name, (_, meaning) in SCORES.items():
         cells = [score_cell(results, name) for results in columns.values()]
@@ -74,9 +67,9 @@ def score_rows(columns: dict[str, dict]) -> list[dict]:
 
 
 def score_cell(results: dict, name: str) -> str:
-    """A score with its interval, "0.982 [0.966, 0.991]"; "" where there is none."""
+    """A score with its interval, "0.982 [0.966, 0.991]"; "" if missing."""
     value, shown = results.get(name), SCORES[name][0]
-    if value is None or value == "words":  # of ROUGE, as is usual
+    if value is None or value == "words":  # ROUGE's usual tokens
         return ""
     text = shown.format(value)
     if name in results.get("intervals", {}):
@@ -86,7 +79,7 @@ def score_cell(results: dict, name: str) -> str:
 
 
 def same_problems(results: dict[str, dict]) -> str:
-    """A note that tells runs apart that were scored on different problems; "" if none were."""
+    """A note if runs were scored on different problems, else ""."""
     groups: dict[str, list[str]] = {}
     for name, found in results.items():
         groups.setdefault(found["problems"], []).append(name)

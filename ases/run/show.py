@@ -1,4 +1,4 @@
-"""Chains of thought as text on a terminal: segments, entropies, a chain beside its reference."""
+"""Chains of thought as terminal text: segments, entropies, a chain above its reference."""
 
 import re
 from collections.abc import Sequence
@@ -10,16 +10,12 @@ from ases.run.write import counted
 from ases.segmentation import AS, RULES, split_pieces
 from ases.settings import CHAIN, Settings
 
-COLOURS = {"ES": "\033[34m", "AS": "\033[33m"}  # blue and yellow: told apart by all eyes
+COLOURS = {"ES": "\033[34m", "AS": "\033[33m"}  # blue and yellow: safe for colour-blind readers
 _RESET = "\033[0m"
 
 
-def show_segments(segments: Sequence[tuple[str, str]], colour: bool = False) -> str:
-    """(role, text) of each segment, a line each; the lines of a text stay below one another."""
-    return "\n".join(_segment(role, text, colour) for role, text in segments)
-
-
-def _segment(role: str, text: str, colour: bool) -> str:
+def show_segment(role: str, text: str, colour: bool = False) -> str:
+    """The role, then the lines of a text below one another."""
     indent = " " * (len(role) + 3)
     lines = [line.strip() for line in shown(text).strip().splitlines()] or ["(empty)"]
     if colour and role in COLOURS:
@@ -28,13 +24,14 @@ def _segment(role: str, text: str, colour: bool) -> str:
 
 
 def show_answer(chain: Chain, colour: bool = False) -> str:
-    """The chain for one question: segments with their roles, stop reason, number."""
+    """A chain: segments with their roles, stop reason, number."""
     number = "" if chain.number is None else f"; answer: {chain.number}"
-    return f"{show_segments(chain.segments, colour)}\n  stopped by {chain.stop}{number}"
+    lines = [show_segment(role, text, colour) for role, text in chain.segments]
+    return "\n".join([*lines, f"  stopped by {chain.stop}{number}"])
 
 
-def show_segmented(s: Segmented, settings: Settings, colour: bool = False) -> str:
-    """An example with its segments: "|" stands between pieces, and behind each its entropy."""
+def show_segmented(s: Segmented, colour: bool = False) -> str:
+    """An example with its segments; "|" separates pieces, each followed by its entropy."""
     about = shown(f"[{s.example.id}] {s.example.question}").rstrip()
     lines = [about] if s.example.question else []
     entropies = iter(s.entropies or [])
@@ -42,18 +39,16 @@ def show_segmented(s: Segmented, settings: Settings, colour: bool = False) -> st
         pieces = [piece.strip() for piece in segment.pieces]
         if s.entropies:
             pieces = [f"{piece} (H {next(entropies):.2f})" for piece in pieces]
-        lines.append(_segment(segment.label, " | ".join(pieces), colour))
+        lines.append(show_segment(segment.label, " | ".join(pieces), colour))
     if s.entropies:
-        mean = sum(s.entropies) / len(s.entropies)
-        told = f"{settings.beta * mean:.2f} nats, {settings.beta:g} times the chain's mean"
-        lines.append(f"  AS is H above {told}")
+        lines.append(f"  mean H: {sum(s.entropies) / len(s.entropies):.2f} nats")
     return "\n".join(lines)
 
 
 def segmented_summary(
     segmented: Sequence[Segmented], settings: Settings, found: dict | None
 ) -> str:
-    """How much was cut into what, and how well labels agree with true roles, where known."""
+    """Counts of pieces and segments, and agreement with the true roles, where known."""
     labels = [label for s in segmented for label in s.labels]
     lossless = sum("".join(s.pieces) == s.example.answer for s in segmented)
     n_segments = sum(len(s.segments) for s in segmented)
@@ -82,15 +77,14 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
 def is_wrong(line: dict) -> bool:
-    """Has a line of ``predictions.jsonl`` another number than its reference, or, where there are no
-    numbers, another text?"""
+    """Whether a prediction has the wrong number or, in tasks without numbers, the wrong text."""
     if "correct" in line:
         return not line["correct"]
     return line["prediction"].split() != line["reference"].split()
 
 
 def parts_of(line: dict) -> list[tuple[str, str]]:
-    """(role, text) of what is compared with the reference: segments, or a direct chain's pieces."""
+    """(role, text) of each segment; of each piece, with role "", for a direct chain."""
     segments = [(segment["role"], segment["text"]) for segment in line["segments"]]
     if len(segments) == 1 and segments[0][0] == CHAIN:
         return [("", piece) for piece in split_pieces(segments[0][1])]
@@ -98,37 +92,34 @@ def parts_of(line: dict) -> list[tuple[str, str]]:
 
 
 def first_difference(line: dict) -> int | None:
-    """The first of ``parts_of`` that departs from the reference; None if none does. A chain that
-    ends too early departs in its last part."""
-    # Problems are compared number by number, since one thing can be said in many words; others,
-    # and where all numbers agree, piece by piece.
+    """Index of the first part that differs from the reference, or None. A chain that ends too
+    early differs in its last part."""
+    # Compare numbers first, since wording varies; if they agree, or there are none, pieces.
     texts, reference = [text for _, text in parts_of(line)], line["reference"]
     if "correct" in line:
-        place = _departure([_NUMBER.findall(t) for t in texts], _NUMBER.findall(reference))
+        place = _first_mismatch([_NUMBER.findall(t) for t in texts], _NUMBER.findall(reference))
         if place is not None:
             return place
     pieces = [[p.strip() for p in split_pieces(t)] for t in texts]
-    return _departure(pieces, [p.strip() for p in split_pieces(reference)])
+    return _first_mismatch(pieces, [p.strip() for p in split_pieces(reference)])
 
 
-def _departure(units: Sequence[Sequence[str]], reference: Sequence[str]) -> int | None:
-    n = 0
-    for place, own in enumerate(units):
-        for unit in own:
-            if n >= len(reference) or unit != reference[n]:
-                return place
-            n += 1
-    return None if n == len(reference) else max(0, len(units) - 1)
+def _first_mismatch(units: Sequence[Sequence[str]], reference: Sequence[str]) -> int | None:
+    flat = [(place, unit) for place, own in enumerate(units) for unit in own]
+    for n, (place, unit) in enumerate(flat):
+        if [unit] != reference[n : n + 1]:
+            return place
+    return None if len(flat) == len(reference) else max(0, len(units) - 1)
 
 
 def show_wrong(line: dict) -> str:
-    """A chain above its reference; ">" marks the first part that departs from it."""
+    """A chain above its reference; ">" marks the first part that differs."""
     first = first_difference(line)
     rows = [shown(f"[{line['id']}] {line['question']}"), "  written:"]
     for n, (role, text) in enumerate(parts_of(line)):
-        row = _segment(role, text, colour=False)
+        row = show_segment(role, text)
         rows.append(f"> {row[2:]}" if n == first else row)
     rows.append("  reference:")
-    rows += [_segment("", piece, colour=False) for piece in split_pieces(line["reference"])]
+    rows += [show_segment("", piece) for piece in split_pieces(line["reference"])]
     label = f"; the true answer is {line['label']}" if "label" in line else ""
     return "\n".join([*rows, shown(f"  stopped by {line['stop']}{label}")])

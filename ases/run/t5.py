@@ -1,27 +1,27 @@
-"""T5-family folders from a shell:
+"""Download or export T5-family checkpoints:
 
     python -m ases.run.t5 download google/flan-t5-small flan-t5-small
     python -m ases.run.t5 export runs/mwp-usm-interleave mine
 
-An exported folder has weights, config and tokenizer, and transformers loads all three. A run of
-two models is exported to two folders in it. (transformers 5 warns of any T5 whose head is not its
-embedding, Flan's own too, that the two are not tied; that is as it should be.)
+transformers loads an exported folder's weights, config and tokenizer. A run of two models gives
+two subfolders. Ignore the warning of transformers 5 that head and embedding are not tied: it warns
+of Flan's own checkpoints, too.
 """
 
 import json
 import re
 from pathlib import Path
 
-from ases.data import InputError, refuse
+from ases.data import InputError, refuse_if
 from ases.run.cli import Parser, run_command
 from ases.run.progress import tell
 from ases.run.write import check_place, write_text
 
 
 def export(run: Path, folder: Path) -> list[Path]:
-    """Write the models of a run as T5 folders; returns where they are.
+    """Write the models of a run as T5 folders; returns their paths.
 
-    T5 encodes bidirectionally, so only a model trained so says there what it says here.
+    T5 encodes bidirectionally: only a model trained that way gives the same output there.
     """
     from ases.extra.t5 import need_safetensors, save_t5
     from ases.run.folder import load_run
@@ -52,7 +52,7 @@ def export(run: Path, folder: Path) -> list[Path]:
 
 
 def fetch(name: str, folder: Path) -> None:
-    """Fetch a checkpoint by its name on the hub, with the huggingface_hub that tokenizers needs."""
+    """Fetch a checkpoint from the hub; huggingface_hub is installed with tokenizers."""
     from huggingface_hub import HfApi, hf_hub_download
 
     check_new(folder)
@@ -64,18 +64,17 @@ def fetch(name: str, folder: Path) -> None:
         tokenizers = [f for f in ("tokenizer.json", "spiece.model") if f in offered]
         for file in ["config.json", *tokenizers, *(sorted(weights) or ["pytorch_model.bin"])]:
             hf_hub_download(name, file, local_dir=folder)
-    except Exception as error:  # network, names, permissions: the library has a class for each
+    except Exception as error:  # network, names, permissions: each has its own class
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{name}: cannot be downloaded ({reason})") from None
 
 
 def check_new(folder: Path) -> None:
     used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    refuse(used, folder, "exists and is not empty; choose a new folder")
+    refuse_if(used, folder, "exists and is not empty; choose a new folder")
 
 
 def main() -> None:
-    """Fetch a checkpoint, or write one of a run."""
     parser = Parser(
         prog="python -m ases.run.t5", description="Download a T5-family checkpoint, or make one."
     )
@@ -87,12 +86,10 @@ def main() -> None:
     exported.add_argument("run", type=Path, help="folder that train.py wrote")
     exported.add_argument("folder", type=Path, help="a new folder for it")
     options = parser.parse_args()
-    places = [options.folder]
     if options.command == "download":
         fetch(options.name, options.folder)
-    else:
-        places = export(options.run, options.folder)
-    for place in places:
+    own = options.command == "export"
+    for place in export(options.run, options.folder) if own else [options.folder]:
         tell(f"written: {place}")
 
 

@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all."""
+"""Atomic file writes."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ases.data import InputError, refuse
+from ases.data import InputError, refuse_if
 
 
 def counted(n: int, thing: str) -> str:
@@ -17,32 +17,31 @@ def counted(n: int, thing: str) -> str:
 
 
 def json_lines(rows: Iterable[dict]) -> str:
-    """JSON Lines, with every character as it is, but for control characters."""
+    """JSON Lines; only control characters are escaped."""
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", lines)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file, and make its folder if there is none."""
-    try:
+    """Write a UTF-8 file, creating its folder."""
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
             file.write(text.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise cannot_write(path, error) from None
 
 
-def cannot_write(path: Path, error: Exception) -> InputError:
-    reason = getattr(error, "strerror", None) or "the disk may be full"
-    return InputError(f"{path}: cannot be written ({reason})")
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
+        reason = getattr(error, "strerror", None) or "the disk may be full"
+        raise InputError(f"{path}: cannot be written ({reason})") from None
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing so that no moment sees half of it: a temporary file, then a rename.
-
-    Follows links, and writes to what is no regular file, as ``/dev/null``, as it is.
-    """
+    """Write a temporary file, then rename it. Follows links; writes to ``/dev/null`` directly."""
     path = path.resolve()
     if path.exists() and not path.is_file():
         with open(path, "wb") as file:
@@ -54,7 +53,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)  # mkstemp lets nobody else read
+        mask = os.umask(0)  # mkstemp's files are private
         os.umask(mask)
         os.chmod(name, 0o666 & ~mask)
         os.replace(name, path)
@@ -64,8 +63,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def check_place(path: Path) -> None:
-    """Raise if ``path`` cannot be written; makes nothing yet."""
+    """Raises InputError: ``path`` cannot be written. Creates nothing."""
     nearest = next(p for p in path.absolute().parents if p.exists())
     fits = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
     reason = "read-only" if nearest.is_dir() else "no folder"
-    refuse(not fits, path, f"cannot be written; {nearest} is {reason}")
+    refuse_if(not fits, path, f"cannot be written; {nearest} is {reason}")
