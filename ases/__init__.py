@@ -1,30 +1,30 @@
 """AS-ES learning, from a line of JSON to a scored chain of thought.
 
-docs/minimal.py has the method on one page. Here, read in this order:
+docs/minimal.py has the method on one page. The modules, in reading order:
 
- 1. recipe        the whole experiment on objects: cut and label, train, write, score
+ 1. recipe        the whole experiment in memory: segment, train, write, score
  2. settings      every setting, and the modes
- 3. data          what an example is; splits by question
+ 3. data          examples; splitting by question
  4. tokenizer     text to ids and back, exactly
  5. segmentation  chain → pieces → labels → segments
  6. pairs         segments → (context, next segment) → rows → batches
- 7. attention     softmax over the keys a query sees, with a relative position bias
+ 7. attention     softmax over a span of keys, with a relative position bias
  8. model         the encoder-decoder
- 9. optim         Muon, AdamW, the learning rate
+ 9. optim         Muon, AdamW, the learning-rate schedule
 10. training      one loop for every sub-model
-11. entropy       how unsure a direct model is of each token
+11. entropy       a direct model's entropy at each token
 12. decoding      the iterative loop; greedy decoding
-13. metrics       accuracy, BLEU, ROUGE, agreement of roles
-14. answers       numbers in text
+13. metrics       accuracy, BLEU, ROUGE, role agreement
+14. answers       parsing numbers in text
 
-``parallel`` runs several processes. ``kernels`` has fused attention, ``tasks`` generated examples,
-``extra`` beam search and T5 checkpoints, ``run`` commands and files.
+``parallel`` trains in several processes. ``kernels`` has fused attention; ``tasks``, generated
+examples; ``extra``, beam search and T5 checkpoints; ``run``, commands and files.
 
-Words: a *chain* (of thought) is an answer with its reasoning; a *piece* is a clause of it; a
-*segment* is neighbouring pieces with one label. *ES*, extractive, restates the context; *AS*,
-abstractive, derives something new. *ESM* and *ASM* are the two models of the dual path (``dsm``),
-one per label; *USM* is the one model of the unified path (``usm``); *direct* is the baseline,
-question → chain. A *context* is the question with the segments so far.
+Terms: a *chain* (of thought) is an answer with its reasoning; a *piece* is one of its clauses; a
+*segment* is a run of pieces with the same label. *ES* (extractive) restates the context; *AS*
+(abstractive) derives something new. *ESM* and *ASM* are the two models of the dual path (``dsm``),
+one per label; *USM* is the single model of the unified path (``usm``); *direct* is the baseline,
+question → chain. A *context* is the question plus the segments so far.
 """
 
 from importlib import import_module
@@ -43,7 +43,7 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str):
-    """Import a name where it is first used, for PyTorch takes its time."""
+    """Import names on first use: PyTorch is slow to import."""
     if name not in _HOMES:
         raise AttributeError(f"module 'ases' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

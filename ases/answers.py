@@ -1,10 +1,10 @@
-"""Numbers in text: what a chain of thought answers, as an exact fraction [ours].
+"""Numbers in text: the answer of a chain of thought, as an exact fraction [ours].
 
-The statement is the text behind the last "the answer is" or "####", up to the end of its sentence
-or line. It states a number if, behind its last "=", it holds exactly one, and beside it only words,
-units, currency signs, quotes, brackets around words, and emphasis: "$1,005.50", "-1/2",
+The statement is the text after the last "the answer is" or "####", up to the end of its sentence or
+line. It states a number if, after its last "=", it holds exactly one, with only words, units,
+currency signs, quotes, brackets around words, and emphasis beside it: "$1,005.50", "-1/2",
 "18 dollars" and "5 + 5 = 10", but not "1e5", "2½", "5x", "(1, 2)", "3 hours and 20 minutes" or
-"7 million". A part of a number is worse than none. Nothing a model wrote is ever evaluated.
+"7 million". Part of a number is worse than none. Model output is never evaluated.
 """
 
 import re
@@ -16,42 +16,42 @@ from ases.segmentation import is_abbreviation
 
 _CALCULATOR_NOTE = re.compile(r"<<[^<>\n]*>>")
 _MARK = re.compile(r"(the answer is|####)((?:[\s:*_`]|\$\$|\\[\[(])*)", re.IGNORECASE)
-_LONGEST = 1000  # characters of a statement, or of a number
-_GONE = "\ue000"  # in the place of markup: digits on both its sides are two numbers
-# Full-width signs and the many dashes and blanks as ASCII, one for one.
+_LONGEST = 1000  # most characters of a statement or number
+_GONE = "\ue000"  # replaces markup; digits on either side of it are two numbers
+# Full-width signs, dashes and spaces to ASCII, one for one.
 _PLAIN = str.maketrans(
     "０１２３４５６７８９．，％＝＋－（）／⁄￥＄−–‐‑‒﹣\u00a0\u2009\u202f",
     "0123456789.,%=+-()//¥$------   ",
 )
-# The end of a sentence or line. "!" behind a digit may be a factorial. No end is the full stop of a
-# short word before a number ("5 ft. 6 in.").
+# The end of a sentence or line. "!" after a digit may be a factorial. The full stop of a short word
+# before a number ("5 ft. 6 in.") is no end.
 _END = re.compile(
     r"[\n\r\v\f\x85\u2028\u2029。！？]|(?:[.?]|(?<!\d)(?<!\d )!)(?=[\"'”’)\]$*_`]*(?:\s|$))"
 )
 _UNIT_BEFORE = re.compile(r"(?<![^\W\d_])[^\W\d_]{1,4}\.$")
 _NUMBER_BEHIND = re.compile(r"\s{1,3}\d")
 
-# What is TeX or emphasis, in this order. A fraction's brackets keep "2\frac12" two numbers.
+# TeX and emphasis, in this order. A fraction's brackets keep "2\frac12" two numbers.
 _TEXT = (r"\\(?:boxed|text|textbf|mbox|mathrm|mathbf)\s*\{([^{}]*)\}", rf"{_GONE}\1{_GONE}")
 _MARKUP = [
     (r"(?<=\d)(?:\{,\}|,\\!)(?=\d)", ","),
     (r"(?<=\d)\\,(?=\d{3}(?!\d))", " "),
     (r"\\[dt]?frac\s*(?:\{(\d+)\}|(\d))\s*(?:\{(\d+)\}|(\d))", r"(\1\2/\3\4)"),
-    *(_TEXT, _TEXT),  # one in the other, too
+    *(_TEXT, _TEXT),  # twice, for nesting
     (r"\\([$%])", r"\1"),
     (r"\\[!,;: ]|\\[()\[\]]", _GONE),
     (r"(?<!\S)[*_`]++(?=\S)|(?<=\S)[*_`]++(?![^\s,)])", _GONE),
     (rf"^[\s{_GONE}]*(?:[Mm]inus|[Nn]egative)\s", "-"),
 ]
-# Left sides of a last "=" behind which no answer stands: "x <=", "not =", "8 when x =", "2, y =".
+# Text before the last "=" that rules out an answer: "x <=", "not =", "8 when x =", "2, y =".
 _NO_ANSWER = re.compile(
     r"[<>≤≥≠⩽⩾]|(?:[~:/±;]|\\[a-z]+)\s*$|!$|\b[^\W\d_]\W*,\W*[^\W\d_]\W*$|n[’']t\b"
     r"|\b(?:not|when|where|for|because|given|since|if|with|as|or|and)\b"
     r"|=(?:.*[,;&、\\$]|.*\d\s*[^\W\d_]\W*$|.*\d\s+[A-Z])"
 )
 
-# Words that are part of a number, a second one, an operation, a label or a denial. Other languages
-# have more of them. Letters that are no word are variables, unless they are a unit.
+# Words that are part of a number, a second number, an operation, a label or a denial. Other
+# languages have more. Letters that form no word are variables, unless they are a unit.
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*\.?")
 _MEANS_MORE = re.compile(
     r"half|halves"
@@ -71,7 +71,7 @@ _UNITS = "g h l s L m kg mg ml mL cl cm mm km ft in yd mi lb lbs oz hr hrs sec m
 _UNITS += "am pm st nd rd th day".split()
 _SHORT_WORDS = "a of in to an at on by as is it he we us or so if no my rs sq eu uk".split()
 
-# A value, each of its words replaced by "w". (Atomic, since Python before 3.11.5 gets "*+" wrong.)
+# A value, with words replaced by "w". (Atomic groups: Python before 3.11.5 gets "*+" wrong.)
 _MONEY = "$€£¥₹₩₽¢₱₦₫฿₺₴₪"
 _BESIDE = (
     rf"(?>(?:w|[\s,\"'“”‘’«»「」°%{_MONEY}{_GONE}]|(?<=w)\.|(?<=[w\d])[-/](?=w)"
@@ -88,16 +88,15 @@ _VALUE = re.compile(
 
 
 class Stated(NamedTuple):
-    """What a text states as its answer."""
+    """The answer that a text states."""
 
     number: Fraction
-    text: str  # the text with "The answer is N." for its statement
-    dropped: bool  # whether text follows the statement, which ``text`` leaves out
+    text: str  # up to the statement, which is now "The answer is N."
+    dropped: bool  # whether ``text`` leaves out words after the statement
 
 
 def find_answer(text: str) -> Stated | None:
-    """The last statement of a text, without GSM8K's ``<<3*4=12>>`` notes; None if it states no
-    number."""
+    """The last statement, without GSM8K's ``<<3*4=12>>`` notes; None if it states no number."""
     text = _CALCULATOR_NOTE.sub(_GONE, text).strip()
     marks = list(_MARK.finditer(text))
     if not marks:
@@ -106,7 +105,7 @@ def find_answer(text: str) -> Stated | None:
     ends = _END.finditer(plain, start)
     stop, end = next((e.span() for e in ends if not _goes_on(plain, e.end())), [len(text)] * 2)
     number = stated_number(plain[start:stop]) if stop - start <= _LONGEST else None
-    # "1. Add" is an item or a heading, "- 5" perhaps an item.
+    # "1. Add" is a list item or a heading; "- 5" may be an item.
     listed = mark[1] == "####" or "\n" in mark[2]
     item = plain[stop:end] == "." and plain[end:].split("\n")[0].strip(_GONE + " *_`$])")
     if number is None or (listed and item) or ("\n" in mark[2] and plain[start:].startswith("- ")):
@@ -119,13 +118,13 @@ def find_answer(text: str) -> Stated | None:
 
 
 def _goes_on(text: str, end: int) -> bool:
-    """Whether the full stop before ``end`` ends no sentence."""
+    """Whether the sentence goes on after the full stop before ``end``."""
     unit = _UNIT_BEFORE.search(text, max(0, end - 6), end) and _NUMBER_BEHIND.match(text, end)
     return bool(unit) or is_abbreviation(text, end)
 
 
 def stated_number(statement: str) -> str | None:
-    """The one number of a statement, as text; None if it states none.
+    """The number of a statement, as text; None if it states none.
 
     >>> stated_number("2 pens + 3 pens = 5 pens"), stated_number("-$1,005.50 a day")
     ('5', '-1,005.50')
@@ -139,7 +138,7 @@ def stated_number(statement: str) -> str | None:
     if found is None:
         return None
     before, sign, number = found["before"], found["sign"], found["number"] or found["inside"]
-    away = found["gap"].strip(_MONEY + _GONE)  # a blank between sign and number
+    away = found["gap"].strip(_MONEY + _GONE)  # a space between sign and number
     if sign and "w" in before and (before[-1] not in f" {_GONE}" or away):
         return None  # "in all - 3"
     if (sign in "—―" and sign and away) or (found["inside"] and not sign and "/" not in number):
@@ -149,7 +148,7 @@ def stated_number(statement: str) -> str | None:
 
 
 def _plain_or_not(word: re.Match) -> str:
-    """A word beside a number as "w", with its full stop; as "?" if it may mean more."""
+    """A word beside a number → "w", with its full stop; "?" if it may mean more."""
     text, before = word[0].rstrip("."), word.string[: word.start()]
     after = word.string[word.end() :]
     letters = unicodedata.normalize("NFKC", re.sub("['’²³]", "", text))
@@ -159,7 +158,7 @@ def _plain_or_not(word: re.Match) -> str:
     if word[0] != text and after[:1].isdigit() and not is_abbreviation(word.string, word.end()):
         return "?"  # "apples.5"
     if letters.lower() == letters.upper():
-        return "w" + _GONE  # of a script without capitals, which has no blanks either
+        return "w" + _GONE  # a script without capitals often has no spaces either
     variable = len(letters) <= (3 if glued else 2) and before[-1:] != "°"
     if letters in _UNITS and re.search(r"\d", before):
         money = set(before) & set(_MONEY) or re.match(rf"\s*[\w{_MONEY}]", after)
@@ -178,12 +177,12 @@ def to_number(text: str) -> Fraction | None:
 
 
 def parse_answer(text: str) -> Fraction | None:
-    """The number that a chain states as its answer; None if it states none."""
+    """The number that a text states as its answer, if any."""
     return (found := find_answer(text)) and found.number
 
 
 def gsm8k_strict(text: str) -> str | None:
-    """GSM8K's own rule as lm-eval applies it, on "The answer is N." too: what follows "#### ",
-    commas and a final full stop dropped, as a string."""
+    """GSM8K's rule as lm-eval applies it, also to "The answer is N.": the string after "#### ",
+    without commas and a final full stop."""
     match = re.search(r"#### (-?[0-9.,]+)", text.replace("The answer is ", "#### "))
     return match[1].replace(",", "").removesuffix(".") if match else None

@@ -1,7 +1,7 @@
-"""Writing chains: the iterative loop of the paper, and how one segment is written.
+"""Generating chains: the paper's iterative loop, and decoding one segment.
 
-``generate_chains`` takes turns and knows why a chain stops. ``SegmentWriter`` lets a model read
-what is new, and write the next segment by ``greedy`` or the beam search of ``ases.extra.beam``.
+``generate_chains`` alternates roles and decides when a chain stops. ``SegmentWriter`` encodes new
+context and decodes the next segment, by ``greedy`` or the beam search of ``ases.extra.beam``.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,13 +20,13 @@ from ases.tokenizer import Tokenizer
 
 @dataclass
 class Chain:
-    """A chain of thought that models wrote."""
+    """A generated chain of thought."""
 
-    roles: list[str] = field(default_factory=list)  # of its segments: ES, AS, or CHAIN for direct
-    ids: list[list[int]] = field(default_factory=list)  # of its segments, without special ones
-    stop: str = "rounds"  # why it stopped: ``ases.settings.STOPS``
+    roles: list[str] = field(default_factory=list)  # of each segment: ES, AS, or CHAIN for direct
+    ids: list[list[int]] = field(default_factory=list)  # of each segment, without stop tokens
+    stop: str = "rounds"  # why it stopped, from ``ases.settings.STOPS``
     text: str = ""
-    texts: list[str] = field(default_factory=list)  # of its segments
+    texts: list[str] = field(default_factory=list)  # of each segment
 
     @property
     def segments(self) -> list[tuple[str, str]]:
@@ -34,29 +34,29 @@ class Chain:
 
     @property
     def number(self) -> Fraction | None:
-        """The answer that the chain states, if it states a number."""
+        """The number stated as the answer, if any."""
         return parse_answer(self.text)
 
     @property
     def is_stuck(self) -> bool:
-        """Does it end with one segment twice, or a second empty one?"""
+        """Whether the last segment repeats the one before, or is a second empty one."""
         last = self.ids[-1]
         return self.ids[-2:] == [last, last] or (not last and self.ids.count([]) > 1)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One written segment."""
+    """A decoded segment."""
 
-    ids: list[int]  # without special ones at its end
+    ids: list[int]  # without the stop token
     end: str  # "chain": the end-of-chain token; "segment": </s>; "length": cut at the limit
-    score: float = 0.0  # log-probability; of beam search, over length ** length_penalty
+    score: float = 0.0  # log-probability; beam search divides by length ** length_penalty
 
 
 Context = list[list[int]]  # the blocks of ``join_context``
-#: (role, numbers of the chains, their contexts) → segments
+#: (role, indices of the chains, their contexts) → segments
 Write = Callable[[str, list[int], list[Context]], list[Decoded]]
-#: (model, what it has read, tokenizer, most tokens, ids that each segment may not be) → segments
+#: (model, cache, tokenizer, max_tokens, ids each segment must differ from) → segments
 Search = Callable[
     [EncoderDecoder, Cache, Tokenizer, int, Sequence[list[int] | None] | None], list[Decoded]
 ]
@@ -71,13 +71,13 @@ def generate_chains(
     max_rounds: int,
     finished: Callable[[int], None] | None = None,
 ) -> list[Chain]:
-    """Write all chains at once, segment by segment; finished ones leave the batch (paper).
+    """Generate all chains as a batch, segment by segment; finished ones leave it (paper).
 
     Args:
         write: a ``SegmentWriter``.
         questions: token ids of each question.
-        roles: in turns, ("ES", "AS") for DSM and USM, ("CHAIN",) for direct.
-        finished: is told after each round how many chains have finished.
+        roles: taken in turn; ("ES", "AS") for DSM and USM, ("CHAIN",) for direct.
+        finished: called after each round with the number of chains that finished in it.
     """
     finished = finished or (lambda n: None)
     chains = [Chain() for _ in questions]
@@ -105,20 +105,20 @@ def generate_chains(
         active = remaining
     finished(len(active))
     for chain in chains:
-        # Decode the whole, too: two segments may share a character's bytes.
+        # Decode the whole too: a character's bytes may span two segments.
         chain.text = tokenizer.decode([i for ids in chain.ids for i in ids])
         chain.texts = [tokenizer.decode(ids) for ids in chain.ids]
     return chains
 
 
 class SegmentWriter:
-    """Lets the model of a role read, and searches for its next segment.
+    """Encodes what is new to a role's model, and decodes its next segment.
 
     Args:
         models: by role: {"ES": esm, "AS": asm}, or the USM twice, or {"CHAIN": direct}.
-        search: how to write a segment; by default, ``greedy``.
-        second_try: how to write a segment again that was cut at its limit or repeats the one
-            before; by default, the chain stops there [ours].
+        search: decodes a segment; by default, ``greedy``.
+        second_try: decodes again a segment that hit the limit or repeats the one before; by
+            default, the chain stops there [ours].
     """
 
     def __init__(
@@ -154,21 +154,21 @@ class SegmentWriter:
 
 
 class Reader:
-    """What one model has encoded of a batch of chains.
+    """One model's cache for a batch of chains.
 
-    With a block-causal encoder a round encodes only the blocks that are new to the model; with a
-    bidirectional one it encodes the whole context anew, as one block.
+    A block-causal encoder encodes only new blocks; a bidirectional one encodes the whole context
+    again in each round, as one block.
     """
 
     def __init__(self, model: EncoderDecoder, encoder: str):
         self.model, self.forgets = model, encoder == "bidirectional"
         self.cache: Cache | None = None
         self.chains: list[int] = []  # the chain of each row
-        self.n_blocks = 0  # that have been read; all chains have the same number
+        self.n_blocks = 0  # read so far, the same for all chains
 
     @torch.inference_mode()
     def read(self, chains: list[int], contexts: list[Context]) -> Cache:
-        """Encode what is new, and forget chains that are not asked for any more."""
+        """Encode what is new, and drop chains that have finished."""
         config, device = self.model.config, self.model.embedding.weight.device
         if self.cache is None or self.forgets:
             self.cache, self.n_blocks = Cache(len(chains), config.d_model, device), 0
@@ -204,12 +204,12 @@ def greedy(
     max_tokens: int,
     forbidden: Sequence[list[int] | None] | None = None,
 ) -> list[Decoded]:
-    """The likeliest next token each time, for all contexts that the model has read, at most
-    ``max_tokens`` with the </s> or end-of-chain token. Greedily, nothing is forbidden."""
+    """Greedy decoding of a segment for each context in ``cache``, at most ``max_tokens`` tokens
+    including the stop token. Ignores ``forbidden``."""
     n, device = len(cache.first), cache.first.device
     written: list[list[int]] = [[] for _ in range(n)]
     scores = [0.0] * n
-    rows = torch.arange(n, device=device)  # the context of each row of the cache
+    rows = torch.arange(n, device=device)  # the context of each cache row
     token = torch.full((n, 1), model.config.decoder_start_token_id, device=device)
     stops = torch.tensor([tokenizer.eos_id, tokenizer.end_id], device=device)
     done = torch.zeros(n, dtype=torch.bool, device=device)
@@ -226,7 +226,7 @@ def greedy(
         done |= torch.isin(token[:, 0], stops)
         if done.all():
             break
-        if done.sum() * 4 > len(done):  # leaving rows out copies the cache: only once it pays
+        if done.sum() * 4 > len(done):  # dropping rows copies the cache: wait until it pays
             alive = (~done).nonzero()[:, 0]
             cache.select(alive)
             rows, token, done = rows[alive], token[alive], done[alive]
@@ -234,7 +234,7 @@ def greedy(
 
 
 def finished_segment(ids: list[int], score: float, tokenizer: Tokenizer) -> Decoded:
-    """Take the special id off the end, and say which one it was."""
+    """Strip the stop token, and record which one it was."""
     ends = {tokenizer.end_id: "chain", tokenizer.eos_id: "segment"}
     end = ends.get(ids[-1], "length")
     return Decoded(ids if end == "length" else ids[:-1], end, score)

@@ -1,4 +1,4 @@
-"""How unsure a direct model is of each token of a chain: what labels by entropy are made from."""
+"""How unsure a direct model is of each token of a chain: the basis of entropy labels."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,7 @@ from ases.tokenizer import Tokenizer
 
 
 def token_entropies(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy of each next-token distribution, −Σ_v p(v) log p(v), in nats (paper): (…, V) → (…),
-    at least in float32."""
+    """Entropy −Σ_v p(v) log p(v) in nats (paper), in float32 or wider: (…, V) → (…)."""
     log_p = torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
     finite = log_p.clamp(min=torch.finfo(log_p.dtype).min)  # 0 · −inf would be NaN
     return -(log_p.exp() * finite).sum(-1)
@@ -28,16 +27,16 @@ def chain_entropies(
     max_question: int = 1024,
     batch_tokens: int = 4096,
 ) -> list[list[list[float]]]:
-    """Entropy in nats of every token of every piece, by teacher forcing: [example][piece][token].
+    """Entropy in nats of each token under teacher forcing: [example][piece][token].
 
     Args:
         model: a direct model, question → chain.
         pieces: the pieces of each example's chain.
-        context: "prefix" scores a piece given the question and all pieces before, in one pass
+        context: "prefix" scores a piece given the question and all earlier pieces, in one pass
             [ours]; "question" scores it as if it were the whole chain (released code).
     """
     encoded = [tokenizer.encode_pieces(list(p)) for p in pieces]
-    # owners[i]: the (example, piece) of the tokens of row i, in order
+    # owners[i]: the (example, piece) pairs in row i, in order
     rows, owners = [], []
     for e, (question, ids) in enumerate(zip(questions, encoded, strict=True)):
         question_ids, _ = encode_question(question, tokenizer, max_question)
@@ -45,7 +44,7 @@ def chain_entropies(
         alone = [[p] for p in range(len(ids))]
         for group in [range(len(ids))] if context == "prefix" else alone:
             target = [i for p in group for i in ids[p]]
-            if target:  # T5's tokenizer may have no token for a piece
+            if target:  # T5's tokenizer may give no token for a piece
                 rows.append([Pair(CHAIN, source, target)])
                 owners.append([(e, p) for p in group])
 

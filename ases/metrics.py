@@ -1,8 +1,8 @@
 """Scores: numeric accuracy, BLEU, ROUGE, and how well labels agree with true roles.
 
-Answers are compared as exact fractions. BLEU gives sacrebleu's numbers; ROUGE gives those of
-Google's rouge-score for unaccented Latin text, and counts words or characters for other scripts.
-Each score has a 95 % interval: a test set is a sample.
+Answers are compared as exact fractions. BLEU matches sacrebleu; ROUGE matches Google's rouge-score
+for unaccented Latin text, and counts words or characters in other scripts. Each score has a 95 %
+interval, since a test set is a sample.
 """
 
 import math
@@ -20,33 +20,33 @@ from ases.tasks import TASKS
 
 # --- final answers -------------------------------------------------------------------------------
 def is_correct(prediction: str, reference: str) -> bool:
-    """Is the prediction's answer the reference's, as a number?"""
+    """Whether both texts state the same number."""
     number = parse_answer(prediction)
     return number is not None and number == parse_answer(reference)
 
 
 def is_strictly_correct(prediction: str, reference: str) -> bool:
-    """The same, and by GSM8K's own rule: equal strings once commas are dropped."""
+    """The same, and also by GSM8K's rule: equal strings without commas."""
     same = gsm8k_strict(prediction) == gsm8k_strict(reference)
     return same and gsm8k_strict(reference) is not None and is_correct(prediction, reference)
 
 
 # --- tokens --------------------------------------------------------------------------------------
 
-# Scripts without blanks between words: Chinese; and Thai, Lao, Tibetan, Burmese, Khmer, kana.
+# Scripts without spaces between words: Chinese; then Thai, Lao, Tibetan, Burmese, Khmer, kana.
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _OTHERS = re.compile(
     "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\ua000-\ua4cf\ua980-\ua9df\uff66-\uff9f]"
 )
-# "3 cm" and "SUVmax 5.2", whatever the language of the report
+# "3 cm" and "SUVmax 5.2", in a report of any language
 _MEASURE = re.compile(r"(?<![a-zA-Z])[a-zA-Z]++(?=[^\w\n]{0,3}\d)|(?<=\d)\s{0,3}[a-zA-Z]+")
 
 
 def text_kind(texts: Sequence[str]) -> str:
-    """How to count the words of a set: "words" of unaccented Latin letters, "characters" where a
-    fifth of the letters or more are of a script without blanks, else "unicode-words" [ours]."""
+    """How to count words: "words" for unaccented Latin text, "characters" where at least a fifth of
+    the letters are in a script without spaces, else "unicode-words" [ours]."""
     text = unicodedata.normalize("NFC", "\n".join(texts))
-    # Latin letters beside a number do not vote: they may be a unit.
+    # Ignore Latin letters beside a number: they may be a unit.
     letters = [c for c in _MEASURE.sub("", text) if unicodedata.category(c)[0] in "LM"]
     if all(c.isascii() for c in letters or text):
         return "words"
@@ -55,7 +55,7 @@ def text_kind(texts: Sequence[str]) -> str:
 
 
 def tokenize_13a(text: str) -> list[str]:
-    """mteval-v13a's tokens, as in sacrebleu."""
+    """mteval-v13a tokens, as in sacrebleu."""
     text = text.replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
     for entity, character in (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">")):
         text = text.replace(entity, character)
@@ -63,15 +63,15 @@ def tokenize_13a(text: str) -> list[str]:
 
 
 def _western(text: str) -> str:
-    # ASCII marks but . , - and the apostrophe
+    # ASCII punctuation except . , - and the apostrophe
     text = re.sub(r"([\{-\~\[-\` -\&\(-\+\:-\@\/])", r" \1 ", text)
-    text = re.sub(r"([^0-9])([\.,])", r"\1 \2 ", text)  # . and , unless a digit stands before
-    text = re.sub(r"([\.,])([^0-9])", r" \1 \2", text)  # … and unless a digit follows
+    text = re.sub(r"([^0-9])([\.,])", r"\1 \2 ", text)  # . and , unless after a digit
+    text = re.sub(r"([\.,])([^0-9])", r" \1 \2", text)  # … and unless before a digit
     return re.sub(r"([0-9])(-)", r"\1 \2 ", text)  # a dash after a digit
 
 
-# sacrebleu's ranges, as they work: it writes "\u20000" for a code point and gets U+2000 and "0",
-# so that all of U+2001 to U+2A6D counts as Chinese, and nothing beyond U+FFFF does.
+# sacrebleu's ranges, bug included: its "\u20000" means U+2000 and "0", so all of U+2001 to U+2A6D
+# counts as Chinese, and nothing beyond U+FFFF does.
 _ZH = re.compile(
     "([\u2001-\u2a6d\u2e80-\u2fdf\u2ff0-\u303f\u3100-\u312f\u31a0-\u31ef\u3200-\u4db5\u4e00-\u9fbb"
     "\uf900-\ufa2d\ufa30-\ufa6a\ufa70-\ufad9\ufe10-\ufe1f\ufe30-\ufe4f\uff00-\uffef])"
@@ -79,23 +79,23 @@ _ZH = re.compile(
 
 
 def tokenize_zh(text: str) -> list[str]:
-    """sacrebleu's "zh": Chinese characters and marks one by one, the rest as in mteval."""
+    """sacrebleu's "zh": Chinese characters and punctuation one by one, the rest as mteval-v13a."""
     return _western(_ZH.sub(r" \1 ", text.strip())).split()
 
 
 def tokenize_rouge(text: str) -> list[str]:
-    """rouge-score's tokens: runs of a–z and 0–9 of the lowered text, without stemming."""
+    """rouge-score's tokens: lower-case runs of a–z and 0–9, without stemming."""
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
 def tokenize_words(text: str) -> list[str]:
-    """Runs of letters, digits and accents of the lowered text, in any script."""
+    """Lower-case runs of letters, digits and accents, in any script."""
     text = unicodedata.normalize("NFC", text.lower())
     return "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text).split()
 
 
 def tokenize_characters(text: str) -> list[str]:
-    """Every character but white space: sacrebleu's "char"."""
+    """sacrebleu's "char": every character except white space."""
     return [c for c in text if not c.isspace()]
 
 
@@ -103,15 +103,15 @@ def tokenize_characters(text: str) -> list[str]:
 def bleu_counts(
     prediction: str, reference: str, tokenize: Callable[[str], list[str]] = tokenize_13a
 ) -> list[int]:
-    """Ten numbers that BLEU adds up over a corpus: the prediction's n-grams that are in the
-    reference, for n = 1 … 4; all its n-grams, likewise; its length and the reference's."""
+    """The ten counts that BLEU sums over a corpus: matching n-grams for n = 1 … 4, the prediction's
+    n-grams for n = 1 … 4, its length and the reference's."""
     p, r = tokenize(prediction.rstrip()), tokenize(reference.rstrip())
     correct = [(_ngrams(p, n) & _ngrams(r, n)).total() for n in range(1, 5)]
     return [*correct, *(max(0, len(p) - n) for n in range(4)), len(p), len(r)]
 
 
 def bleu_of_counts(counts: Sequence[int] | np.ndarray) -> float:
-    """BLEU from the sums of ``bleu_counts``."""
+    """BLEU from summed ``bleu_counts``."""
     *_, predicted_length, reference_length = counts
     correct, total = counts[:4], counts[4:8]
     if not any(correct) or not all(total):
@@ -120,7 +120,7 @@ def bleu_of_counts(counts: Sequence[int] | np.ndarray) -> float:
     for c, t in zip(correct, total):
         smoothing *= 1 if c else 2
         log_precisions += math.log(100 * c / t if c else 100 / (smoothing * t))
-    brevity = min(0.0, 1 - reference_length / predicted_length)  # its logarithm
+    brevity = min(0.0, 1 - reference_length / predicted_length)  # the log of the penalty
     return math.exp(brevity + log_precisions / 4)
 
 
@@ -132,7 +132,7 @@ def _ngrams(tokens: Sequence[str], n: int) -> Counter:
 def rouge(
     prediction: str, reference: str, tokenize: Callable[[str], list[str]] = tokenize_rouge
 ) -> dict[str, float]:
-    """F1 of ROUGE-1, ROUGE-2 and ROUGE-L, 0 to 1, for one pair of texts."""
+    """ROUGE-1, ROUGE-2 and ROUGE-L F1 of one pair of texts, 0 to 1."""
     p, r = tokenize(prediction), tokenize(reference)
     pairs, singles = ((_ngrams(p, n) & _ngrams(r, n)).total() for n in (2, 1))
     return {
@@ -147,7 +147,7 @@ def _f1(hits: int, n_predicted: int, n_reference: int) -> float:
 
 
 def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    # One row of the usual table at a time.
+    # The usual dynamic programming table, one row at a time.
     number = {token: n for n, token in enumerate(b)}
     numbers = np.array([number[token] for token in b], dtype=np.int64)
     row = np.zeros(len(b) + 1, dtype=np.int64)
@@ -159,7 +159,7 @@ def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
 
 # --- intervals -----------------------------------------------------------------------------------
 def wilson_interval(hits: float, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson's), which also holds near 0 and 1."""
+    """Wilson's 95 % interval of a proportion, which also holds near 0 and 1."""
     z = 1.96
     share, extra = hits / n, z * z / n
     centre = (share + extra / 2) / (1 + extra)
@@ -172,8 +172,8 @@ def bootstrap_interval(
     statistic: Callable[[np.ndarray], float],
     resamples: int = 1000,
 ) -> tuple[float, float]:
-    """95 % interval of a ``statistic`` of sums (k,) by the percentile bootstrap, with the same
-    random numbers each time. ``rows``: (n, k), what each question adds."""
+    """95 % percentile-bootstrap interval of a ``statistic`` of sums (k,), with a fixed seed.
+    ``rows``: (n, k), what each question adds to the sums."""
     n = len(rows)
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples)
     values = [statistic(sums) for sums in drawn @ np.asarray(rows)]
@@ -189,18 +189,18 @@ def score(
     questions: Sequence | None = None,
     labels: Sequence[str] | None = None,
 ) -> dict:
-    """All scores of a set of chains, as in ``results.json``: BLEU 0 to 100, all else 0 to 1.
+    """All scores of a set of chains, as in ``results.json``: BLEU 0 to 100, the others 0 to 1.
 
     Args:
-        questions: rows that share one are one draw of the sample; by default, each is its own.
-        labels: texts that state the true answers, where references may state others.
+        questions: rows of one question count as one sample; by default, each row is its own.
+        labels: texts with the true answers, where references may state others.
     Raises ValueError: nothing to score.
     """
     pairs = list(zip(predictions, references, strict=True))
     if not pairs:
         raise ValueError("no chains to score; expected at least one")
     n = len(pairs)
-    # Which question each row asks, numbered.
+    # The number of each row's question.
     questions = range(n) if questions is None else questions
     number = {question: i for i, question in enumerate(dict.fromkeys(questions))}
     asked = [number[question] for _, question in zip(pairs, questions, strict=True)]
@@ -219,7 +219,7 @@ def score(
         hits["parseable"] = sum(parse_answer(p) is not None for p in predictions)
     hits["exact_match"] = sum(p.split() == r.split() for p, r in pairs)
     scores |= {name: count / n for name, count in hits.items()}
-    # Rows of one question count as one: as if they were all right or all wrong.
+    # Rows of one question count as one sample, as if all were right or all wrong.
     n_asked = len(number)
     intervals = {name: wilson_interval(c * n_asked / n, n_asked) for name, c in hits.items()}
 
@@ -238,7 +238,7 @@ def score(
 
 
 def _tokens_of(references: Sequence[str]) -> tuple[str, str, Callable, Callable]:
-    """The kind of a set's words, the name of BLEU's tokens, BLEU's tokens, ROUGE's."""
+    """``text_kind``, the name of BLEU's tokenizer, BLEU's tokenizer, ROUGE's."""
     kind, text = text_kind(references), "".join(references)
     if kind != "characters":
         return kind, "13a", tokenize_13a, tokenize_rouge if kind == "words" else tokenize_words
@@ -250,7 +250,7 @@ def _tokens_of(references: Sequence[str]) -> tuple[str, str, Callable, Callable]
 def role_agreement(
     gold: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]
 ) -> dict[str, dict[str, float]]:
-    """Precision, recall and F1 of each role over the pieces of all examples; 0 where undefined.
+    """Precision, recall and F1 of each role over all pieces; 0 where undefined.
 
     Raises ValueError: an example with more or fewer labels than gold roles.
     """

@@ -1,10 +1,10 @@
-"""The encoder-decoder transformer of the T5 family; ``ModelConfig`` can make it exactly T5's.
+"""The T5-family encoder-decoder transformer; ``ModelConfig`` can make it exactly T5.
 
-What sets the family apart from the textbook's transformer: no biases in any layer, RMSNorm before
-each sub-layer, a learned relative position bias instead of position embeddings (one per stack), no
-1/√K in the scores (a setting here), and from v1.1 on a gated GELU and an untied head.
+Unlike the textbook transformer, it has no biases, RMSNorm before each sub-layer, one learned
+relative position bias per stack instead of position embeddings, no 1/√K in the scores (a setting
+here), and from v1.1 on a gated GELU and an untied head.
 
-Shapes: B batch, S source, T target, H heads, D model width, K width of a head, V vocabulary.
+Shapes: B batch, S source, T target, H heads, D model width, K head width, V vocabulary.
 """
 
 import copy
@@ -27,7 +27,7 @@ def linear(n_in: int, n_out: int) -> nn.Linear:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · weight: no mean is subtracted, nothing is added."""
+    """x / rms(x) · weight: no mean subtraction, no bias."""
 
     def __init__(self, width: int, epsilon: float):
         super().__init__()
@@ -41,11 +41,11 @@ class RMSNorm(nn.Module):
 
 
 class _Normalise(torch.autograd.Function):
-    """RMSNorm with its gradient written out: a third of PyTorch's steps."""
+    """RMSNorm with a hand-written gradient: a third of PyTorch's operations."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        # A sum of squares in bfloat16 would lose most of its digits.
+        # Summing squares in bfloat16 would lose most digits.
         wide = x if x.dtype == torch.float64 else x.float()
         inverse = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
         normed = wide * inverse
@@ -65,10 +65,10 @@ class _Normalise(torch.autograd.Function):
 def relative_position_bucket(
     relative_position: Tensor, bidirectional: bool, num_buckets: int, max_distance: int
 ) -> Tensor:
-    """T5's bucket of each difference j − i of key and query: integers from 0 to num_buckets − 1.
+    """T5's bucket for each distance j − i of key and query: integers from 0 to num_buckets − 1.
 
-    Bidirectional attention spends half of the buckets on keys to the right; causal attention puts
-    those into bucket 0.
+    Bidirectional attention spends half the buckets on keys to the right; causal attention puts
+    those in bucket 0.
     """
     if bidirectional:
         num_buckets //= 2
@@ -77,8 +77,8 @@ def relative_position_bucket(
     else:
         offset = torch.zeros_like(relative_position)
         distance = (-relative_position).clamp(min=0)
-    # Half of the buckets hold one distance each. Beyond, a bucket is a step of the logarithm, and
-    # the last one holds all from max_distance on.
+    # Half the buckets hold one distance each. The rest grow logarithmically; the last one holds all
+    # from max_distance on.
     exact = num_buckets // 2
     logarithm = torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact)
     steps = logarithm * (num_buckets - exact)
@@ -87,7 +87,7 @@ def relative_position_bucket(
 
 
 class RelativeBias(nn.Module):
-    """The learned bias of one stack, shared by its layers: a table (buckets, H)."""
+    """One stack's learned bias, shared by its layers: a table (buckets, H)."""
 
     def __init__(self, config: ModelConfig, bidirectional: bool):
         super().__init__()
@@ -100,16 +100,16 @@ class RelativeBias(nn.Module):
         self.register_buffer("buckets", buckets, persistent=False)
 
     def forward(self) -> Tensor:
-        """(H, 2·reach + 1): entry d + reach is the bias of the difference d = j − i."""
+        """(H, 2·reach + 1): entry d + reach is the bias at distance d = j − i."""
         return self.table(self.buckets).T.contiguous()
 
 
 class Attention(nn.Module):
-    """Multi-head attention: queries from x, keys and values from x too or from the encoder."""
+    """Multi-head attention: queries from x, keys and values from x or the encoder."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        inner = config.num_heads * config.d_kv  # need not be D
+        inner = config.num_heads * config.d_kv  # may differ from D
         self.heads, self.width = config.num_heads, config.d_kv
         self.scale = config.d_kv**-0.5 if config.scale_scores else 1.0
         self.q = linear(config.d_model, inner)
@@ -118,7 +118,7 @@ class Attention(nn.Module):
         self.o = linear(inner, config.d_model)
 
     def keys_and_values(self, x: Tensor) -> Tensor:
-        """x (B, T, D) → (B, T, 2, H, K), in one product."""
+        """x (B, T, D) → (B, T, 2, H, K), in one matmul."""
         both = F.linear(x, torch.cat([self.k.weight, self.v.weight]))
         return both.unflatten(-1, (2, self.heads, self.width))
 
@@ -146,14 +146,13 @@ class FeedForward(nn.Module):
         if self.gate is None:
             hidden = F.relu(self.up(x))
         else:
-            # The family's "gelu" is the tanh approximation.
+            # T5's "gelu" is the tanh approximation.
             hidden = F.gelu(self.gate(x), approximate="tanh") * self.up(x)
         return self.down(self.dropout(hidden))
 
 
 class Block(nn.Module):
-    """Self-attention; in decoders, attention to the encoder's states; feed-forward. A norm stands
-    before each, and each adds to the states."""
+    """Self-attention, cross-attention (decoder only), feed-forward; each pre-norm and residual."""
 
     def __init__(self, config: ModelConfig, decodes: bool):
         super().__init__()
@@ -174,8 +173,7 @@ class Block(nn.Module):
         layer: int = 0,
         cross: tuple[Tensor, Mask] | None = None,
     ) -> Tensor:
-        """x (B, Q, D) → (B, Q, D). In decoders, ``cross`` has keys and values of the encoder's
-        states, and what queries see of them."""
+        """x (B, Q, D) → (B, Q, D). ``cross``: the encoder's keys and values, and their mask."""
         normed = self.norm_self(x)
         keys_and_values = self.self_attention.keys_and_values(normed)
         if cache is not None:
@@ -186,20 +184,20 @@ class Block(nn.Module):
         return x + self.dropout(self.feed_forward(self.norm_ff(x)))
 
 
-# --- the whole -----------------------------------------------------------------------------------
+# --- the model -----------------------------------------------------------------------------------
 class Cache:
-    """Keys and values of each layer, (B, T, 2, H, K): of a source that the encoder reads block by
-    block, or of a target that the decoder writes over it.
+    """Each layer's keys and values, (B, T, 2, H, K): of a source read block by block, or of the
+    target written over it.
 
-    Sources are aligned on the right. So the newest tokens of all rows stand in the same columns,
-    and the keys that a query sees are one span.
+    Sources are right-aligned: the newest token of every row is in the last column, and the keys
+    that a query sees are one span.
     """
 
     def __init__(self, n_rows: int, width: int, device: torch.device):
-        self.layers: list[Tensor] = []  # of the encoder while reading, of the decoder while writing
-        self.cross: list[Tensor] = []  # of the source, for each layer of the decoder
+        self.layers: list[Tensor] = []  # the encoder's while reading, the decoder's while writing
+        self.cross: list[Tensor] = []  # of the source, per decoder layer
         self.newest = torch.zeros(n_rows, width, device=device)  # states of the newest tokens
-        # The columns in which each row's source stands: first ≤ j < last.
+        # The columns of each row's source: first ≤ j < last.
         self.first = torch.zeros(n_rows, dtype=torch.long, device=device)
         self.last = self.first
         self.arrange: Callable[[Tensor], Tensor] = lambda columns: columns
@@ -210,7 +208,7 @@ class Cache:
         return self.layers[0].shape[1] if self.layers else 0
 
     def add(self, held: list[Tensor], layer: int, new: Tensor) -> Tensor:
-        """Put new columns behind those that ``held``, one of the lists, has; returns all."""
+        """Append columns to ``held[layer]``, in one of the lists above; returns them all."""
         if layer == len(held):
             held.append(self.arrange(new))
         else:
@@ -218,8 +216,8 @@ class Cache:
         return held[layer]
 
     def grow(self, new_lengths: Tensor, n_new: int) -> int:
-        """Prepare for ``n_new`` more columns of the source; each row uses its last ``new_lengths``
-        (B,). Old columns move right to close the gaps. Returns how many columns there will be."""
+        """Prepare for ``n_new`` more source columns; each row uses its last ``new_lengths`` (B,).
+        Old columns move right to close the gaps. Returns the new number of columns."""
         n_all, lengths = self.n_columns + n_new, self.last - self.first + new_lengths
         kept, shortest = min(n_all, int(lengths.max())), int(new_lengths.min())
         self.last = torch.full_like(lengths, kept)
@@ -232,7 +230,7 @@ class Cache:
         moved = (column - (n_new - new_lengths)[:, None]).clamp(min=0)
         column = torch.where(column >= n_all - new_lengths[:, None], column, moved)
         row = n_all * torch.arange(len(lengths), device=lengths.device)[:, None]
-        place = (row + column).flatten()  # among the columns of all rows
+        place = (row + column).flatten()  # in the flattened rows
 
         def arrange(columns: Tensor) -> Tensor:
             rows = (len(columns), kept)
@@ -242,25 +240,25 @@ class Cache:
         return kept
 
     def cross_mask(self, n_queries: int) -> Mask:
-        """What the decoder's queries see of the source: the same in every step."""
+        """The decoder's mask over the source, the same at every step."""
         if self._mask is None or self._mask.last.shape[1] != n_queries:
             first, last = self.first[:, None], self.last[:, None]
             self._mask = Mask(first.expand(-1, n_queries), last.expand(-1, n_queries))
         return self._mask
 
     def select(self, rows: Tensor) -> None:
-        """Keep the batch rows ``rows`` (indices in the order wanted, repeats allowed)."""
+        """Keep the batch rows ``rows``: indices in any order, repeats allowed."""
         self.select_written(rows)
         self.cross = [x.index_select(0, rows) for x in self.cross]
         self.newest, self.first, self.last = self.newest[rows], self.first[rows], self.last[rows]
         self._mask = None
 
     def select_written(self, rows: Tensor) -> None:
-        """The same for rows that move among copies of one source: beams."""
+        """``select`` for beams, whose rows move only among copies of one source."""
         self.layers = [x.index_select(0, rows) for x in self.layers]
 
     def to_write(self) -> "Cache":
-        """A cache for a target over the same source, with nothing written yet."""
+        """A cache for a new target over the same source."""
         fresh = copy.copy(self)
         fresh.layers, fresh.arrange = [], lambda columns: columns
         return fresh
@@ -286,11 +284,11 @@ class EncoderDecoder(nn.Module):
 
     @classmethod
     def with_weights(cls, config: ModelConfig, weights: dict[str, Tensor]) -> "EncoderDecoder":
-        """A model that takes over ``weights`` as they are, in float32; none are made before.
+        """A model with these ``weights`` in float32; skips initialisation.
 
-        Raises ValueError: they are not those of such a model.
+        Raises ValueError: the weights do not fit the model.
         """
-        with torch.device("meta"):  # shapes without numbers
+        with torch.device("meta"):  # shapes without storage
             model = cls(config)
         try:
             model.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
@@ -299,7 +297,7 @@ class EncoderDecoder(nn.Module):
         return model
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits (B, T, V) of every next token of a batch of rows."""
+        """Next-token logits (B, T, V) of a batch."""
         x = self.dropout(self.embedding(batch.source))
         mask = Mask(*batch.source_span, self.encoder_bias())
         for block in self.encoder:
@@ -315,12 +313,12 @@ class EncoderDecoder(nn.Module):
         return self._logits(x)
 
     def loss_sum(self, batch: Batch) -> Tensor:
-        """−Σ log p over the target tokens of a batch, a scalar."""
+        """−Σ log p over the target tokens of a batch."""
         return token_losses(self(batch), batch.target)
 
     def read(self, input_ids: Tensor, ends: Tensor, lengths: Tensor, cache: Cache) -> None:
-        """Encode new blocks of a source behind those that ``cache`` holds: ids (B, W), aligned on
-        the right; the ends of their blocks, in these columns; how many are real, (B,)."""
+        """Encode new source blocks into ``cache``: right-aligned ids (B, W); the end of each
+        token's block among these columns, (B, W); the number of real tokens, (B,)."""
         n_new = input_ids.shape[1]
         n_old = cache.grow(lengths, n_new) - n_new
         padded = torch.arange(n_new, device=lengths.device) < n_new - lengths[:, None]
@@ -335,12 +333,12 @@ class EncoderDecoder(nn.Module):
         cache.newest = states[:, -1]
 
     def write(self, decoder_input_ids: Tensor, cache: Cache) -> Tensor:
-        """Logits (B, T, V) for the next T decoder inputs (B, T), over what ``cache`` has read."""
+        """Logits (B, T, V) of the next T decoder inputs (B, T), given the source in ``cache``."""
         n_new, n_past = decoder_input_ids.shape[1], cache.n_columns
         x = self.embedding(decoder_input_ids)
         if self.config.start_from_state and n_past == 0:
             x = torch.cat([x[:, :1] + cache.newest[:, None], x[:, 1:]], 1)
-        # A single query sees all that is written.
+        # A single query sees everything written so far.
         span = causal_span(n_new, n_past, x.device) if n_new > 1 else (None, None)
         mask, cross_mask = Mask(*span, self.decoder_bias(), n_past), cache.cross_mask(n_new)
         for layer, block in enumerate(self.decoder):
@@ -348,7 +346,7 @@ class EncoderDecoder(nn.Module):
         return self._logits(x)
 
     def _cross(self, states: Tensor) -> list[Tensor]:
-        """Each decoder layer's keys and values of the encoder's states (B, S, D)."""
+        """Each decoder layer's keys and values from encoder states (B, S, D)."""
         blocks: Any = self.decoder
         return [block.cross_attention.keys_and_values(states) for block in blocks]
 
@@ -360,9 +358,9 @@ class EncoderDecoder(nn.Module):
         return F.linear(x, head.weight)
 
     def _initialise(self) -> None:
-        """T5's own scheme (Mesh TensorFlow): each matrix keeps the variance of what it is fed.
+        """T5's scheme (Mesh TensorFlow): each matrix preserves the variance of its input.
 
-        Where the scores have no 1/√K, the queries start that much smaller.
+        Without 1/√K in the scores, the queries start that much smaller.
         """
         c = self.config
         from_model, from_heads = c.d_model**-0.5, (c.num_heads * c.d_kv) ** -0.5
@@ -376,20 +374,20 @@ class EncoderDecoder(nn.Module):
 
 
 def start_from(states: Tensor, x: Tensor, begins: tuple[Tensor, ...]) -> Tensor:
-    """Add to each target's first input, in x (B, T, D), the encoder's state (B, S, D) of the newest
+    """Add to each target's first input, in x (B, T, D), the state (B, S, D) of the newest source
     token it reads [ours]."""
     rows, places, newest = begins
     return x.index_put((rows, places), states[rows, newest], accumulate=True)
 
 
 def token_losses(logits: Tensor, target: Tensor) -> Tensor:
-    """−Σ log p over the target tokens (B, T) but padding labels (−100), at least in float32."""
+    """−Σ log p over the targets (B, T) except padding (−100), in float32 or wider."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return _CrossEntropy.apply(logits.flatten(0, 1), target.flatten())
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """−Σ log softmax(logits)[target], whose gradient, softmax − one-hot, takes no more memory."""
+    """−Σ log softmax(logits)[target]; the gradient, softmax − one-hot, is computed in place."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""The two optimizers, and the learning rate over time.
+"""The two optimizers and the learning-rate schedule.
 
-Muon moves matrices by orthogonal updates, so that all directions of a map change alike (Jordan et
-al. 2024). AdamW moves the rest. PyTorch has Muon too, for one matrix at a time and always in
-bfloat16. Small models have many small matrices, and few processors multiply bfloat16 fast: here
-matrices of one shape are a batch. The tests compare the two.
+Muon orthogonalises the updates of matrices, so that all directions change alike (Jordan et al.
+2024). AdamW updates the rest. PyTorch's Muon takes one matrix at a time, always in bfloat16. Small
+models have many small matrices, and few CPUs multiply bfloat16 fast: this Muon batches matrices of
+one shape, in bfloat16 only on GPUs that support it. The tests compare the two.
 """
 
 import math
@@ -17,16 +17,14 @@ from ases.settings import Settings
 
 
 def learning_rate_at(share: float, peak: float, warmup: float) -> float:
-    """Linear warm-up to ``peak``, then a cosine down to zero; ``share`` of the budget runs from 0
-    to 1."""
+    """Linear warm-up to ``peak``, then cosine decay to zero; ``share`` of the budget: 0 to 1."""
     if share < warmup:
-        return peak * max(share / warmup, 0.01)  # so that the first update counts
+        return peak * max(share / warmup, 0.01)  # or the first update would do nothing
     return peak * 0.5 * (1 + math.cos(math.pi * (min(share, 1.0) - warmup) / (1 - warmup)))
 
 
 def make_optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside blocks; AdamW for embeddings, head, bias tables and norms, which
-    are no maps between states [ours]."""
+    """Muon for matrices inside blocks; AdamW for embeddings, head, bias tables and norms [ours]."""
     muon, adamw, vectors = [], [], []
     with_muon = settings.optimizer != "adamw"
     for name, parameter in model.named_parameters():
@@ -37,7 +35,7 @@ def make_optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Op
         else:
             adamw.append(parameter)
 
-    # What muon leaves is mostly embeddings: they bear a higher rate.
+    # Muon leaves AdamW mostly embeddings, which tolerate a higher rate.
     rate = settings.learning_rate or (0.03 if with_muon else 3e-3)
     decay = settings.weight_decay
     group = {"params": muon, "peak": settings.muon_learning_rate}
@@ -50,11 +48,11 @@ def make_optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Op
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """U Vᵀ of each matrix U S Vᵀ, (n, rows, columns), roughly: singular values from 0.7 to 1.2.
+    """Roughly U Vᵀ of each matrix U S Vᵀ, (n, rows, columns): singular values from 0.7 to 1.2.
 
-    Newton and Schulz's iteration: an odd polynomial of a matrix works on its singular values.
+    Newton–Schulz iteration: an odd polynomial of a matrix acts on its singular values.
     """
-    # a·x + b·x³ + c·x⁵, five times, takes singular values from 0.01 to 1 near 1 (Jordan).
+    # Five times a·x + b·x³ + c·x⁵ brings singular values from 0.01 to 1 close to 1 (Jordan).
     a, b, c = 3.4445, -4.7750, 2.0315
     bfloat16 = matrices.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     x = matrices.bfloat16() if bfloat16 else matrices
@@ -66,8 +64,8 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Moves each matrix by lr · √max(1, rows / columns) times an orthogonal one, and shrinks it by
-    the factor 1 − lr · weight_decay. The mean of gradients looks one step ahead (Nesterov)."""
+    """Subtracts lr · √max(1, rows / columns) times an orthogonal matrix from each matrix, with
+    Nesterov momentum; weight decay first scales the matrix by 1 − lr · weight_decay."""
 
     def __init__(
         self,
@@ -79,12 +77,12 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
         for p in (p for group in self.param_groups for p in group["params"]):
             if p.dim() != 2:
-                raise ValueError(f"Muon: a parameter of shape {tuple(p.shape)}; expected a matrix")
+                raise ValueError(f"Muon: a parameter has shape {tuple(p.shape)}; expected a matrix")
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]  # there is no closure
+    def step(self) -> None:  # type: ignore[override]  # no closure
         for group in self.param_groups:
-            alike = defaultdict(list)  # (rows, columns), the smaller first → parameters
+            alike = defaultdict(list)  # sorted shape → parameters
             for p in group["params"]:
                 if p.grad is not None:
                     alike[tuple(sorted(p.shape))].append(p)
@@ -94,12 +92,10 @@ class Muon(torch.optim.Optimizer):
     def _step(self, params: list[Tensor], group: dict) -> None:
         lr, momentum = group["lr"], group["momentum"]
         grads = [p.grad for p in params]
-        for p in params:
-            self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-        means = [self.state[p]["momentum_buffer"] for p in params]
+        means = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
         torch._foreach_lerp_(means, grads, 1 - momentum)
         ahead = torch._foreach_lerp(grads, means, momentum)
-        # Tall matrices lie on their side meanwhile.
+        # Transpose tall matrices: all are wide.
         wide = [x if x.shape[0] <= x.shape[1] else x.T for x in ahead]
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         for p, update in zip(params, orthogonalise(torch.stack(wide))):

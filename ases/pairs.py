@@ -1,21 +1,21 @@
-"""From segments to pairs, from pairs to rows, from rows to batches.
+"""Segments → pairs → rows → batches.
 
-A *pair* is what is learned: context → next segment. A context grows by appending. Each part is a
-block that ends with </s>, and the block that a segment adds equals the target it came from:
+A *pair* is one training example: context → next segment. A context grows by appending. Each part is
+a block that ends with </s>, and a segment's block equals its target:
 
     question </s>                          →  segment 1 </s>
     question </s> segment 1 </s>           →  segment 2 </s>
     question </s> segment 1 </s> …         →  segment n <end> </s>
 
-A *row* is the list of pairs that share one encoding. With a block-causal encoder a source token
-sees its own block and all earlier ones, so the encoding of one context is a prefix of the next, and
+A *row* is a list of pairs that share one encoding. With a block-causal encoder, a source token sees
+its own block and all earlier ones. Each context's encoding is then a prefix of the next one's, and
 one row serves a whole chain [ours]:
 
     source    question </s> | segment 1 </s> | … | segment n−1 </s>    block j sees blocks 0 … j
-    decoder   segment 1 </s> | segment 2 </s> | … | segment n <end> </s>    each blind to the others
-    cross     the decoder of segment j reads the blocks before block j
+    decoder   segment 1 </s> | segment 2 </s> | … | segment n <end> </s>    no block sees another
+    cross     segment j's decoder tokens see the blocks before block j
 
-With a bidirectional encoder, as T5's, a row is one pair whose context is one block.
+With a bidirectional encoder, like T5's, a row is one pair whose context is one block.
 """
 
 import random
@@ -33,13 +33,13 @@ from ases.segmentation import Segment
 from ases.settings import CHAIN, MODES
 from ases.tokenizer import Tokenizer
 
-IGNORE = -100  # label of a padded target position: PyTorch's convention
+IGNORE = -100  # target value of padding; PyTorch's default ignore_index
 
 
 # --- pairs ---------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Pair:
-    """The blocks of a context → the ids of the next segment, all with </s>."""
+    """Context blocks → ids of the next segment, all with </s>."""
 
     role: str
     context: list[list[int]]
@@ -56,9 +56,9 @@ Row = list[Pair]
 def join_context(
     question: Sequence[int], segments: Iterable[Sequence[int]], tokenizer: Tokenizer
 ) -> list[list[int]]:
-    """The context of the next segment, x_j = join(q, s_1 … s_{j−1}), from ids without special ones.
+    """The next segment's context, x_j = join(q, s_1 … s_{j−1}), from ids without special tokens.
 
-    Training and generation both build their contexts here.
+    Training and generation share this function.
     """
     return [[*part, tokenizer.eos_id] for part in (question, *segments)]
 
@@ -66,13 +66,13 @@ def join_context(
 def encode_question(
     question: str, tokenizer: Tokenizer, max_question: int
 ) -> tuple[list[int], int]:
-    """Ids of a question, and how many were cut: one that is too long loses its middle [ours].
+    """Ids of a question, and how many were cut: a long question loses its middle [ours].
 
     Raises ValueError: ``max_question`` is not positive.
     """
     if max_question < 1:
         raise ValueError(f"max_question is {max_question}; expected 1 or more")
-    # Encoding takes time: of a very long text only both ends. Tokens have fewer characters.
+    # Encoding takes time: encode only the ends of long texts. Tokens average under 32 characters.
     most = 32 * max_question
     shortened = len(question) > 2 * most
     if shortened:
@@ -86,14 +86,14 @@ def encode_question(
 def make_pairs(
     question: str, segments: Sequence[Segment], tokenizer: Tokenizer, max_question: int = 1024
 ) -> list[Pair]:
-    """A pair for each segment. The USM learns all, the ESM those of ES, the ASM those of AS.
+    """One pair per segment. The USM learns all, the ESM those of ES, the ASM those of AS.
 
     Raises ValueError: no segments.
     """
     if not segments:
         raise ValueError("no segments; expected at least one")
     question_ids, _ = encode_question(question, tokenizer, max_question)
-    # Encode the chain once, and deal its tokens to the segments.
+    # Encode the chain once, then group the ids by segment.
     of_pieces = iter(tokenizer.encode_pieces([piece for s in segments for piece in s.pieces]))
     ids = [[i for _ in s.pieces for i in next(of_pieces)] for s in segments]
     blocks = join_context(question_ids, ids, tokenizer)
@@ -103,14 +103,14 @@ def make_pairs(
 
 # --- rows ----------------------------------------------------------------------------------------
 def make_rows(pairs: Sequence[Pair], encoder: str) -> list[Row]:
-    """The rows of one chain's pairs that one sub-model learns."""
+    """Rows from the pairs that one sub-model learns from one chain."""
     if encoder == "bidirectional":
         return [[replace(pair, context=[pair.source])] for pair in pairs]
     return [list(pairs)] if pairs else []
 
 
 def source_length(row: Row) -> int:
-    """Source tokens of a row: the last context holds the others."""
+    """Source tokens of a row: its last context contains the others."""
     return sum(map(len, row[-1].context))
 
 
@@ -120,13 +120,13 @@ def target_length(row: Row) -> int:
 
 @dataclass(frozen=True)
 class Segmented:
-    """An example with what segmentation made of it."""
+    """An example and its segmentation."""
 
     example: Example
     pieces: list[str]
     labels: list[str]
     segments: list[Segment]
-    # Where labels are by entropy: H(p) of each piece, and the entropies of its tokens.
+    # For labels by entropy: H(p) of each piece, and its token entropies.
     entropies: list[float] | None = None
     token_entropies: list[list[float]] | None = None
 
@@ -138,7 +138,7 @@ def rows_by_model(
     encoder: str,
     max_question: int = 1024,
 ) -> dict[str, list[Row]]:
-    """The rows of each sub-model: {"usm": of all pairs}, {"esm": of ES, "asm": of AS}, …"""
+    """Rows of each sub-model: {"usm": all pairs}, {"esm": ES pairs, "asm": AS pairs}, …"""
     rows: dict[str, list[Row]] = {name: [] for name in MODES[mode]}
     for s in segmented:
         segments = [Segment(CHAIN, tuple(s.pieces))] if mode == "direct" else s.segments
@@ -151,15 +151,15 @@ def rows_by_model(
 # --- batches -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Batch:
-    """Padded tensors of B rows, S source and T target positions, and which keys each query sees."""
+    """B rows, padded to S source and T target positions, and the keys each query sees."""
 
     source: Tensor  # (B, S) int64, padded with pad_id
-    decoder_input: Tensor  # (B, T) int64: each target shifted right behind the start token
+    decoder_input: Tensor  # (B, T) int64: each target shifted right, after a start token
     target: Tensor  # (B, T) int64, padded with IGNORE
-    source_span: Span  # of source tokens over source tokens
-    target_span: Span  # of target tokens over target tokens
-    cross_span: Span  # of target tokens over source tokens
-    begins: tuple[Tensor, ...]  # of each target: its row, first place, newest source token
+    source_span: Span  # encoder self-attention
+    target_span: Span  # decoder self-attention
+    cross_span: Span  # cross-attention
+    begins: tuple[Tensor, ...]  # of each target: row, first position, last source position
     source_tokens: int  # without padding
     target_tokens: int
 
@@ -174,8 +174,8 @@ class Batch:
 
 def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:
     """Pad rows to the longest. Padding sees nothing, and nothing sees it."""
-    # ends: of each source token's block; starts, reads: of each target token, where its target
-    # starts, and how many source tokens that reads
+    # ends: where each source token's block ends; starts, reads: where each target token's target
+    # starts, and how many source tokens it reads.
     lists: list[list] = [[[] for _ in rows] for _ in range(6)]
     sources, ends, inputs, targets, starts, reads = lists
     begins = []
@@ -208,9 +208,9 @@ def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:
 
 
 def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """(B, longest) int64, each row filled up on the right with ``value``."""
+    """(B, longest) int64, each row right-padded with ``value``."""
     longest = max(map(len, rows))
-    flat = array("q")  # several times faster than a tensor of lists
+    flat = array("q")  # several times faster than torch.tensor on lists
     for row in rows:
         flat.extend(row)
         flat.extend([value] * (longest - len(row)))
@@ -220,15 +220,15 @@ def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 def make_batches(
     rows: Sequence[Row], tokens_per_batch: int, seed: int, epoch: int
 ) -> list[list[int]]:
-    """Indices of ``rows`` for one epoch, alike in length, at most ``tokens_per_batch`` padded
-    tokens each, in random order. A longer row is a batch of its own.
+    """One epoch of batches, as indices of ``rows``: similar lengths, at most ``tokens_per_batch``
+    padded tokens, random order. A longer row is a batch of its own.
 
-    The same arguments give the same batches: (epoch, batch number) is a position in the data.
+    Deterministic: with equal arguments, (epoch, batch number) is a position in the data.
     """
     rng = random.Random(f"batches-{seed}-{epoch}")
     sizes = [(source_length(row), target_length(row)) for row in rows]
     order = list(range(len(rows)))
-    rng.shuffle(order)  # breaks ties of the sort anew in each epoch
+    rng.shuffle(order)  # the sort's ties fall differently in each epoch
     order.sort(key=lambda i: (sizes[i][0] // 4, sizes[i][1]))
 
     batches: list[list[int]] = []

@@ -1,16 +1,19 @@
-"""Training in several processes, each with a part of every batch: PyTorch's DDP and little more.
+"""Data-parallel training with PyTorch's DDP.
 
-``torchrun --nproc-per-node N train.py …`` starts the processes. Each works on the same batches in
-the same order and takes every Nth row. Gradients are those of the whole batch, so losses are those
-of one process but for the order of sums. In one process all functions return what they get.
+``torchrun --nproc-per-node N train.py …`` starts the processes. All go through the same batches in
+the same order, and each takes every Nth row. Gradients are those of the whole batch, so losses
+match those of one process up to the order of sums. With one process, nothing is communicated.
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+
+from ases.model import EncoderDecoder, token_losses
+from ases.pairs import Batch
 
 T = TypeVar("T")
 Number = TypeVar("Number", int, float, Tensor)
@@ -25,17 +28,16 @@ def count() -> int:
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
     return distributed.get_rank() if several() else 0
 
 
 def own_part(items: Sequence[T]) -> Sequence[T]:
-    """The items of this process; there may be none."""
+    """This process's items, possibly none."""
     return items[rank() :: count()]
 
 
 def total(value: Number) -> Number:
-    """The sum over all processes."""
+    """Sum over all processes."""
     if not several():
         return value
     if isinstance(value, Tensor):
@@ -45,13 +47,13 @@ def total(value: Number) -> Number:
     return type(value)(total(torch.tensor(value, dtype=torch.float64)))
 
 
-def first(value: float) -> float:
-    """The first process's value: clocks do not agree."""
+def of_first(value: float) -> float:
+    """The first process's value: clocks differ."""
     return total(value if rank() == 0 else 0.0)
 
 
 def gather(items: Sequence[T], n: int) -> list[T]:
-    """All ``n`` items, of which each process has its ``own_part``."""
+    """All ``n`` items, from each process's ``own_part``."""
     if not several():
         return list(items)
     parts: list[Sequence[T]] = [()] * count()
@@ -60,7 +62,7 @@ def gather(items: Sequence[T], n: int) -> list[T]:
 
 
 def check_alike(name: str, data: object) -> None:
-    """Raise if processes have different data, as from different files."""
+    """Raises ValueError: processes have different data."""
     if not several():
         return
     digests = gather([hashlib.sha256(repr(data).encode()).hexdigest()], count())
@@ -69,22 +71,10 @@ def check_alike(name: str, data: object) -> None:
             raise ValueError(f"{name}: processes {other} and 0 have different data")
 
 
-class _Loss(nn.Module):
-    """DDP calls ``forward`` of a module."""
-
-    def __init__(self, model: Any):
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Any) -> Any:
-        return self.model.loss_sum(batch)
-
-
-def loss_function(model: Any) -> Callable:
-    """``model.loss_sum``, whose backward leaves the mean of all processes' gradients in each.
-
-    All processes then start from the first one's weights.
-    """
+def loss_function(model: EncoderDecoder) -> Callable[[Batch], Tensor]:
+    """``model.loss_sum``; in several processes, its backward averages gradients over them, and all
+    start from the first one's weights."""
     if not several():
         return model.loss_sum
-    return nn.parallel.DistributedDataParallel(_Loss(model))
+    replica = nn.parallel.DistributedDataParallel(model)
+    return lambda batch: token_losses(replica(batch), batch.target)

@@ -1,11 +1,11 @@
-"""The whole experiment, on objects: cut and label, train, write, score. No paths, no printing.
+"""The whole experiment in memory: segment, train, write, score.
 
     splits = split_examples(examples, seed=0)
     writer = train(splits, Settings(mode="usm"))
     chains = writer.write([example.question for example in splits["test"]])
     results = score_chains("mwp", splits["test"], chains)
 
-This is the method from end to end, so it is the first file to read, and it imports all the others.
+Read this file first: it is the method from end to end.
 """
 
 from collections import Counter
@@ -24,17 +24,17 @@ from ases.settings import MODES, SIZES, STOPS, ModelConfig, Settings, complaints
 from ases.tokenizer import Tokenizer
 from ases.training import Training, Watcher, check_rows, fit, randomness, usable_device
 
-#: "train", "validation" and "test", and "longer" where there is one
+#: "train", "validation", "test", and for some tasks "longer"
 Splits = dict[str, list[Example]]
-SPLITS = ("train", "validation")  # what training needs
+SPLITS = ("train", "validation")  # required for training
 
 
-# --- cut and label -------------------------------------------------------------------------------
+# --- segment -------------------------------------------------------------------------------------
 def segment(
     examples: Sequence[Example], settings: Settings = Settings(), scorer: "Writer | None" = None
 ) -> list[Segmented]:
-    """Pieces, labels and segments of each chain (Figure 2 of the paper). ``scorer``: of mode
-    "direct"; its token entropies label pieces."""
+    """Cut chains into labelled segments (Figure 2 of the paper). ``scorer``: a direct-mode Writer,
+    needed for labels by entropy."""
     check(settings, examples)
     rule = RULES[settings.segmentation]
     pieces = [split_pieces(e.answer) for e in examples]
@@ -60,14 +60,14 @@ def segment(
 
 
 def agreement(segmented: Sequence[Segmented]) -> dict | None:
-    """Precision, recall, F1 of each role against the true roles; None where the data has none."""
+    """Precision, recall and F1 of each role against the true roles; None without true roles."""
     known = [s for s in segmented if s.example.gold]
     gold = [[role for role, _ in s.example.gold] for s in known]
     return role_agreement(gold, [s.labels for s in known]) if known else None
 
 
 def check(settings: Settings, examples: object) -> None:
-    """Raise a ValueError for an invalid setting, or for what is no list of examples."""
+    """Raise ValueError for an invalid setting, or if ``examples`` is not a list of examples."""
     if not isinstance(settings, Settings):
         raise ValueError(f"{settings!r:.80}; expected Settings")
     if wrong := complaints(settings):
@@ -93,26 +93,19 @@ def train(
     """Train the sub-models of ``settings.mode``.
 
     Args:
-        examples: the splits "train" and "validation"; or a list, to be split by question.
-        watcher: watches each training; by default, it shows a bar.
+        examples: the splits "train" and "validation", or a list to split by question.
+        watcher: follows each sub-model's training; by default, shows a progress bar.
         tokenizer: by default, trained on the training split.
-        scorer: for labels by entropy; by default, a direct model trained first, with the same
-            budget again.
-        initial: makes the model that each sub-model starts as; by default, random weights.
-        cut: cuts and labels chains in place of ``segment``.
+        scorer: for labels by entropy; by default, a direct model, trained first with a full budget
+            of its own.
+        initial: makes each sub-model's starting model; by default, with random weights.
+        cut: replaces ``segment``.
     Raises:
-        ValueError: an invalid setting, too few questions, too long a chain, a sub-model without
+        ValueError: an invalid setting, too few questions, a chain too long, a sub-model without
             pairs.
-        FloatingPointError: a loss or gradients that are not finite.
+        FloatingPointError: a non-finite loss or gradient norm.
     """
-    if not isinstance(examples, dict):
-        check(settings, examples)
-        examples = split_examples(examples, settings.seed)
-    splits: Splits = examples
-    for name in SPLITS:
-        check(settings, splits.get(name))
-        if not splits[name]:
-            raise ValueError(f"no examples in {name!r}; expected at least one")
+    splits = _checked_splits(examples, settings)
     usable_device(settings.device)
     tokenizer = tokenizer or Tokenizer.train(training_texts(splits), settings.vocab_size)
     check_lengths(splits, tokenizer, settings.max_chain)
@@ -124,7 +117,7 @@ def train(
         return rows_by_model(mode, segmented, tokenizer, settings.encoder, settings.max_question)
 
     def fit_all(rows: dict[str, list[Row]], validation: dict[str, list[Row]]) -> dict:
-        """Train each sub-model with an equal part of the budget."""
+        """Train each sub-model on an equal share of the budget."""
         for name in rows:
             check_rows(name, rows[name], validation[name])
         models = {}
@@ -145,27 +138,43 @@ def train(
     cut = cut or partial(segment, settings=settings, scorer=scorer)
     segmented, validation = (cut(splits[name]) for name in SPLITS)
     rows = rows_of(settings.mode, segmented)
-
-    # Where no limits are set: twice the longest target and chain in training [ours].
-    pairs = [pair for own in rows.values() for row in own for pair in row]
-    tokens = 2 * max((len(pair.target) for pair in pairs), default=1)
-    rounds = 1 if settings.mode == "direct" else 2 * max(len(s.segments) for s in segmented)
-    tokens, rounds = settings.max_tokens or tokens, settings.max_rounds or rounds
-    settings = replace(settings, max_tokens=tokens, max_rounds=rounds)
+    settings = _with_limits(settings, rows, segmented)
     models = fit_all(rows, rows_of(settings.mode, validation))
     return Writer(settings, tokenizer, models, reports)
 
 
+def _checked_splits(examples: Sequence[Example] | Splits, settings: Settings) -> Splits:
+    if not isinstance(examples, dict):
+        check(settings, examples)
+        examples = split_examples(examples, settings.seed)
+    for name in SPLITS:
+        check(settings, examples.get(name))
+        if not examples[name]:
+            raise ValueError(f"no examples in {name!r}; expected at least one")
+    return examples
+
+
+def _with_limits(
+    settings: Settings, rows: dict[str, list[Row]], segmented: Sequence[Segmented]
+) -> Settings:
+    """By default, twice the most target tokens and segments seen in training [ours]."""
+    pairs = [pair for own in rows.values() for row in own for pair in row]
+    tokens = 2 * max((len(pair.target) for pair in pairs), default=1)
+    rounds = 1 if settings.mode == "direct" else 2 * max(len(s.segments) for s in segmented)
+    tokens, rounds = settings.max_tokens or tokens, settings.max_rounds or rounds
+    return replace(settings, max_tokens=tokens, max_rounds=rounds)
+
+
 def training_texts(splits: Splits) -> list[str]:
-    """Questions and answers of the training split: all that a tokenizer may learn from."""
+    """The only texts a tokenizer may learn from: the training split's questions and answers."""
     return [text for example in splits["train"] for text in (example.question, example.answer)]
 
 
 def check_lengths(splits: Splits, tokenizer: Tokenizer, limit: int) -> None:
-    """Raise if a chain is too long: attention's memory grows with the square."""
+    """Raise InputError if a chain exceeds ``limit`` tokens: attention's memory is quadratic."""
     for example in (example for name in SPLITS for example in splits[name]):
         if len(example.answer.encode()) < limit:
-            continue  # it has no more tokens than bytes
+            continue  # short enough even at one token per byte
         n = len(tokenizer.encode(example.answer))
         if n > limit:
             told = f"{example.id}: a chain of {n} tokens; expected at most {limit}"
@@ -176,7 +185,7 @@ def _random_model(settings: Settings, tokenizer: Tokenizer) -> Callable[[], Enco
     if unknown := set(settings.model) - {f.name for f in fields(ModelConfig)}:
         raise ValueError(f"model: no field {min(unknown)!r}; expected those of ModelConfig")
     n = tokenizer.vocab_size
-    # A bidirectional encoder is the paper's and T5's, and knows where a context ends.
+    # A bidirectional encoder, the paper's and T5's, already knows where a context ends.
     given: dict = dict(vocab_size=n, start_from_state=settings.encoder == "block-causal")
     given |= SIZES[settings.size] | dict(dropout_rate=settings.dropout) | settings.model
     config = ModelConfig(**given)
@@ -193,16 +202,16 @@ def _random_model(settings: Settings, tokenizer: Tokenizer) -> Callable[[], Enco
 # --- write and score -----------------------------------------------------------------------------
 @dataclass
 class Writer:
-    """The trained sub-models of a mode, with all they need to write chains of thought."""
+    """The trained sub-models of a mode, ready to write chains of thought."""
 
-    settings: Settings  # with max_tokens and max_rounds
+    settings: Settings  # max_tokens and max_rounds are set
     tokenizer: Tokenizer
     models: dict[str, EncoderDecoder]  # "usm", or "esm" and "asm", or "direct"
-    reports: dict[str, dict] = field(default_factory=dict)  # summary of each training
+    reports: dict[str, dict] = field(default_factory=dict)  # training summaries by name
 
     @property
     def by_role(self) -> dict[str, EncoderDecoder]:
-        """The model that writes each role, in the order of turns."""
+        """Role → the model that writes it, in turn order."""
         modes = MODES[self.settings.mode].items()
         return {role: self.models[name] for name, roles in modes for role in roles}
 
@@ -217,12 +226,12 @@ class Writer:
         finished: Callable[[int], None] | None = None,
         second_try: Search | None = None,
     ) -> list[Chain]:
-        """A chain for each question, in batches of like length; greedy by default.
+        """Write a chain for each question, in batches of similar length; greedy by default.
 
         Args:
-            batch_tokens: bounds a batch: its source tokens, twice over for what is to come.
-            search, second_try: as for ``SegmentWriter``.
-            finished: as for ``generate_chains``.
+            batch_tokens: limits a batch's tokens; questions count twice, to leave room for chains.
+            search, second_try: see ``SegmentWriter``.
+            finished: see ``generate_chains``.
         """
         a_list = isinstance(questions, (list, tuple))
         if not a_list or not all(isinstance(q, str) for q in questions):
@@ -234,7 +243,7 @@ class Writer:
 
         chains: dict[int, Chain] = {}
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        while order:  # the longest first
+        while order:  # longest first
             n = max(1, batch_tokens // (2 * len(ids[order[-1]]) + 2))
             batch, order = order[-n:], order[:-n]
             limits, of_batch = (settings.encoder, settings.max_tokens), [ids[i] for i in batch]
@@ -246,13 +255,13 @@ class Writer:
         return [chains[i] for i in range(len(ids))]
 
     def cut_questions(self, questions: Sequence[str]) -> int:
-        """How many questions are too long and lose their middle."""
+        """Count the questions too long to keep their middle."""
         limit = self.settings.max_question
         return sum(encode_question(q, self.tokenizer, limit)[1] > 0 for q in questions)
 
 
 def score_chains(task: str, examples: Sequence[Example], chains: Sequence[Chain]) -> dict:
-    """All scores of a test set, and how its chains ended."""
+    """All scores on a test set, mean rounds, and the share of each stop reason."""
     texts = [chain.text for chain in chains]
     stops = Counter(chain.stop for chain in chains)
     questions, answers = [e.question for e in examples], [e.answer for e in examples]

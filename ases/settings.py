@@ -1,7 +1,6 @@
-"""Every setting, declared once: default, range and help stand with its name.
+"""Every setting, declared once with its default, range and help.
 
-Flags, ``--help``, ``config.json`` and all checks come from these fields. Importing this file is
-cheap.
+Flags, ``--help``, ``config.json`` and all checks derive from these fields. Cheap to import.
 """
 
 from collections.abc import Collection
@@ -12,19 +11,19 @@ from typing import Any, get_args, get_type_hints
 from ases.segmentation import AS, ES, RULES
 from ases.tasks import TASKS
 
-CHAIN = "CHAIN"  # the role of a direct model's only target, beside ES and AS
+CHAIN = "CHAIN"  # the third role, beside ES and AS: a direct model's only target
 
-#: The sub-models of each mode and the roles each of them writes. Modes differ in nothing else.
+#: The sub-models of each mode, and the roles each one writes. Modes differ only in this.
 MODES: dict[str, dict[str, tuple[str, ...]]] = {
     "direct": {"direct": (CHAIN,)},
     "dsm": {"esm": (ES,), "asm": (AS,)},
     "usm": {"usm": (ES, AS)},
 }
 
-#: Who sees what in the encoder: ``ases.pairs`` has the picture.
+#: What each encoder token sees; pictured in ``ases.pairs``.
 ENCODERS = ("block-causal", "bidirectional")
 
-#: Why a chain stopped; read each as "it …".
+#: Why a chain stopped; each text completes "it …".
 STOPS = {
     "end": "wrote the end-of-chain token",
     "no-end": "ended without that token (direct chains only)",
@@ -33,7 +32,7 @@ STOPS = {
     "stuck": "wrote a segment twice in a row, or two empty ones",
 }
 
-#: "small" and "base" have the shapes of T5 v1.1; the others are for teaching.
+#: "small" and "base" are T5 v1.1's; the others are for teaching.
 _SHAPE = "d_model d_kv d_ff num_layers num_decoder_layers num_heads".split()
 SIZES = {
     "micro": dict(zip(_SHAPE, (32, 16, 64, 1, 1, 2))),
@@ -47,20 +46,20 @@ SIZES = {
 def setting(
     default: Any,
     help: str,
-    low: float = -inf,  # the smallest value
-    above: float = -inf,  # what it must exceed
+    low: float = -inf,  # inclusive
+    above: float = -inf,  # exclusive
     high: float = inf,
-    choices: Collection[str] = (),  # the words it may be; those of a dictionary may grow
-    shown: str | None = None,  # the default in words, where the value alone does not tell
-    metavar: str | None = None,  # what --help shows as the value: "FILE"
+    choices: Collection[str] = (),  # allowed values; a dictionary may gain entries
+    shown: str | None = None,  # the default in words, if its value alone is unclear
+    metavar: str | None = None,  # placeholder in --help: "FILE"
 ) -> Any:
-    """A field that knows its range."""
+    """A dataclass field whose metadata holds its range and help."""
     return field(default=default, metadata=locals())
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of a run, in the method's order."""
+    """All settings of a run, in pipeline order."""
 
     # --- data
     task: str = setting("mwp", "what the chains are about", choices=TASKS)
@@ -72,7 +71,7 @@ class Settings:
     label_field: str | None = setting(
         None, "name of --data's true answers", shown="in the answer", metavar="NAME"
     )
-    skip_bad_rows: bool = setting(False, "leave out rows that cannot be used")
+    skip_bad_rows: bool = setting(False, "skip unusable rows")
     seed: int = setting(0, "of data, split, weights, batches", low=0, high=2**63 - 1)
     train_problems: int | None = setting(None, "training examples", low=1, shown="2000, or all")
     test_problems: int | None = setting(None, "test examples", low=1, shown="500, or all")
@@ -82,8 +81,8 @@ class Settings:
     mode: str = setting("usm", "direct: baseline; dsm: two models; usm: one", choices=MODES)
     segmentation: str = setting("interleave", "how to label pieces", choices=RULES)
     beta: float = setting(1.0, "AS: above beta times the chain's mean entropy", low=0)
-    # The paper sweeps a gamma that its released code does not have. As an exponent it covers
-    # what that code offers: the sum (0) and the mean (1) [ours].
+    # The paper sweeps a gamma that its released code lacks. As an exponent, it covers that code's
+    # two options: sum (0) and mean (1) [ours].
     gamma: float = setting(1.0, "piece entropy = sum / tokens ** gamma", low=-10, high=10)
     entropy_context: str = setting(
         "prefix", "given the chain so far, or the question alone", choices=("prefix", "question")
@@ -98,43 +97,49 @@ class Settings:
     size: str = setting("tiny", "shape of the model", choices=SIZES)
     dropout: float = setting(0.0, "share of activations to drop in training", low=0, high=0.99)
     init: str | None = setting(None, "T5 checkpoint", shown="random weights", metavar="FOLDER")
-    vocab_size: int = setting(4096, "most ids of the tokenizer", low=260, high=1_000_000)
-    max_question: int = setting(1024, "most ids of a question; its middle is left out", low=16)
-    max_chain: int = setting(4096, "most ids of a training chain", low=16)
+    vocab_size: int = setting(4096, "size of the vocabulary, at most", low=260, high=1_000_000)
+    max_question: int = setting(
+        1024, "most tokens of a question; longer ones lose their middle", low=16
+    )
+    max_chain: int = setting(4096, "most tokens of a training chain", low=16)
 
-    # --- training: the budget is max_steps or max_minutes, whichever ends first
-    max_steps: int | None = setting(1400, "updates in all", low=1, shown="1400, or --max-minutes")
-    max_minutes: float | None = setting(None, "training time in all", above=0, shown="no limit")
+    # --- training: the budget is max_steps or max_minutes, whichever runs out first
+    max_steps: int | None = setting(1400, "total updates", low=1, shown="1400, or --max-minutes")
+    max_minutes: float | None = setting(None, "total training time", above=0, shown="no limit")
     batch_tokens: int = setting(2048, "padded tokens in a batch, source and target", low=16)
     accumulate: int = setting(1, "batches in an update", low=1)
     optimizer: str | None = setting(
-        None, "for the blocks' matrices", choices=("muon", "adamw"), shown="muon; adamw with --init"
+        None, "of the blocks' matrices", choices=("muon", "adamw"), shown="muon; adamw with --init"
     )
     learning_rate: float | None = setting(
-        None, "of adamw, at its peak", above=0, shown="0.03 beside muon, 0.003 alone"
+        None, "peak rate of adamw", above=0, shown="0.03 beside muon, 0.003 alone"
     )
-    muon_learning_rate: float = setting(0.01, "of muon, at its peak", above=0)
+    muon_learning_rate: float = setting(0.01, "peak rate of muon", above=0)
     momentum: float = setting(0.95, "of muon", low=0, high=0.999)
-    warmup: float = setting(0.05, "share of the budget in which rates rise", low=0, high=0.9)
-    weight_decay: float = setting(0.2, "a step takes rate times this off matrices", low=0)
-    clip: float = setting(1.0, "largest norm of all gradients together", above=0)
+    warmup: float = setting(0.05, "share of the budget for warm-up", low=0, high=0.9)
+    weight_decay: float = setting(0.2, "decoupled, of matrices", low=0)
+    clip: float = setting(1.0, "largest global norm of gradients", above=0)
     validations: int = setting(10, "validations and checkpoints in the budget", low=1)
-    log_every: int = setting(50, "updates between two reports of the loss", low=1)
-    # bfloat16 is fast on GPUs only. Weights and sums stay float32.
+    log_every: int = setting(50, "log the loss every N updates", low=1)
+    # bfloat16 is fast only on GPUs. Weights and sums stay float32.
     dtype: str = setting("float32", "of activations", choices=("float32", "bfloat16"))
     device: str = setting("cpu", "where to run: cpu or cuda")
 
     # --- decoding
-    max_tokens: int | None = setting(None, "most ids of a segment", low=1, shown="twice training's")
-    max_rounds: int | None = setting(None, "most segments of a chain", low=1, shown="likewise")
+    max_tokens: int | None = setting(
+        None, "most tokens of a segment", low=1, shown="twice training's"
+    )
+    max_rounds: int | None = setting(
+        None, "most segments of a chain", low=1, shown="twice training's"
+    )
 
-    #: Fields of ``ModelConfig`` that replace those of ``size``.
+    #: ``ModelConfig`` fields that override those of ``size``.
     model: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a model, in the field's own names: T5's folders carry them, too."""
+    """Model shape. Most names are those of T5's config.json."""
 
     vocab_size: int = setting(4096, "ids of the embedding", low=1, high=10**7)
     d_model: int = setting(64, "width of the model, D", low=1, high=10**6)
@@ -145,18 +150,20 @@ class ModelConfig:
     # H times K may differ from D.
     num_heads: int = setting(2, "attention heads, H", low=1, high=10**6)
     relative_attention_num_buckets: int = setting(32, "a multiple of 4", low=4, high=10**6)
-    relative_attention_max_distance: int = setting(128, "from here one bucket", low=1, high=10**6)
-    # gated-gelu is T5 v1.1's, Flan's and mT5's; relu is v1.0's.
+    relative_attention_max_distance: int = setting(
+        128, "one bucket for all beyond", low=1, high=10**6
+    )
+    # gated-gelu: T5 v1.1, Flan-T5, mT5. relu: T5 v1.0.
     feed_forward: str = setting("gated-gelu", "activation", choices=("gated-gelu", "relu"))
     layer_norm_epsilon: float = setting(1e-6, "added to the mean square", low=0)
     dropout_rate: float = setting(0.0, "share of activations dropped in training", low=0, high=0.99)
-    # Two settings, not one: a checkpoint may store one tensor twice and still not be scaled.
+    # Two settings, not one: a checkpoint may tie the weights and still not scale.
     tie_word_embeddings: bool = setting(False, "the embedding is the output head")
     scale_decoder_outputs: bool = setting(False, "multiply the decoder's output by D ** -0.5")
-    # T5 leaves 1/√K to the queries' weights. Adam moves all weights by steps of one size, so
-    # queries that must be √K times smaller get unstable at rates the rest could take [ours].
+    # T5 folds 1/√K into the query weights. But Adam's steps have the same size for all weights:
+    # √K times smaller query weights become unstable at rates that suit the rest [ours].
     scale_scores: bool = setting(True, "multiply the scores by K ** -0.5")
-    # In a block-causal encoder nothing else marks which segment was the last one [ours].
+    # With a block-causal encoder, nothing else marks the last segment [ours].
     start_from_state: bool = setting(True, "add the newest token's state to the start token")
     pad_token_id: int = setting(0, "fills batches", low=0)
     decoder_start_token_id: int = setting(0, "what the decoder reads first", low=0)
@@ -174,13 +181,13 @@ class ModelConfig:
 
 # --- checks --------------------------------------------------------------------------------------
 def kind(cls: type, name: str) -> type:
-    """The type of a field without None: ``int | None`` → ``int``."""
+    """A field's type without None: ``int | None`` → ``int``."""
     hint = get_type_hints(cls)[name]
     return next((t for t in get_args(hint) if t is not type(None)), hint)
 
 
 def expected(cls: type, f: Field) -> str:
-    """What a field may hold, in words: "a whole number of at least 1"."""
+    """What a field accepts, in words: "a whole number of at least 1"."""
     facts = f.metadata
     if facts["choices"]:
         return f"one of {', '.join(facts['choices'])}"
@@ -193,23 +200,23 @@ def expected(cls: type, f: Field) -> str:
 
 
 def is_valid(cls: type, f: Field, value: Any) -> bool:
-    """Does ``value`` have the type of field ``f`` and lie in its range?"""
+    """Does ``value`` fit field ``f``'s type and range?"""
     facts, wanted = f.metadata, kind(cls, f.name)
     if value is None:
         return type(None) in get_args(get_type_hints(cls)[f.name])
     if type(value) is not wanted and not (wanted is float and type(value) is int):
-        return False  # True is no 1
+        return False  # a bool is not a number
     if facts["choices"]:
         return value in facts["choices"]
     if wanted is str:
         return not facts["metavar"] or value != ""
     if wanted in (bool, list):
         return True
-    return facts["low"] <= value <= facts["high"] and facts["above"] < value != inf  # nor NaN
+    return facts["low"] <= value <= facts["high"] and facts["above"] < value != inf  # rejects NaN
 
 
 def complaints(settings: Any) -> list[str]:
-    """All invalid values, a line each."""
+    """One line per invalid value."""
     cls, told = type(settings), []
     for f in fields(settings):
         value = getattr(settings, f.name)

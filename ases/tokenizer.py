@@ -1,8 +1,8 @@
-"""Text to token ids and back: a byte-level BPE that is exact for any string.
+"""Byte-level BPE that round-trips any string exactly.
 
 Each digit is a token of its own, together with a blank before it: models this small do not learn
-arithmetic on "128" as one symbol. Pieces are encoded one by one, so every token of a chain belongs
-to exactly one piece, which the entropy of a piece needs.
+arithmetic if "128" is one token. Pieces are encoded one by one, so each token belongs to exactly
+one piece. Piece entropies need this.
 """
 
 from pathlib import Path
@@ -19,14 +19,14 @@ PAD, EOS, END = "<pad>", "</s>", "<end>"
 class Tokenizer:
     """A BPE vocabulary with three special ids.
 
-    ``pad_id`` fills batches and starts the decoder. ``eos_id`` ends every part of a context and
-    every target. ``end_id``, the end-of-chain token, stands once, behind the last segment.
+    ``pad_id`` fills batches and starts the decoder. ``eos_id`` ends every context block and every
+    target. ``end_id``, the end-of-chain token, appears once, after the last segment.
     """
 
     SPECIALS = (PAD, EOS, END)
 
     def __init__(self, backend: tokenizers.Tokenizer):
-        backend.encode_special_tokens = True  # "<end>" in a question is text, no special token
+        backend.encode_special_tokens = True  # "<end>" in a question is plain text
         backend.no_padding()
         backend.no_truncation()
         self.backend = backend
@@ -35,7 +35,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: list[str], vocab_size: int) -> Self:
-        """Learn merges from ``texts``, for at most ``vocab_size`` ids; 259 are always there."""
+        """Learn merges from ``texts``, up to ``vocab_size`` ids; 259 are fixed."""
         if isinstance(texts, str):
             raise ValueError("expected a list of texts, not one text")
         backend = tokenizers.Tokenizer(models.BPE())
@@ -61,7 +61,7 @@ class Tokenizer:
         """
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception for every failure
+        except Exception as error:  # the library raises plain Exception on any failure
             reason = str(error).splitlines()[0]
             raise InputError(f"{path}: not a readable tokenizer.json ({reason})") from None
         tokenizer = cls(backend)
@@ -70,7 +70,7 @@ class Tokenizer:
         return tokenizer
 
     def text(self) -> str:
-        """The content of a ``tokenizer.json``."""
+        """Contents of a ``tokenizer.json``."""
         return self.backend.to_str(pretty=True)
 
     @property
@@ -78,13 +78,13 @@ class Tokenizer:
         return self.backend.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text``, without special ones."""
+        """Ids of ``text``, without special tokens."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def encode_pieces(self, pieces: list[str]) -> list[list[int]]:
-        """Ids of each piece on its own; joined, they decode to the pieces joined."""
+        """Ids of each piece, encoded separately; concatenated, they decode to the whole text."""
         return [e.ids for e in self.backend.encode_batch(pieces, add_special_tokens=False)]
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ``ids``, without special ones; bytes that are no UTF-8 become U+FFFD."""
+        """Text of ``ids``, without special tokens; invalid UTF-8 becomes U+FFFD."""
         return self.backend.decode([i for i in ids if i not in self.special_ids])

@@ -1,8 +1,7 @@
 """Training one sub-model. Direct, ESM, ASM and USM differ in their pairs, never in how they train.
 
-``fit`` is the loop. ``Training`` is what it changes, and all that a checkpoint holds: a training
-continued from a checkpoint has the losses and weights of an uninterrupted one, on a CPU bit for
-bit.
+``fit`` is the loop. ``Training`` is its state, which checkpoints save. A resumed training has the
+losses and weights of an uninterrupted one, on a CPU bit for bit.
 """
 
 import math
@@ -25,8 +24,8 @@ from ases.settings import Settings
 
 
 class Training:
-    """A model in training, one of ``parts`` that share the budget: its optimizers, counters, and
-    best weights so far."""
+    """A model in training, with its optimizers, counters and best weights so far. ``parts``: how
+    many models share the budget."""
 
     def __init__(self, name: str, model: EncoderDecoder, settings: Settings, parts: int = 1):
         self.name, self.settings = name, settings
@@ -36,41 +35,36 @@ class Training:
         self.optimizers = make_optimizers(model, settings)
 
         self.step = self.epoch = self.validations = 0
-        self.epochs = 0.0  # at the end, with the begun one
-        self.position = 0  # of the next batch within the epoch
+        self.epochs = 0.0  # set at the end, with the partial one
+        self.position = 0  # of the next batch in the epoch
         self.seconds = 0.0
-        self.best: dict = {}  # what the best validation found, and its step
+        self.best: dict = {}  # scores of the best validation, and its step
         self.best_weights: dict[str, Tensor] = {}
         # Since the last report:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=settings.device)
         self.target_tokens = self.tokens = 0
         self.report_seconds = 0.0
-        # Dropout draws from random numbers of its own, different ones in each process.
-        self.seed_randomness()
-
-    def seed_randomness(self) -> None:
-        rank = parallel.rank()
-        self.random: dict = {"seed": self.settings.seed + (1000 * self.step + rank if rank else 0)}
+        self.random: dict = {"seed": settings.seed}  # dropout's own random state
         with randomness(self.random):
             pass
 
     @property
     def share(self) -> float:
-        """The share of the budget that is used up; from 1 on, training is over."""
+        """Share of the budget used; training ends at 1."""
         steps = self.step / self.max_steps if self.max_steps else 0.0
         minutes = self.seconds / (60 * self.max_minutes) if self.max_minutes else 0.0
         return max(steps, minutes)
 
     @property
     def validations_due(self) -> int:
-        """How many validations there should be by now."""
+        """How many validations should be done by now."""
         n = self.settings.validations
-        return min(n, int(n * self.share + 1e-9))  # 49/50 of 50 is 49, whatever floats say
+        return min(n, int(n * self.share + 1e-9))  # 49/50 of 50 is 49, despite rounding
 
     def add_time(self, since: float) -> float:
-        """Count the seconds since the clock showed ``since``; returns what it shows now."""
+        """Add the seconds since ``since``; returns the time now."""
         now = time.perf_counter()
-        self.seconds = parallel.first(self.seconds + now - since)
+        self.seconds = parallel.of_first(self.seconds + now - since)
         self.report_seconds += now - since
         return now
 
@@ -78,7 +72,7 @@ class Training:
         return {"step": self.step, "epoch": self.epoch, "seconds": round(self.seconds, 2)}
 
     def report(self, gradient_norm: Tensor) -> dict:
-        """The updates since the last report. Here the GPU is waited for."""
+        """Metrics of the updates since the last report. Syncs with the GPU."""
         rate = self.optimizers[-1].param_groups[0]["lr"]
         loss, norm = float(self.loss_sum) / self.target_tokens, float(gradient_norm)
         for name, value in (("loss", loss), ("norm of the gradients", norm)):
@@ -92,23 +86,22 @@ class Training:
         return self.place() | {"loss": loss} | own
 
     def keep_if_best(self, found: dict) -> None:
-        """Keep the weights if they got more validation tokens right than any before; of equals,
-        those with the lower loss.
+        """Keep the weights with the most correct validation tokens; ties: lower loss [ours].
 
-        Where data is scarce, the loss may rise while ever more tokens are right: the model gets
-        surer of those it gets wrong. Greedy decoding does not care [ours].
+        With little data, the loss can rise while accuracy still improves: the model gets more
+        confident in its errors. Greedy decoding is unaffected.
         """
 
-        def rank(found: dict) -> tuple[float, float]:
+        def quality(found: dict) -> tuple[float, float]:
             return found["validation_accuracy"], -found["validation_loss"]
 
-        if not self.best or rank(found) > rank(self.best):
+        if not self.best or quality(found) > quality(self.best):
             self.best = {"best_step": self.step} | found
             weights = self.model.state_dict().items()
             self.best_weights = {name: tensor.detach().clone() for name, tensor in weights}
 
     def summary(self) -> dict:
-        """How long it took, and what ``best`` holds."""
+        """How long it took, and the best validation."""
         seconds = round(self.seconds, 1)
         return {"steps": self.step, "epochs": self.epochs, "seconds": seconds} | self.best
 
@@ -118,7 +111,7 @@ class Training:
     _COUNTERS += "target_tokens tokens report_seconds".split()
 
     def state_dict(self) -> dict:
-        """Tensors and plain values; with the best weights, all it takes to continue."""
+        """All it takes to resume, except the best weights: tensors and plain values."""
         return {
             "config": asdict(self.model.config),
             "model": self.model.state_dict(),
@@ -128,16 +121,16 @@ class Training:
         } | self.random
 
     def load_state_dict(self, state: dict, best_weights: dict[str, Tensor]) -> None:
-        """Continue from what ``state_dict`` returned. Errors of many kinds tell of a wrong one."""
+        """Resume from a ``state_dict``. A wrong one raises errors of many kinds."""
         if state["config"] != asdict(self.model.config):
-            raise ValueError("it was trained with other model settings")
+            raise ValueError("it has other model settings")
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         for name in self._COUNTERS:
             setattr(self, name, state["progress"][name])
         self.loss_sum.copy_(state["loss_sum"])
-        # The budget may have grown since.
+        # The budget may have grown.
         self.validations = min(self.validations, self.validations_due)
         self.best_weights = best_weights
         self.random = {name: state[name] for name in ("rng", "cuda_rng")}
@@ -146,27 +139,27 @@ class Training:
 
 
 def check_rows(name: str, rows: Sequence[Row], validation: Sequence[Row]) -> None:
-    """Raise if a sub-model has nothing to learn from."""
+    """Raises ValueError: a sub-model has no training or no validation rows."""
     if not rows or not validation:
         told = f"{name}: {len(rows)} training and {len(validation)} validation rows"
         raise ValueError(f"{told}; expected some of each: try another --beta or --segmentation")
 
 
 def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> Iterator[dict]:
-    """Train until the budget is used up, and leave the best weights in the model.
+    """Train until the budget is spent, then load the best weights into the model.
 
-    The loss of an update is the sum of its token losses over the number of its target tokens,
-    across batches and processes: accumulating gives what one large batch would.
+    An update's loss is the mean over its target tokens, across batches and processes: gradient
+    accumulation equals one large batch.
 
-    Yields after each update what there is to report: {"training": …, "validation": …}, or nothing.
-    Raises ValueError: no rows; FloatingPointError: a loss that is not finite.
+    Yields a report after each update: {"training": …, "validation": …}, each only when due.
+    Raises ValueError: no rows; FloatingPointError: a loss or gradient norm that is not finite.
     """
     settings, model = training.settings, training.model
     check_rows(training.name, rows, validation)
     parallel.check_alike(training.name, rows)
     loss_of = parallel.loss_function(model)
-    if parallel.rank():
-        training.seed_randomness()
+    if parallel.rank():  # dropout differs between processes
+        training.random = {"seed": settings.seed + 1000 * training.step + parallel.rank()}
     batches = _stream(rows, training)
 
     clock = time.perf_counter()
@@ -178,7 +171,7 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
             own = randomness(training.random) if model.config.dropout_rate else nullcontext()
             with own, autocast(settings):
                 loss = loss_of(batch.to(settings.device))
-            (loss * parallel.count() / target_tokens).backward()  # DDP takes the mean
+            (loss * parallel.count() / target_tokens).backward()  # DDP averages
             training.loss_sum += parallel.total(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
 
@@ -202,7 +195,7 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
             training.validations = training.validations_due
             training.keep_if_best(found)
             clock = training.add_time(clock)
-            training.report_seconds = 0.0  # it says nothing of the speed of updates
+            training.report_seconds = 0.0  # validation is not part of training speed
             report["validation"] = training.place() | found
         yield report
 
@@ -213,7 +206,7 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
 
 
 def _stream(rows: Sequence[Row], training: Training) -> Iterator[Batch]:
-    """This process's part of batches without end, from where the training stands."""
+    """This process's part of endless batches, from the training's position on."""
     settings, config = training.settings, training.model.config
     while True:
         batches = make_batches(rows, settings.batch_tokens, settings.seed, training.epoch)
@@ -222,7 +215,7 @@ def _stream(rows: Sequence[Row], training: Training) -> Iterator[Batch]:
             chosen = [rows[i] for i in batches[training.position - 1]]
             own = parallel.own_part(chosen)
             batch = collate(own or chosen[:1], config.pad_token_id, config.decoder_start_token_id)
-            if not own:  # more processes than rows: nothing to learn from
+            if not own:  # more processes than rows: a batch of padding
                 nothing = torch.full_like(batch.target, IGNORE)
                 batch = replace(batch, target=nothing, source_tokens=0, target_tokens=0)
             yield batch
@@ -231,8 +224,8 @@ def _stream(rows: Sequence[Row], training: Training) -> Iterator[Batch]:
 
 @torch.no_grad()
 def validate_on(model: EncoderDecoder, rows: Sequence[Row], settings: Settings) -> dict[str, float]:
-    """Nats per target token, and the share of target tokens that are the likeliest, over all rows,
-    without dropout; leaves the model in training mode."""
+    """Nats per target token and token accuracy over all rows, without dropout. Leaves the model in
+    training mode. Raises FloatingPointError: a loss that is not finite."""
     config, device = model.config, settings.device
     model.eval()
     loss, right, count = 0.0, 0, 0
@@ -252,14 +245,14 @@ def validate_on(model: EncoderDecoder, rows: Sequence[Row], settings: Settings) 
 
 
 class Watcher:
-    """Watches trainings: shows a bar. ``ases.run.checkpoints`` has one that also writes files."""
+    """Shows a progress bar. ``ases.run.checkpoints`` has one that also writes files."""
 
     def start(self, training: Training) -> None:
-        """A training begins. A watcher may load a checkpoint into it."""
+        """Called before training; may load a checkpoint into it."""
         self.bar = tqdm(desc=training.name, total=training.max_steps, unit="update", disable=None)
 
     def record(self, training: Training, report: dict[str, dict]) -> None:
-        """An update is done; ``report`` is what ``fit`` yields."""
+        """Called after each update with the ``report`` from ``fit``."""
         self.bar.update()
         if "training" in report:
             self.bar.set_postfix(loss=f"{report['training']['loss']:.3f}")
@@ -269,7 +262,7 @@ class Watcher:
 
 # --- devices and random numbers ------------------------------------------------------------------
 def usable_device(device: str) -> torch.device:
-    """Raise a ValueError if there is no such device."""
+    """Raises ValueError: no such device."""
     try:
         found = torch.device(device)
     except RuntimeError:
@@ -280,21 +273,21 @@ def usable_device(device: str) -> torch.device:
 
 
 def autocast(settings: Settings) -> AbstractContextManager:
-    """Multiplies matrices in ``settings.dtype``; weights and sums stay float32."""
+    """Matrix products in ``settings.dtype``; weights and sums stay float32."""
     if settings.dtype == "float32":
         return nullcontext()
     return torch.autocast(torch.device(settings.device).type, torch.bfloat16)
 
 
-_ALONE = threading.RLock()
+_RANDOM_LOCK = threading.RLock()
 
 
 @contextmanager
 def randomness(state: dict[str, Any]) -> Iterator[None]:
-    """Random numbers of one's own: inside, they replace the process's, which come back afterwards.
-    ``state``: where they stand; {"seed": n} is a beginning. Threads wait for one another."""
+    """Use a separate random state inside, and restore the process's own afterwards. ``state`` is
+    updated in place and starts as {"seed": n}. Threads take turns."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with _ALONE, torch.random.fork_rng(devices):
+    with _RANDOM_LOCK, torch.random.fork_rng(devices):
         if "seed" in state:
             torch.default_generator.manual_seed(state["seed"])
             if devices:

@@ -1,1 +1,1 @@
-"""Fused attention in Triton: what ``ases.attention`` computes, without a matrix of scores."""
+"""Fused attention in Triton: ``ases.attention`` without a score matrix."""

@@ -1,38 +1,37 @@
-"""Fused attention over spans of keys with a relative position bias, both directions, in Triton.
+"""Fused attention over key spans with a relative position bias, forward and backward, in Triton.
 
-The matrix of scores never exists. A program owns one block of queries (or, for the gradients of
-keys and values, of keys) and walks over blocks of the other side. Below, i is a query, j a key,
+The score matrix never exists. A program owns one block of queries (or, for the key and value
+gradients, of keys) and loops over blocks of the other side. Below, i is a query, j a key,
 s_ij = scale · q_i·k_j + b_{j−i}, −∞ where i does not see j.
 
-**Forward, the online softmax.** Wanted is o_i = Σ_j e^{s_ij} v_j / Σ_j e^{s_ij}. Take the keys
-block by block. Keep, for the keys so far, the largest score m, the sum l = Σ e^{s − m} and the
+**Forward: online softmax.** The output is o_i = Σ_j e^{s_ij} v_j / Σ_j e^{s_ij}. Take the keys
+block by block. For the keys so far, keep the largest score m, the sum l = Σ e^{s − m} and the
 output a = Σ e^{s − m} v. A new block with largest score m' moves the reference to n = max(m, m'):
-l and a shrink by e^{m − n}, then the block's terms are added. At the end o = a / l. The backward
-pass needs p_ij = e^{s_ij − m_i} / l_i, so m and 1 / l are kept. (One number, m + ln l, would do, if
-large scores left it digits for the logarithm.) Powers are taken of 2: log₂ e is
-folded into the scale and the bias.
+multiply l and a by e^{m − n}, then add the block's terms. At the end o = a / l. The backward pass
+needs p_ij = e^{s_ij − m_i} / l_i, so store m and 1 / l. (m + ln l alone would lose the digits of
+the logarithm when scores are large.) Powers have base 2: scale and bias include log₂ e.
 
-**Backward.** With dO given, dP_ij = dO_i·v_j, and from o = Σ_j p_ij v_j and p = softmax(s):
+**Backward.** Given dO, dP_ij = dO_i·v_j. From o = Σ_j p_ij v_j and p = softmax(s):
 
     dV_j = Σ_i p_ij dO_i
     dS_ij = p_ij (dP_ij − D_i),   D_i = Σ_j p_ij dP_ij = dO_i·o_i
     dQ_i = scale Σ_j dS_ij k_j,   dK_j = scale Σ_i dS_ij q_i
     db_d = Σ_{j − i = d} dS_ij
 
-D_i = dO_i·o_i is one product of rows. But o carries its own rounding, and where the softmax is
-nearly one-hot dP − D is nothing but rounding. In bfloat16 that drowns in the rest; in float32 a
-pass over the keys sums p_ij dP_ij instead.
+D_i = dO_i·o_i takes one dot product per row. But o is rounded, and where the softmax is nearly
+one-hot, dP − D is nothing but rounding error. In bfloat16 other errors dominate; float32 sums
+p_ij dP_ij in an extra pass over the keys instead.
 
-**The mirror.** Query i sees keys first_i ≤ j < last_i, and both ends only grow with i. So key j is
-seen by the queries from the first whose last exceeds j up to the last whose first is at most j: a
-span again, and its ends only grow with j. The key gradient is therefore the query gradient with the
-roles exchanged: same walk, same masks, dual spans, bias read backwards (SIGN = −1).
+**The mirror.** Query i sees keys first_i ≤ j < last_i, and both ends only grow with i. So the
+queries that see key j are a span too, from the first with last_i > j to the last with first_i ≤ j,
+and its ends only grow with j. The key gradient is therefore the query gradient with roles swapped:
+same loop, same masks, dual spans, bias read backwards (SIGN = −1).
 
 **The bias gradient** sums dS along diagonals. Rotating row r of a tile by r turns diagonals into
-columns. A tile is twice as high as wide, so rows wrap none, one or two times, and sums over rows
-give three groups of diagonals, each as wide as the tile. The next tile lies one width to the right,
-so the upper groups are carried to it, and each program writes each difference once. No atomics: the
-bits are always the same.
+columns. A tile is twice as high as wide, so entries wrap zero, one or two times: column sums by
+wrap count give three groups of diagonals, each as wide as the tile. The next tile lies one width
+to the right, so carry the upper groups to it. Each program writes each difference once. No
+atomics: the result is deterministic.
 """
 
 import math
@@ -45,14 +44,14 @@ from torch import Tensor
 LOG2_E = math.log2(math.e)
 LN_2 = tl.constexpr(math.log(2))
 
-# Fixed for each kernel where it is defined.
+# Triton reads this when it defines a kernel; later changes have no effect.
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
-# Decoding changes these at every step. That must not compile new kernels.
+# These change at every decoding step: specialising on them would recompile the kernels.
 _VARYING = ["n_queries", "n_keys", "offset", "reach"]
 
 
 class Rows(NamedTuple):
-    """A tensor (B, H, n, K) with its strides; the stride of the last dimension is 1."""
+    """A tensor (B, H, n, K) and its strides; the last stride is 1."""
 
     pointer: Tensor
     batch: int
@@ -61,7 +60,7 @@ class Rows(NamedTuple):
 
 
 class SpanEnds(NamedTuple):
-    """The two ends of the spans, each (B, n), with their strides."""
+    """Both ends of the spans, each (B, n), and their strides."""
 
     first: Tensor
     first_batch: int
@@ -72,7 +71,7 @@ class SpanEnds(NamedTuple):
 
 
 class Stats(NamedTuple):
-    """Of each query, (B, H, Q) float32: largest score, reciprocal of the sum of powers, and D."""
+    """Per query, (B, H, Q) float32: largest score m, reciprocal 1 / l, and D."""
 
     largest: Tensor
     reciprocal: Tensor
@@ -80,14 +79,14 @@ class Stats(NamedTuple):
 
 
 class Bias(NamedTuple):
-    """The padded bias (H, width), times log₂ e, and the place of difference 0 in a row."""
+    """The padded bias (H, width) times log₂ e; ``centre`` is the column of difference 0."""
 
     pointer: Tensor
     width: int
     centre: int
 
 
-# --- what all kernels share ----------------------------------------------------------------------
+# --- shared by all kernels -----------------------------------------------------------------------
 
 
 @triton.jit
@@ -99,7 +98,7 @@ def _dot(a, b, PRECISION: tl.constexpr):
 
 @triton.jit
 def _product(own, other, MIRRORED: tl.constexpr, PRECISION: tl.constexpr):
-    """own · otherᵀ. In float32 the mirror takes the query kernel's very sums: errors cancel."""
+    """own · otherᵀ. In float32 the mirror repeats the query kernel's sums, so errors cancel."""
     if MIRRORED and PRECISION == "ieee":
         return tl.trans(_dot(other, tl.trans(own), PRECISION))
     return _dot(own, tl.trans(other), PRECISION)
@@ -107,9 +106,9 @@ def _product(own, other, MIRRORED: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit
 def _program(n, heads, BLOCK: tl.constexpr, LAST_FIRST: tl.constexpr):
-    """The block's first row, batch row and head. Blocks run fastest: neighbours share keys.
+    """The block's first row, batch row and head. Blocks vary fastest: neighbours share keys.
 
-    Under causality late queries see most keys, and early keys most queries: long work first.
+    Longest work first: with causal spans, late queries see most keys, early keys most queries.
     """
     n_blocks = tl.cdiv(n, BLOCK)
     block = tl.program_id(0) % n_blocks
@@ -121,13 +120,13 @@ def _program(n, heads, BLOCK: tl.constexpr, LAST_FIRST: tl.constexpr):
 
 @triton.jit
 def _base(rows, b, h):
-    """Where the matrix of a batch row and head begins, and the stride of its rows."""
+    """Pointer to the matrix of a batch row and head, and its row stride."""
     return rows.pointer + b * rows.batch + h * rows.head, rows.row
 
 
 @triton.jit
 def _load(matrix, start, inside, BLOCK: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Rows start … start + BLOCK of a matrix; zeros where not ``inside``, whatever stands there."""
+    """Rows start … start + BLOCK of a matrix; zero where not ``inside``, even over NaN."""
     pointer, stride = matrix
     r, c = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK_K)[None, :]
     mask = inside[:, None]
@@ -150,7 +149,7 @@ def _store(
 
 @triton.jit
 def _ends(spans, b, at, n, n_others, HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr):
-    """The spans of the rows ``at``, kept within 0 … n_others; rows beyond n see nothing."""
+    """Spans of the rows ``at``, clamped to 0 … n_others; rows beyond n see nothing."""
     first = tl.zeros_like(at)
     last = tl.where(at < n, n_others, 0)
     if HAS_FIRST:
@@ -168,18 +167,18 @@ def _walk(
     HAS_BIAS: tl.constexpr, HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr,
     BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """Where a block of rows walks on the other side: four numbers decide it.
+    """The part of the other side that a block of rows loops over.
 
     Returns:
-        own: (places, first, last) of the block's rows.
-        bounds: (low, high, inner, outer). What any row sees lies in low … high; tiles within
-            inner … outer are seen by all rows and need no mask.
-        stops: the walk's beginning, the band's two ends, the walk's end. Before the band and
-            behind it, whole tiles lie beyond the reach.
+        own: (positions, first, last) of the block's rows.
+        bounds: (low, high, inner, outer). No row sees beyond low … high. All rows see all of
+            inner … outer: tiles in it need no mask.
+        stops: start of the loop, both ends of the band, end of the loop. Tiles before and after
+            the band lie beyond the reach.
     """
     at = start + tl.arange(0, BLOCK)
     first, last = _ends(spans, b, at, n, n_others, HAS_FIRST, HAS_LAST)
-    # Both ends only grow, but rows that see nothing must not widen the walk.
+    # Rows that see nothing must not widen the loop.
     low = tl.min(tl.where(first < last, first, n_others), 0)
     high = tl.max(tl.where(first < last, last, 0), 0)
     inner = tl.max(first, 0)
@@ -200,12 +199,12 @@ def _scores(
     own, other, block, others, masked, scale, bias, far,
     SIGN: tl.constexpr, HAS_BIAS: tl.constexpr, NEAR: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One tile of log₂ e · s, (own rows, other rows), −∞ where one does not see the other."""
+    """One tile of log₂ e · s, (own rows, other rows), −∞ where masked."""
     at, first, last = block
     s = _product(own, other, SIGN < 0, PRECISION) * scale
     if HAS_BIAS:
         if NEAR:
-            # The padding makes every difference of a band tile valid: no mask, no clamp.
+            # The padding covers every difference in a band tile: no mask, no clamp.
             s += tl.load(bias + SIGN * (others[None, :] - at[:, None]))
         else:
             s += far
@@ -235,7 +234,7 @@ def _forward_tiles(
         s = _scores(q, k, block, others, masked, scale, bias, far, 1, HAS_BIAS, NEAR, PRECISION)
 
         n = tl.maximum(m, tl.max(s, 1))
-        # While a query has seen nothing, n is −∞; any finite reference makes its powers 0.
+        # n is −∞ while a query has seen nothing; any finite reference makes its powers 0.
         reference = tl.where(n == float("-inf"), 0.0, n)
         p = tl.exp2(s - reference[:, None])
         shrink = tl.exp2(m - reference)
@@ -265,7 +264,7 @@ def forward_kernel(
     a = tl.zeros([BLOCK, BLOCK_K], tl.float32)
     l = tl.zeros([BLOCK], tl.float32)
     m = tl.full([BLOCK], float("-inf"), tl.float32)
-    # Before the band, in it, behind it; all at once where there is no bias.
+    # Before, in and after the band; one loop without a bias.
     for part in tl.static_range(3 if HAS_BIAS else 1):
         far = tl.load(zero + (part - 1) * reach)
         a, l, m = _forward_tiles(
@@ -276,7 +275,7 @@ def forward_kernel(
     r = tl.where(l > 0, 1.0 / tl.where(l > 0, l, 1.0), 0.0)
     _store(_base(out, b, h), m0, n_queries, a * r[:, None], BLOCK, WIDTH, BLOCK_K)
     place = (b * heads + h) * n_queries + at
-    # +∞ for a query that sees nothing: its probabilities come out as 0 again.
+    # +∞ for a query that sees nothing: the backward pass gets p = 0.
     tl.store(stats.largest + place, tl.where(l > 0, m, float("inf")), mask=at < n_queries)
     tl.store(stats.reciprocal + place, r, mask=at < n_queries)
 
@@ -286,7 +285,7 @@ def forward_kernel(
 
 @triton.jit
 def _diagonals(ds, BLOCK: tl.constexpr, STEP: tl.constexpr):
-    """Sums along the diagonals e − 2·STEP, e − STEP and e of a tile (2·STEP, STEP), e < STEP."""
+    """Sums of a tile (2·STEP, STEP) along diagonals e − 2·STEP, e − STEP and e, e < STEP."""
     r, e = tl.arange(0, BLOCK)[:, None], tl.arange(0, STEP)[None, :]
     rotated = tl.gather(ds, (e + r) % STEP, 1)
     wraps = (e + r) // STEP
@@ -301,7 +300,7 @@ def _row_sums(
     HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """D = Σ p·dP itself, over the same tiles as below: what float32 needs in place of dO·o."""
+    """D = Σ p·dP over the same tiles as below; float32 needs it in place of dO·o."""
     at, _, _ = block
     low, high, _, _ = bounds
     delta = tl.zeros([BLOCK], tl.float32)
@@ -325,7 +324,7 @@ def _query_gradient_tiles(
     HAS_BIAS: tl.constexpr, NEAR: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
     STEP: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dQ so far with these tiles', and the sum of dS over them; the band's sums are stored."""
+    """Add these tiles to dQ; also return Σ dS outside the band, and store the band's sums."""
     low, high, inner, outer = bounds
     e = tl.arange(0, STEP)
     carry, next_carry = tl.zeros([STEP], tl.float32), tl.zeros([STEP], tl.float32)
@@ -383,9 +382,9 @@ def query_gradient_kernel(
     else:
         o = _load(_base(out, b, h), m0, first < last, BLOCK, WIDTH, BLOCK_K)
         delta = tl.sum(do_own.to(tl.float32) * o.to(tl.float32), 1)
-    tl.store(stats.delta + place, delta, mask=at < n_queries)  # for the kernel below
+    tl.store(stats.delta + place, delta, mask=at < n_queries)  # for key_gradient_kernel
 
-    # This program's sums of dS: the band, with what lies beyond it at the two ends of the row.
+    # This program's sums of dS: the band, and the rest at the two ends of the row.
     sums = band_ptr + tl.program_id(0).to(tl.int64) * bias.width
     band = sums + bias.centre - offset - m0
     dq_own = tl.zeros([BLOCK, BLOCK_K], tl.float32)

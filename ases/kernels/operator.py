@@ -1,4 +1,4 @@
-"""From tensors to kernels: fused attention as a PyTorch operator with a gradient."""
+"""Fused attention as a differentiable PyTorch operator."""
 
 from typing import Any
 
@@ -20,13 +20,13 @@ from ases.kernels.attention import (
 
 
 def tiles(dtype: torch.dtype, width: int, n_queries: int) -> dict[str, dict]:
-    """Tile sizes, warps and pipeline stages of each kernel: an offline table, nothing is tuned.
+    """Tile sizes, warps and pipeline stages of each kernel: a fixed table, no autotuning.
 
-    Chosen so that, compiled for compute capability 9.0, bfloat16 uses that GPU's matrix
-    instructions and spills no register; tests/compile_kernels.py asserts it.
+    On compute capability 9.0, bfloat16 uses the matrix instructions and spills no registers;
+    tests/compile_kernels.py asserts it.
     """
     if dtype == torch.float32:
-        # All kernels multiply 32 queries by 16 keys, so that large scores are rounded alike.
+        # All kernels multiply 32 queries by 16 keys, so they round large scores alike.
         small = dict(num_warps=8, num_stages=1)
         return {
             "forward": small | dict(BLOCK=32, STEP=16),
@@ -36,15 +36,15 @@ def tiles(dtype: torch.dtype, width: int, n_queries: int) -> dict[str, dict]:
     wide = width > 64
     four = dict(num_warps=4, num_stages=3)
     return {
-        # One query, as in decoding, needs no block of 64.
+        # Decoding has one query, which needs no block of 64.
         "forward": four | dict(BLOCK=16 if n_queries <= 16 else 64, STEP=32 if wide else 64),
         "queries": four | dict(BLOCK=64),
-        # dK and dV of 64 wide rows take the registers of two warp groups.
+        # dK and dV of 64 wide rows need the registers of two warp groups.
         "keys": four | dict(BLOCK=64, STEP=32, num_warps=8 if wide else 4),
     }
 
 
-# --- arguments of the kernels --------------------------------------------------------------------
+# --- kernel arguments ----------------------------------------------------------------------------
 
 
 def _unit_columns(x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def _rows(x: Tensor) -> Rows:
 
 
 def _bias(rel_bias: Tensor | None, pad: int, dummy: Tensor) -> Bias:
-    """(H, 2·reach + 1) → (H, 2·reach + 1 + 2·pad) float32, times log₂ e, its ends repeated."""
+    """(H, 2·reach + 1) → (H, 2·reach + 1 + 2·pad) float32, times log₂ e, ends repeated."""
     if rel_bias is None:
         return Bias(dummy, 0, 0)
     left = rel_bias[:, :1].expand(-1, pad)
@@ -79,7 +79,7 @@ def _span_ends(first: Tensor | None, last: Tensor | None, batch: int, dummy: Ten
 def dual_spans(
     first: Tensor | None, last: Tensor | None, n_keys: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Which queries see each key: spans (rows, Q) of keys → spans (rows, T) of queries.
+    """Spans of keys per query (rows, Q) → spans of queries per key (rows, T).
 
     >>> first, last = dual_spans(torch.tensor([[0, 0, 1]]), torch.tensor([[1, 2, 3]]), 3)
     >>> first.tolist(), last.tolist()  # key 0 is seen by queries 0 and 1, key 1 by 1 and 2, ...
@@ -104,7 +104,7 @@ def _constants(
         HAS_LAST=last is not None,
         WIDTH=q.shape[3],
         BLOCK_K=max(16, triton.next_power_of_2(q.shape[3])),
-        # tf32 has no meaning for 16-bit inputs.
+        # tf32 has no effect on 16-bit inputs.
         PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
     )
 
@@ -123,7 +123,7 @@ def _forward(
     offset: int,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, laid out like q, and the largest scores and reciprocal sums, (B, H, Q) float32."""
+    """Output, laid out like q; largest scores and reciprocal sums, (B, H, Q) float32."""
     q, k, v = _unit_columns(q), _unit_columns(k), _unit_columns(v)
     B, H, Q, K = q.shape
     T = k.shape[2]
@@ -162,7 +162,7 @@ def _backward(
     scale: float,
     bias_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dQ, dK, dV laid out like q, k, v, and db, (H, 2·reach + 1) float32 (empty if not wanted)."""
+    """dQ, dK, dV, laid out like q, k, v; db (H, 2·reach + 1) float32, or empty."""
     do, q, k, v = _unit_columns(do), _unit_columns(q), _unit_columns(k), _unit_columns(v)
     B, H, Q, K = q.shape
     T = k.shape[2]
@@ -181,7 +181,7 @@ def _backward(
     constants = _constants(q, rel_bias, first, last)
     spans = _span_ends(first, last, B, m)
     dual = _span_ends(*dual_spans(first, last, T), B, m)
-    # What hides the first keys from queries hides the last queries from keys.
+    # A lower bound on keys is an upper bound on queries, and vice versa.
     dual_constants = constants | dict(HAS_FIRST=last is not None, HAS_LAST=first is not None)
     with torch.cuda.device_of(q):
         query_gradient_kernel[(B * H * n_blocks,)](
@@ -196,7 +196,7 @@ def _backward(
 
     if not bias_gradient:
         return dq, dk, dv, q.new_empty(0, dtype=torch.float32)
-    # What stands in the padding belongs to the two outermost entries.
+    # The padding's sums belong to the two outermost entries.
     sums = sums.sum((0, 2))
     d_bias = sums[:, pad:-pad].clone()
     d_bias[:, 0] += sums[:, :pad].sum(1)
@@ -250,11 +250,11 @@ def triton_attention(
     query_offset: int,
     scale: float,
 ) -> Tensor:
-    """``ases.attention.attention`` by the kernels; arguments and shapes are those.
+    """``ases.attention.attention`` with these kernels; same arguments and shapes.
 
     Raises:
-        ValueError: a dtype other than float32 and bfloat16, or a head width outside 16 to 128.
-        RuntimeError: neither CUDA nor Triton's interpreter to run on; a second derivative.
+        ValueError: q is not float32 or bfloat16, or the head width is not 16 to 128.
+        RuntimeError: no CUDA device or Triton interpreter; a second derivative.
     """
     if q.dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"q is {q.dtype}; expected float32 or bfloat16 for backend='triton'")
@@ -271,8 +271,7 @@ def triton_attention(
 
 
 def supports(q: Tensor) -> bool:
-    """Whether ``auto`` chooses these kernels for queries (B, H, Q, K): in bfloat16, on GPUs with
-    matrix units for it."""
+    """Whether ``auto`` uses these kernels: bfloat16, K 16 to 128, compute capability ≥ 8.0."""
     if not q.is_cuda or q.dtype != torch.bfloat16 or not 16 <= q.shape[-1] <= 128:
         return False
     return torch.cuda.get_device_capability(q.device) >= (8, 0)

@@ -1,8 +1,8 @@
 """Tasks: what the chains are about. A new one needs an entry in ``TASKS``.
 
-``mwp`` and ``pet`` bring generated examples: a seed gives the same ones everywhere, and the
-generators know which piece of a chain restates the question (ES) and which derives something (AS).
-``text`` takes any chains, in any language, from a file.
+``mwp`` and ``pet`` generate examples: a seed gives the same ones everywhere. Each piece of a chain
+has its true role: ES restates the question, AS derives something. ``text`` takes any chains, in any
+language, from a file.
 """
 
 import random
@@ -19,12 +19,11 @@ Made = tuple[str, list[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of chains."""
+    """One kind of chain."""
 
-    words: str  # what they are
-    # (random numbers, split, largest number) → an example; None: there are only users' files
+    # (rng, split, max_number) → example; None: user files only
     make: Callable[[random.Random, str, int], Made] | None = None
-    numbers: bool = False  # chains end with "The answer is N.", and are scored by N
+    numbers: bool = False  # chains end with "The answer is N." and are scored by N
     splits: tuple[str, ...] = ("train", "validation", "test")  # of generated examples
 
 
@@ -34,23 +33,18 @@ def _word_problem(rng: random.Random, split: str, max_number: int) -> Made:
 
 
 TASKS = {
-    "mwp": Task(
-        "math word problems",
-        _word_problem,
-        numbers=True,
-        splits=("train", "validation", "test", "longer"),
-    ),
-    "pet": Task("PET/CT reports", lambda rng, split, max_number: report(rng)),
-    "text": Task("chains without numbers"),
+    "mwp": Task(_word_problem, True, ("train", "validation", "test", "longer")),
+    "pet": Task(lambda rng, split, max_number: report(rng)),
+    "text": Task(),
 }
 
 
 def make_splits(
     task: str, n_train: int, n_validation: int, n_test: int, seed: int, max_number: int
 ) -> dict[str, list[Example]]:
-    """Generate the splits of a task. "longer" has problems of more steps than any in training.
+    """Generate a task's splits; "longer" has problems with more steps than in training.
 
-    No question occurs twice. A larger training split begins with the smaller one.
+    No question occurs twice. A larger training split starts with the smaller one.
     """
     sizes = {"train": n_train, "validation": n_validation, "test": n_test, "longer": n_test}
     seen: set[str] = set()
@@ -64,7 +58,7 @@ def make_splits(
 def _split(
     task: str, name: str, size: int, seed: int, max_number: int, seen: set[str]
 ) -> list[Example]:
-    # A stream of its own: a split does not depend on the others' sizes.
+    # One random stream per split: the others only remove questions they share.
     rng = random.Random(f"{task}-{name}-{seed}")
     examples: list[Example] = []
     repeats = 0

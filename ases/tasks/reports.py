@@ -1,4 +1,4 @@
-"""PET/CT reports: findings, organ by organ, and the impression that follows by fixed rules."""
+"""PET/CT reports: findings by organ, and the impression that fixed rules derive from them."""
 
 import random
 
@@ -36,8 +36,7 @@ _NORMAL = (
     "unremarkable.|The adrenal glands show no abnormal uptake.|The bladder shows physiological "
     "uptake.|Both ureters are of normal width.|No ascites is seen.|The muscles are unremarkable."
 ).split("|")
-# The rules that a model has to find: (uptake, kind) → judgement of a finding below 10 mm, and of a
-# larger one.
+# The rules to learn: (uptake, kind) → judgement of a finding below 10 mm, and from 10 mm on.
 _JUDGEMENTS = {
     ("none", "lung"): ("a benign nodule is likely", "follow-up is advised"),
     ("none", "solid"): ("a cyst is likely", "a cyst is likely"),
@@ -57,7 +56,7 @@ _CHANGED = {"larger": "progression is considered", "smaller": "response to treat
 
 
 def _judgement(kind: str, uptake: str, size: int, change: str) -> str:
-    """What is made of a finding, given its kind, uptake, size in mm and change."""
+    """Judgement of a finding; ``size`` in mm."""
     if change and uptake == "marked":
         return _CHANGED[change]
     small, large = _JUDGEMENTS.get((uptake, kind), _OTHERWISE)
@@ -65,7 +64,7 @@ def _judgement(kind: str, uptake: str, size: int, change: str) -> str:
 
 
 def report(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
-    """Findings and the pieces of their impression, (role, text)."""
+    """Findings, and the pieces of their impression as (role, text)."""
     findings, pieces = [], []
     kinds = rng.sample(sorted(_SITES), rng.randint(1, 3))
     places = [(kind, rng.choice(_SITES[kind].split("|"))) for kind in kinds]
@@ -84,7 +83,7 @@ def report(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
         start = " " if pieces else ""
         noun = shape[0].upper() + shape[1:]
         pieces.append(("ES", f"{start}{number}. {noun} in {site} {_IN_IMPRESSION[uptake]},"))
-        if change:  # a second piece of facts: interleaving by position is out of step from here on
+        if change:  # a second ES piece: labels by position are wrong from here on
             pieces.append(("ES", f" {change} than before,"))
         pieces.append(("AS", f" {_judgement(kind, uptake, size, change)}."))
     pieces.append(("ES", " No other abnormal uptake is seen."))

@@ -1,7 +1,7 @@
 """Word problems: a chain of schemas over one running quantity.
 
-A schema makes one step of a story: the sentence for the question, the facts that the chain restates
-(ES), the derivation (AS) and the new value. It returns None where the numbers do not fit.
+A schema makes one step of a story: a sentence of the question, the facts that the chain restates
+(ES), the derivation (AS) and the new value. It returns None if the numbers do not fit.
 """
 
 import random
@@ -20,8 +20,7 @@ _CONTAINERS = "boxes bags baskets packs jars"
 
 
 class Step(NamedTuple):
-    """One step of a story; ``refers_back`` says that its sentence leans on the one before ("more
-    than that")."""
+    """One step of a story; ``refers_back``: the sentence needs the one before ("than that")."""
 
     sentence: str
     facts: list[str]
@@ -31,7 +30,7 @@ class Step(NamedTuple):
 
 
 class Story:
-    """What the sentences of one problem share: people, items, the largest number allowed."""
+    """Shared by a problem's sentences: people, items, the largest number allowed."""
 
     def __init__(self, rng: random.Random, max_number: int):
         self.rng, self.max = rng, max_number
@@ -41,7 +40,6 @@ class Story:
         self.He = self.he.capitalize()
 
     def say(self, *wordings: str) -> str:
-        """One of the wordings."""
         return self.rng.choice(wordings)
 
     def count(self, n: int) -> str:
@@ -51,16 +49,16 @@ class Story:
         return f"1 {self.items[:-3]}y" if self.items == "candies" else f"1 {self.items[:-1]}"
 
     def factors(self) -> tuple[int, int]:
-        """Two numbers whose product is not too large."""
+        """Two numbers whose product is at most ``max``."""
         a = self.rng.randint(2, min(9, max(2, self.max // 2)))
         return a, self.rng.randint(2, min(9, self.max // a))
 
     def addend(self, value: int) -> int | None:
-        """What can be added to ``value``; None if nothing can."""
+        """A number to add to ``value``; None if none fits."""
         return self.rng.randint(1, self.max - value) if value < self.max else None
 
     def part(self, value: int) -> int | None:
-        """What can be taken from ``value`` so that some is left; None if nothing can."""
+        """A number to take from ``value`` that leaves some; None if none fits."""
         return self.rng.randint(1, value - 1) if value >= 2 else None
 
 
@@ -68,7 +66,7 @@ def _dollars(n: int) -> str:
     return "1 dollar" if n == 1 else f"{n} dollars"
 
 
-# --- schemas that open a story -------------------------------------------------------------------
+# --- opening schemas -----------------------------------------------------------------------------
 
 
 def _groups_of(s: Story, _: int) -> Step:
@@ -117,15 +115,15 @@ def _buys_with_change(s: Story, _: int) -> Step:
     )
 
 
-# --- schemas that carry it on --------------------------------------------------------------------
+# --- later schemas -------------------------------------------------------------------------------
 
 
-Tell = Callable[[Story, int], tuple[list[str], str]]  # of b: wordings of the sentence, and the fact
+Tell = Callable[[Story, int], tuple[list[str], str]]  # (story, b) → wordings, fact
 Event = Callable[[Story, int], Step | None]
 
 
 def _change(sign: str, left: str = "", back: bool = False) -> Callable[[Tell], Event]:
-    """A schema that adds something to the quantity or takes something from it."""
+    """Decorator: a schema that adds to the quantity (+) or takes from it (-)."""
 
     def schema(tell: Tell) -> Event:
         def event(s: Story, value: int) -> Step | None:
@@ -225,10 +223,10 @@ EVENTS += [_ends_with_more, _ends_with_fewer]
 def word_problem(
     rng: random.Random, steps: int, max_number: int
 ) -> tuple[str, list[tuple[str, str]]]:
-    """A question and the pieces of its chain, (role, text)."""
+    """A question, and the pieces of its chain as (role, text)."""
     story = Story(rng, max_number)
     sentences, pieces, value = [], [], 0
-    places = []  # where a sentence about something else may stand
+    places = []  # where a distractor may go
     for i in range(steps):
         step = None
         while step is None:
@@ -253,10 +251,10 @@ def word_problem(
 
 
 def _tell(s: Story, step: Step, first: bool) -> list[tuple[str, str]]:
-    """One step of the chain: usually its facts in one piece and then the derivation."""
+    """One step of the chain: usually one piece of facts, then the derivation."""
     start = "" if first else " "
     style = s.rng.random()
-    if style < 0.12 and not first:  # no facts restated: interleaving by position is now out of step
+    if style < 0.12 and not first:  # no ES piece: labels by position are wrong from here on
         return [("AS", f"{start}Then {step.derivation}.")]
     derived = ("AS", f" so {step.derivation}.")
     if style > 0.85 and len(step.facts) == 2:  # two pieces of facts
@@ -276,5 +274,5 @@ def _distractor(s: Story) -> str:
 
 
 def _capital(text: str) -> str:
-    """The text with its first letter in upper case."""
+    """Like ``str.capitalize``, but keep the other letters."""
     return text[0].upper() + text[1:]
