@@ -7,8 +7,8 @@ AS-ES learning (Xi et al., Findings of ACL 2024) trains a small model to reason 
     3. train an encoder-decoder to write the next segment from the question and the segments so far
     4. write a new chain one segment at a time
 
-This file does it in the plainest way: it encodes every context again, as the paper does. The
-package does the same, fast and on your data; its tests compare the two. Read top to bottom.
+This file is the simplest version: it encodes every context again, as the paper does. The package
+does the same, faster and on your data; its tests compare the two. Read top to bottom.
 """
 
 import math
@@ -21,18 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MODE = "usm"  # one model for all segments; "dsm": one for ES, one for AS; "direct": no segments
-UPDATES, BATCH, PROBLEMS = 800, 8, 500  # BATCH: chains in an update
+UPDATES, BATCH, PROBLEMS = 800, 8, 500  # BATCH: chains per update
 WIDTH, HEAD, HEADS, HIDDEN, LAYERS = 64, 32, 2, 128, 2
 BUCKETS, SPAN = 32, 128  # of the position bias
-BLOCK_CAUSAL = True  # a token of the context sees no later segment; False: all, as in the paper
+BLOCK_CAUSAL = True  # context tokens see no later segment; False: they see all (paper)
 PAD, EOS, END = 0, 1, 2  # PAD also starts the decoder; EOS ends a segment, END the chain
 
 # --- 1. pieces -----------------------------------------------------------------------------------
 
 
 def split_pieces(chain: str) -> list[str]:
-    """Cut behind punctuation, but not inside a number. The pieces joined are the chain."""
-    # The last match is the empty end of the text.
+    """Cut after punctuation, but not inside a number. Joined, the pieces are the chain."""
+    # The last match is empty.
     return re.findall(r"(?:[^.,;!?\n]|[.,](?=\d))*(?:[.,;!?\n]+|$)", chain)[:-1]
 
 
@@ -47,8 +47,8 @@ def interleaved_labels(pieces: list[str]) -> list[str]:
 def entropy_labels(
     entropies: list[list[float]], beta: float = 1.0, gamma: float = 1.0
 ) -> list[str]:
-    """By uncertainty: AS where a piece has more entropy than the mean piece of its chain. (Not
-    used below: a model trained on question → chain measures the entropies of each piece's tokens.)
+    """By uncertainty: AS if a piece has more entropy than its chain's mean piece. (Not used below:
+    token entropies come from a model trained on question → chain.)
     """
     of_pieces = [sum(tokens) / len(tokens) ** gamma for tokens in entropies]
     mean = sum(of_pieces) / len(of_pieces)
@@ -56,8 +56,7 @@ def entropy_labels(
 
 
 def make_segments(pieces: list[str], labels: list[str]) -> list[tuple[str, list[str]]]:
-    """Merge neighbours with one label, so that labels alternate. If AS comes first, an empty ES
-    segment is put before it."""
+    """Merge neighbours with the same label. If AS comes first, add an empty ES before it."""
     segments = [("ES", [])] if labels[0] == "AS" else []
     for label, run in groupby(zip(labels, pieces), key=lambda pair: pair[0]):
         segments.append((label, [piece for _, piece in run]))
@@ -68,8 +67,8 @@ def make_segments(pieces: list[str], labels: list[str]) -> list[tuple[str, list[
 
 
 def make_pairs(question: list[int], segments: list[tuple[str, list[int]]]) -> list[tuple]:
-    """(label, context, target) for each segment, as token ids. A context is a list of blocks: the
-    question and the segments so far, each closed by EOS."""
+    """(label, context, target) of each segment, in token ids. A context is a list of blocks: the
+    question and the segments so far, each ending in EOS."""
     pairs = []
     for j, (label, ids) in enumerate(segments):
         context = [[*block, EOS] for block in (question, *(ids for _, ids in segments[:j]))]
@@ -90,7 +89,7 @@ def norm() -> nn.RMSNorm:
 
 
 class PositionBias(nn.Module):
-    """A learned number for each distance between query and key; far distances share one."""
+    """A learned bias for each distance from query to key; far distances share buckets."""
 
     def __init__(self, both_sides: bool):
         super().__init__()
@@ -101,7 +100,7 @@ class PositionBias(nn.Module):
         difference = torch.arange(n_keys) - torch.arange(n_queries)[:, None]
         n = BUCKETS // 2 if self.both_sides else BUCKETS
         distance = difference.abs() if self.both_sides else (-difference).clamp(min=0)
-        near = n // 2  # these have a number each; beyond, steps of the logarithm share one
+        near = n // 2  # one bucket per distance; beyond, log-spaced buckets
         far = torch.log(distance.clamp(min=1) / near) / math.log(SPAN / near) * (n - near)
         bucket = torch.where(distance < near, distance, (near + far.long()).clamp(max=n - 1))
         if self.both_sides:
@@ -116,7 +115,7 @@ class Attention(nn.Module):
         self.o = linear(HEADS * HEAD, WIDTH)
 
     def forward(self, x: Tensor, memory: Tensor, seen: Tensor, bias: Tensor | float) -> Tensor:
-        """``seen`` (B, 1, queries, keys) says which keys each query sees."""
+        """``seen`` (B, 1, queries, keys): which keys each query sees."""
         q, k, v = self.q(x), self.k(memory), self.v(memory)
         q, k, v = (part.unflatten(-1, (HEADS, HEAD)).transpose(1, 2) for part in (q, k, v))
         scores = q @ k.transpose(-1, -2) / HEAD**0.5 + bias
@@ -166,7 +165,7 @@ class Model(nn.Module):
                 nn.init.normal_(weight, std=spread[name.split(".")[-2]] ** -0.5)
 
     def forward(self, contexts: list, inputs: list) -> Tensor:
-        """Logits (B, T, vocabulary) of every next token of the decoder's inputs, lists of ids."""
+        """Next-token logits (B, T, vocabulary) at each position of the decoder inputs."""
         source = padded([sum(context, []) for context in contexts])
         block = padded([[j for j, b in enumerate(c) for _ in b] for c in contexts], -1)
         real = block >= 0
@@ -181,7 +180,7 @@ class Model(nn.Module):
         target = padded(inputs)
         x = self.embedding(target)
         if BLOCK_CAUSAL:
-            # The decoder starts from the newest token's state: nothing else marks the last segment.
+            # Start the decoder from the newest token's state: nothing else marks the last segment.
             newest = states[torch.arange(len(states)), real.sum(1) - 1]
             x = torch.cat([x[:, :1] + newest[:, None], x[:, 1:]], 1)
         n = target.shape[1]
@@ -191,7 +190,7 @@ class Model(nn.Module):
         return self.head(self.decoder_norm(x))
 
     def loss(self, pairs: list[tuple]) -> tuple[Tensor, int]:
-        """−Σ log p of all target tokens, and their number."""
+        """Summed loss (nats) of all target tokens, and their number."""
         logits = self([context for _, context, _ in pairs], [[PAD, *t[:-1]] for _, _, t in pairs])
         target = padded([t for _, _, t in pairs], -100)
         loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum")
@@ -207,7 +206,7 @@ def padded(rows: list[list[int]], value: int = PAD) -> Tensor:
 
 
 def orthogonal(x: Tensor) -> Tensor:
-    """Move all singular values of a matrix near 1 (Newton-Schulz, with Jordan's coefficients)."""
+    """Move all singular values near 1 (Newton-Schulz with Jordan's coefficients)."""
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(5):
         square = x @ x.T
@@ -216,7 +215,7 @@ def orthogonal(x: Tensor) -> Tensor:
 
 
 def train(model: Model, chains: list[list[tuple]]) -> None:
-    """Learn the pairs of all chains: Muon for the matrices of the blocks, AdamW for the rest."""
+    """Train on the pairs of all chains: Muon for the blocks' matrices, AdamW for the rest."""
     matrices = [
         p for p in [*model.encoder.parameters(), *model.decoder.parameters()] if p.dim() == 2
     ]
@@ -248,7 +247,7 @@ def train(model: Model, chains: list[list[tuple]]) -> None:
 
 @torch.no_grad()
 def write_segment(model: Model, context: list[list[int]], most: int) -> list[int]:
-    """Greedy decoding: the likeliest next token, until the segment or the chain ends."""
+    """Greedy decoding until EOS, END or ``most`` tokens."""
     ids = []
     while len(ids) < most and ids[-1:] not in ([EOS], [END]):
         ids.append(int(model([context], [[PAD, *ids]])[0, -1].argmax()))
@@ -258,10 +257,10 @@ def write_segment(model: Model, context: list[list[int]], most: int) -> list[int
 def write_chain(
     models: dict[str, Model], question: list[int], most_segments: int = 12, most_tokens: int = 99
 ) -> list[tuple[str, list[int]]]:
-    """Segments (label, ids), until a model writes END or a segment is cut at the limit."""
+    """Segments (label, ids), until a model writes END or reaches a limit."""
     segments: list[tuple[str, list[int]]] = []
     for turn in range(most_segments):
-        label = list(models)[turn % len(models)]  # ES, AS, ES, … in turns
+        label = list(models)[turn % len(models)]  # ES, AS, ES, …
         context = [[*block, EOS] for block in (question, *(ids for _, ids in segments))]
         ids = write_segment(models[label], context, most_tokens)
         ended = ids[-1] in (EOS, END)
@@ -275,7 +274,7 @@ def write_chain(
 
 
 def word_problem(rng: random.Random) -> tuple[str, str]:
-    """A problem of one to three steps, and its chain of thought."""
+    """A problem with one to three steps, and its chain of thought."""
     name, thing = rng.choice(["Tom", "Ann", "Eva", "Ben"]), rng.choice(["pens", "cups", "eggs"])
     total = rng.randint(2, 9)
     question = f"{name} has {total} {thing}."
