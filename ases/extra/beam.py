@@ -22,10 +22,9 @@ class Beams:
     ):
         self.width, self.length_penalty, self.stops = width, length_penalty, stops
         self.forbidden = forbidden
-        # All beams start identical, so all but one start at −∞.
-        self.running: list[tuple[float, list[int]]] = [(0.0, [])]
-        self.running += [(-torch.inf, [])] * (width - 1)
         self.finished: list[tuple[float, list[int]]] = []
+        # All beams start identical, so all but one start at −∞.
+        self.running = [(0.0, []), *[(-torch.inf, [])] * (width - 1)]
         self.done = False
 
     def advance(self, candidates: Sequence[tuple[float, int, int]]) -> list[int]:
@@ -35,33 +34,25 @@ class Beams:
             ids = [*self.running[parent][1], token]
             if token not in self.stops:
                 kept.append((score, parent, ids))
-            elif ids[:-1] == self.forbidden:
-                pass  # drop it
             elif rank < self.width and not self.done and score > -torch.inf:
-                self.finished.append((self._final(score, len(ids)), ids))
+                if ids[:-1] != self.forbidden:
+                    self.finished.append((self._final(score, ids), ids))
         kept = (kept + [(-torch.inf, 0, [0])] * self.width)[: self.width]
 
         self.running = [(score, ids) for score, _, ids in kept]
         self.finished = sorted(self.finished, key=lambda candidate: -candidate[0])[: self.width]
-        best_score, best_ids = self.running[0]
-        if (
-            len(self.finished) == self.width
-            and self._final(best_score, len(best_ids)) <= self.finished[-1][0]
-        ):
-            self.done = True
+        if len(self.finished) == self.width:
+            self.done |= self._final(*self.running[0]) <= self.finished[-1][0]
         return [parent for _, parent, _ in kept]
 
     def best(self) -> tuple[float, list[int]]:
         """The best candidate; at the token limit, running ones compete too."""
-        candidates = list(self.finished)
-        if not self.done:
-            candidates += [
-                (self._final(s, len(ids)), ids) for s, ids in self.running if s > -torch.inf
-            ]
-        return max(candidates, key=lambda candidate: candidate[0])
+        running = [] if self.done else self.running
+        ended = [(self._final(score, ids), ids) for score, ids in running if score > -torch.inf]
+        return max(self.finished + ended, key=lambda candidate: candidate[0])
 
-    def _final(self, score: float, length: int) -> float:
-        return score / length**self.length_penalty
+    def _final(self, score: float, ids: list[int]) -> float:
+        return score / len(ids) ** self.length_penalty
 
 
 @torch.inference_mode()
@@ -88,12 +79,10 @@ def beam_search(
     for _ in range(max_tokens):
         log_p = torch.log_softmax(model.write(token, cache)[:, -1].float(), dim=-1)
         log_p = log_p.view(n, width, -1)  # (sources, width, V)
-        so_far = torch.tensor(
-            [[score for score, _ in beams.running] for beams in searches], device=device
-        )
-        total = (so_far[:, :, None] + log_p).flatten(1)  # (sources, width · V)
+        so_far = [[score for score, _ in beams.running] for beams in searches]
+        total = torch.tensor(so_far, device=device)[:, :, None] + log_p
         # Every beam may end here in two ways; ``width`` others must remain.
-        top, index = total.topk(min(3 * width, total.shape[1]), dim=-1)
+        top, index = total.flatten(1).topk(min(3 * width, total[0].numel()), dim=-1)
         parents, tokens = index // log_p.shape[-1], index % log_p.shape[-1]
 
         rows = []
@@ -106,8 +95,5 @@ def beam_search(
         newest = [ids[-1] for beams in searches for _, ids in beams.running]
         token = torch.tensor(newest, device=device)[:, None]
 
-    results = []
-    for beams in searches:
-        score, ids = beams.best()
-        results.append(finished_segment(ids, score, tokenizer))
-    return results
+    best = [beams.best() for beams in searches]
+    return [finished_segment(ids, score, tokenizer) for score, ids in best]

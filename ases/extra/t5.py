@@ -7,6 +7,7 @@
 """
 
 import json
+from bisect import bisect
 from collections import Counter
 from dataclasses import fields
 from itertools import accumulate
@@ -29,8 +30,6 @@ _SHARED_FIELDS = [f.name for f in fields(ModelConfig) if f.name not in _OURS]
 #: Defaults of fields that config.json may leave out.
 _OPTIONAL: dict = dict(relative_attention_max_distance=128, relative_attention_num_buckets=32)
 _OPTIONAL |= dict(layer_norm_epsilon=1e-6, dropout_rate=0.1, pad_token_id=0, eos_token_id=1)
-#: Copies of shared.weight in some files.
-_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 _BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 _FIXED_NAMES = {
@@ -55,7 +54,8 @@ def load_t5(folder: str | Path) -> EncoderDecoder:
     settings = _read_config(folder / "config.json")
     path, state = _read_weights(folder)
 
-    for name in _COPIES:
+    for stack in ("encoder", "decoder"):  # copies in some files
+        name = f"{stack}.embed_tokens.weight"
         if name in state and _same(state[name], state.get("shared.weight")):
             state["shared.weight"] = state.pop(name)
     missed = settings.pop("untied") and "lm_head.weight" not in state
@@ -69,13 +69,11 @@ def load_t5(folder: str | Path) -> EncoderDecoder:
             own = EncoderDecoder(config).state_dict()
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from None
-    names = {_t5_name(name, config): name for name in own}
-    expected = {t5: own[name] for t5, name in names.items()}
-    problems = _misfits(state, expected)
+    problems = _misfits(state, {_t5_name(name, config): tensor for name, tensor in own.items()})
     if problems:
         more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise InputError(f"{path}: {'; '.join(problems[:6])}{more}")
-    weights = {name: state[t5] for t5, name in names.items()}
+    weights = {name: state[_t5_name(name, config)] for name in own}
     return EncoderDecoder.with_weights(config, weights).eval()
 
 
@@ -92,10 +90,8 @@ def _misfits(state: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]
         if name in state and state[name].shape != tensor.shape:
             found, wanted = tuple(state[name].shape), tuple(tensor.shape)
             problems.append(f"{name} is {found}, expected {wanted}")
-    for name, tensor in state.items():
-        if not tensor.is_floating_point():
-            problems.append(f"{name} is {tensor.dtype}, expected floating point")
-    return problems
+    odd = [(name, tensor.dtype) for name, tensor in state.items() if not tensor.is_floating_point()]
+    return problems + [f"{name} is {dtype}, expected floating point" for name, dtype in odd]
 
 
 def save_t5(model: EncoderDecoder, folder: str | Path) -> None:
@@ -120,14 +116,10 @@ def save_t5(model: EncoderDecoder, folder: str | Path) -> None:
         state["lm_head.weight"] = state["shared.weight"].clone()
 
     content = {name: getattr(config, name) for name in _SHARED_FIELDS}
-    content |= {
-        "model_type": "t5",
-        "architectures": ["T5ForConditionalGeneration"],
-        "is_encoder_decoder": True,
-        "feed_forward_proj": config.feed_forward,
-        "tie_word_embeddings": config.scale_decoder_outputs,
-        "scale_decoder_outputs": config.scale_decoder_outputs,
-    }
+    content |= {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}
+    content |= {"is_encoder_decoder": True, "feed_forward_proj": config.feed_forward}
+    scaled = config.scale_decoder_outputs  # of two names: see _read_config
+    content |= {"tie_word_embeddings": scaled, "scale_decoder_outputs": scaled}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         need_safetensors().save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
@@ -154,14 +146,13 @@ def _t5_name(name: str, config: ModelConfig) -> str:
 
 def _read_config(path: Path) -> dict:
     """ModelConfig's arguments from a config.json; the weights decide tie_word_embeddings."""
+    wanted = "expected a T5-family model's"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        reason = f"cannot be read ({error.strerror}); expected a T5-family model's folder"
-        raise InputError(f"{path}: {reason}") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {wanted} folder") from None
     except (ValueError, RecursionError) as error:
-        reason = f"not JSON ({str(error)[:100]}); expected a T5-family model's config"
-        raise InputError(f"{path}: {reason}") from None
+        raise InputError(f"{path}: not JSON ({str(error)[:100]}); {wanted} config") from None
 
     family = config.get("model_type") if isinstance(config, dict) else type(config).__name__
     if family not in ("t5", "mt5"):
@@ -182,9 +173,9 @@ def _read_config(path: Path) -> dict:
     settings["feed_forward"] = config.get("feed_forward_proj", "relu")
     gelu = settings["feed_forward"] == "gated-gelu"
     known = ("gelu_new", "gelu_pytorch_tanh") if gelu else ("relu",)
-    if config.get("dense_act_fn", known[0]) not in known:  # only newer configs have it
-        found = config["dense_act_fn"]
-        raise InputError(f"{path}: dense_act_fn is {found!r}; expected {' or '.join(known)}")
+    function = config.get("dense_act_fn", known[0])  # only newer configs have it
+    if function not in known:
+        raise InputError(f"{path}: dense_act_fn is {function!r}; expected {' or '.join(known)}")
     settings["scale_decoder_outputs"] = family == "t5" and bool(scaled)
     settings["scale_scores"] = settings["start_from_state"] = False
     return settings
@@ -193,13 +184,10 @@ def _read_config(path: Path) -> dict:
 def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     """The file, for error messages, and all tensors by name; safetensors is preferred to .bin."""
     kinds = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-    found = [folder / name for name in kinds if (folder / name).exists()]
-    if not found:
-        raise InputError(
-            f"{folder}: no weights; expected model.safetensors, "
-            "model.safetensors.index.json with its shards, or pytorch_model.bin"
-        )
-    path = found[0]
+    path = next((folder / name for name in kinds if (folder / name).exists()), None)
+    if path is None:
+        wanted = "model.safetensors, model.safetensors.index.json with its shards"
+        raise InputError(f"{folder}: no weights; expected {wanted}, or pytorch_model.bin")
     if path.suffix == ".bin":
         return path, _read_pickle(path)
     shards = _shards(path) if path.name.endswith(".index.json") else [path]
@@ -219,12 +207,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a bad file
-        reason = type(error).__name__
-        raise InputError(f"{path}: not a readable state dict ({reason})") from None
-    tensors_by_name = isinstance(state, dict) and all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
-    )
-    if not tensors_by_name or not state:
+        raise InputError(f"{path}: not a readable state dict ({type(error).__name__})") from None
+    items = state.items() if isinstance(state, dict) else ()
+    if not items or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in items):
         raise InputError(f"{path}: not a state dict; expected tensors by name")
     return state
 
@@ -246,10 +231,8 @@ def need_safetensors():
     try:
         import safetensors.torch
     except ImportError:
-        raise InputError(
-            "safetensors is not installed; expected it for model.safetensors: "
-            "pip install safetensors"
-        ) from None
+        told = "safetensors is not installed; expected it for model.safetensors"
+        raise InputError(f"{told}: pip install safetensors") from None
     return safetensors.torch
 
 
@@ -300,20 +283,16 @@ class T5Tokenizer(Tokenizer):
         encoding = self._encode(chain)
         ends = list(accumulate(len(piece) for piece in pieces))
         ids: list[list[int]] = [[] for _ in pieces]
-        piece = 0
         for token, (start, stop) in zip(encoding.ids, encoding.offsets):
             blanks = len(chain[start:stop]) - len(chain[start:stop].lstrip())
             word = start + blanks if start + blanks < stop else start
-            while piece + 1 < len(pieces) and word >= ends[piece]:
-                piece += 1
-            ids[piece].append(token)
+            ids[min(bisect(ends, word), len(ids) - 1)].append(token)
         return ids
 
 
 def lost_characters(tokenizer: Tokenizer, texts: list[str]) -> tuple[float, str]:
     """Share of characters that encoding loses, and which; of whitespace, only newlines count."""
     counts = Counter(c for text in texts for c in text if c == "\n" or not c.isspace())
-    lost = {c for c in counts if c not in tokenizer.decode(tokenizer.encode(f"a {c} a"))}
-    total = counts.total()
-    share = sum(counts[c] for c in lost) / total if total else 0.0
+    lost = [c for c in counts if c not in tokenizer.decode(tokenizer.encode(f"a {c} a"))]
+    share = sum(counts[c] for c in lost) / max(1, counts.total())
     return share, "".join(sorted(lost, key=lambda c: -counts[c]))

@@ -148,20 +148,6 @@ def _store(
 
 
 @triton.jit
-def _ends(spans, b, at, n, n_others, HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr):
-    """Spans of the rows ``at``, clamped to 0 … n_others; rows beyond n see nothing."""
-    first = tl.zeros_like(at)
-    last = tl.where(at < n, n_others, 0)
-    if HAS_FIRST:
-        place = spans.first + b * spans.first_batch + at * spans.first_row
-        first = tl.maximum(tl.load(place, mask=at < n, other=0).to(tl.int32), 0)
-    if HAS_LAST:
-        place = spans.last + b * spans.last_batch + at * spans.last_row
-        last = tl.minimum(tl.load(place, mask=at < n, other=0).to(tl.int32), n_others)
-    return first, last
-
-
-@triton.jit
 def _walk(
     spans, b, start, n, n_others, shift, reach,
     HAS_BIAS: tl.constexpr, HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr,
@@ -177,7 +163,14 @@ def _walk(
             the band lie beyond the reach.
     """
     at = start + tl.arange(0, BLOCK)
-    first, last = _ends(spans, b, at, n, n_others, HAS_FIRST, HAS_LAST)
+    # Spans, clamped to 0 … n_others; rows beyond n see nothing.
+    first, last = tl.zeros_like(at), tl.where(at < n, n_others, 0)
+    if HAS_FIRST:
+        place = spans.first + b * spans.first_batch + at * spans.first_row
+        first = tl.maximum(tl.load(place, mask=at < n, other=0).to(tl.int32), 0)
+    if HAS_LAST:
+        place = spans.last + b * spans.last_batch + at * spans.last_row
+        last = tl.minimum(tl.load(place, mask=at < n, other=0).to(tl.int32), n_others)
     # Rows that see nothing must not widen the loop.
     low = tl.min(tl.where(first < last, first, n_others), 0)
     high = tl.max(tl.where(first < last, last, 0), 0)
@@ -192,6 +185,15 @@ def _walk(
         right = tl.cdiv(tl.maximum(start + BLOCK - 1 + shift + reach, 0), STEP) * STEP
         right = tl.maximum(tl.minimum(right, whole), left)
     return (at, first, last), (low, high, inner, outer), (begin, left, right, high)
+
+
+@triton.jit
+def _others(start, bounds, STEP: tl.constexpr):
+    """Positions of a tile's other rows, which of them to load, whether the tile needs a mask."""
+    low, high, inner, outer = bounds
+    others = start + tl.arange(0, STEP)
+    used = (others >= low) & (others < high)
+    return others, used, (start < inner) | (start + STEP > outer)
 
 
 @triton.jit
@@ -217,33 +219,6 @@ def _scores(
 # --- forward -------------------------------------------------------------------------------------
 
 
-@triton.jit
-def _forward_tiles(
-    state, q, block, bounds, start, stop, keys, values, scale, bias, far,
-    HAS_BIAS: tl.constexpr, NEAR: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    a, l, m = state
-    low, high, inner, outer = bounds
-    for n0 in range(start, stop, STEP):
-        others = n0 + tl.arange(0, STEP)
-        used = (others >= low) & (others < high)
-        masked = (n0 < inner) | (n0 + STEP > outer)
-        k = _load(keys, n0, used, STEP, WIDTH, BLOCK_K)
-        v = _load(values, n0, used, STEP, WIDTH, BLOCK_K)
-        s = _scores(q, k, block, others, masked, scale, bias, far, 1, HAS_BIAS, NEAR, PRECISION)
-
-        n = tl.maximum(m, tl.max(s, 1))
-        # n is −∞ while a query has seen nothing; any finite reference makes its powers 0.
-        reference = tl.where(n == float("-inf"), 0.0, n)
-        p = tl.exp2(s - reference[:, None])
-        shrink = tl.exp2(m - reference)
-        l = l * shrink + tl.sum(p, 1)
-        a = a * shrink[:, None] + _dot(p.to(v.dtype), v, PRECISION)
-        m = n
-    return a, l, m
-
-
 @triton.jit(do_not_specialize=_VARYING)
 def forward_kernel(
     q, k, v, bias, spans, out, stats,
@@ -267,10 +242,23 @@ def forward_kernel(
     # Before, in and after the band; one loop without a bias.
     for part in tl.static_range(3 if HAS_BIAS else 1):
         far = tl.load(zero + (part - 1) * reach)
-        a, l, m = _forward_tiles(
-            (a, l, m), q_own, own, bounds, stops[part], stops[part + 1], keys, values,
-            scale, zero - offset, far, HAS_BIAS, part == 1, STEP, WIDTH, BLOCK_K, PRECISION,
-        )  # fmt: skip
+        for n0 in range(stops[part], stops[part + 1], STEP):
+            others, used, masked = _others(n0, bounds, STEP)
+            k_n = _load(keys, n0, used, STEP, WIDTH, BLOCK_K)
+            v_n = _load(values, n0, used, STEP, WIDTH, BLOCK_K)
+            s = _scores(
+                q_own, k_n, own, others, masked, scale, zero - offset, far,
+                1, HAS_BIAS, part == 1, PRECISION,
+            )  # fmt: skip
+
+            n = tl.maximum(m, tl.max(s, 1))
+            # n is −∞ while a query has seen nothing; any finite reference makes its powers 0.
+            reference = tl.where(n == float("-inf"), 0.0, n)
+            p = tl.exp2(s - reference[:, None])
+            shrink = tl.exp2(m - reference)
+            l = l * shrink + tl.sum(p, 1)
+            a = a * shrink[:, None] + _dot(p.to(v_n.dtype), v_n, PRECISION)
+            m = n
 
     r = tl.where(l > 0, 1.0 / tl.where(l > 0, l, 1.0), 0.0)
     _store(_base(out, b, h), m0, n_queries, a * r[:, None], BLOCK, WIDTH, BLOCK_K)
@@ -301,12 +289,10 @@ def _row_sums(
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """D = Σ p·dP over the same tiles as below; float32 needs it in place of dO·o."""
-    at, _, _ = block
-    low, high, _, _ = bounds
+    at = block[0]
     delta = tl.zeros([BLOCK], tl.float32)
-    for n0 in range(stops[0], high, STEP):
-        others = n0 + tl.arange(0, STEP)
-        used = (others >= low) & (others < high)
+    for n0 in range(stops[0], stops[3], STEP):
+        others, used, _ = _others(n0, bounds, STEP)
         k = _load(keys, n0, used, STEP, WIDTH, BLOCK_K)
         v = _load(values, n0, used, STEP, WIDTH, BLOCK_K)
         s = _scores(q, k, block, others, True, scale, zero, 0.0, 1, False, False, "ieee")
@@ -316,40 +302,6 @@ def _row_sums(
         p = tl.exp2(s - m[:, None]) * r[:, None]
         delta += tl.sum(p * _dot(do, tl.trans(v), "ieee"), 1)
     return delta
-
-
-@triton.jit
-def _query_gradient_tiles(
-    dq, q, do, m, r, delta, block, bounds, start, stop, keys, values, scale, bias, far, band,
-    HAS_BIAS: tl.constexpr, NEAR: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
-    STEP: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Add these tiles to dQ; also return Σ dS outside the band, and store the band's sums."""
-    low, high, inner, outer = bounds
-    e = tl.arange(0, STEP)
-    carry, next_carry = tl.zeros([STEP], tl.float32), tl.zeros([STEP], tl.float32)
-    sums = tl.zeros([BLOCK], tl.float32)
-    for n0 in range(start, stop, STEP):
-        used = (n0 + e >= low) & (n0 + e < high)
-        masked = (n0 < inner) | (n0 + STEP > outer)
-        k = _load(keys, n0, used, STEP, WIDTH, BLOCK_K)
-        v = _load(values, n0, used, STEP, WIDTH, BLOCK_K)
-        s = _scores(q, k, block, n0 + e, masked, scale, bias, far, 1, HAS_BIAS, NEAR, PRECISION)
-        p = tl.exp2(s - m[:, None]) * r[:, None]
-        ds = p * (_dot(do, tl.trans(v), PRECISION) - delta[:, None])
-        dq += _dot(ds.to(k.dtype), k, PRECISION)
-        if GRADIENT:
-            if NEAR:
-                lower, middle, upper = _diagonals(ds, BLOCK, STEP)
-                tl.store(band + n0 - BLOCK + e, lower + carry)
-                carry, next_carry = middle + next_carry, upper
-            else:
-                sums += tl.sum(ds, 1)
-    if GRADIENT and NEAR:
-        if start < stop:
-            tl.store(band + stop - BLOCK + e, carry)
-            tl.store(band + stop - STEP + e, next_carry)
-    return dq, tl.sum(sums, 0)
 
 
 @triton.jit(do_not_specialize=_VARYING)
@@ -387,45 +339,40 @@ def query_gradient_kernel(
     # This program's sums of dS: the band, and the rest at the two ends of the row.
     sums = band_ptr + tl.program_id(0).to(tl.int64) * bias.width
     band = sums + bias.centre - offset - m0
+    e = tl.arange(0, STEP)
     dq_own = tl.zeros([BLOCK, BLOCK_K], tl.float32)
     for part in tl.static_range(3 if HAS_BIAS else 1):
         far = tl.load(zero + (part - 1) * reach)
-        dq_own, total = _query_gradient_tiles(
-            dq_own, q_own, do_own, m, r, delta, own, bounds, stops[part], stops[part + 1],
-            keys, values, scale, zero - offset, far, band,
-            HAS_BIAS, part == 1, GRADIENT, BLOCK, STEP, WIDTH, BLOCK_K, PRECISION,
-        )  # fmt: skip
-        if GRADIENT and part != 1:
-            tl.store(sums + (bias.width - 1) * (part // 2), total)
+        carry, next_carry = tl.zeros([STEP], tl.float32), tl.zeros([STEP], tl.float32)
+        rest = tl.zeros([BLOCK], tl.float32)
+        for n0 in range(stops[part], stops[part + 1], STEP):
+            others, used, masked = _others(n0, bounds, STEP)
+            k_n = _load(keys, n0, used, STEP, WIDTH, BLOCK_K)
+            v_n = _load(values, n0, used, STEP, WIDTH, BLOCK_K)
+            s = _scores(
+                q_own, k_n, own, others, masked, scale, zero - offset, far,
+                1, HAS_BIAS, part == 1, PRECISION,
+            )  # fmt: skip
+            p = tl.exp2(s - m[:, None]) * r[:, None]
+            ds = p * (_dot(do_own, tl.trans(v_n), PRECISION) - delta[:, None])
+            dq_own += _dot(ds.to(k_n.dtype), k_n, PRECISION)
+            if GRADIENT:
+                if part == 1:
+                    lower, middle, upper = _diagonals(ds, BLOCK, STEP)
+                    tl.store(band + n0 - BLOCK + e, lower + carry)
+                    carry, next_carry = middle + next_carry, upper
+                else:
+                    rest += tl.sum(ds, 1)
+        if GRADIENT:
+            if part != 1:
+                tl.store(sums + (bias.width - 1) * (part // 2), tl.sum(rest, 0))
+            elif stops[1] < stops[2]:
+                tl.store(band + stops[2] - BLOCK + e, carry)
+                tl.store(band + stops[2] - STEP + e, next_carry)
     _store(_base(dq, b, h), m0, n_queries, dq_own * (scale * LN_2), BLOCK, WIDTH, BLOCK_K)
 
 
 # --- backward: keys and values -------------------------------------------------------------------
-
-
-@triton.jit
-def _key_gradient_tiles(
-    dk, dv, k, v, block, bounds, start, stop, queries, output_gradients, stats, row,
-    scale, bias, far,
-    HAS_BIAS: tl.constexpr, NEAR: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    low, high, inner, outer = bounds
-    for m0 in range(start, stop, STEP):
-        others = m0 + tl.arange(0, STEP)
-        used = (others >= low) & (others < high)
-        masked = (m0 < inner) | (m0 + STEP > outer)
-        q = _load(queries, m0, used, STEP, WIDTH, BLOCK_K)
-        do = _load(output_gradients, m0, used, STEP, WIDTH, BLOCK_K)
-        m = tl.load(stats.largest + row + others, mask=used, other=float("inf"))
-        r = tl.load(stats.reciprocal + row + others, mask=used, other=0.0)
-        delta = tl.load(stats.delta + row + others, mask=used, other=0.0)
-        s = _scores(k, q, block, others, masked, scale, bias, far, -1, HAS_BIAS, NEAR, PRECISION)
-        p = tl.exp2(s - m[None, :]) * r[None, :]
-        dv += _dot(p.to(do.dtype), do, PRECISION)
-        ds = p * (_product(v, do, True, PRECISION) - delta[None, :])
-        dk += _dot(ds.to(q.dtype), q, PRECISION)
-    return dk, dv
 
 
 @triton.jit(do_not_specialize=_VARYING)
@@ -443,6 +390,7 @@ def key_gradient_kernel(
     _, first, last = own
     k_own = _load(_base(k, b, h), n0, first < last, BLOCK, WIDTH, BLOCK_K)
     v_own = _load(_base(v, b, h), n0, first < last, BLOCK, WIDTH, BLOCK_K)
+    queries, output_gradients = _base(q, b, h), _base(do, b, h)
     row = (b * heads + h) * n_queries
     zero = bias.pointer + h * bias.width + bias.centre
 
@@ -451,10 +399,20 @@ def key_gradient_kernel(
     for part in tl.static_range(3 if HAS_BIAS else 1):
         # Queries far to the left see this key far to their right.
         far = tl.load(zero + (1 - part) * reach)
-        dk_own, dv_own = _key_gradient_tiles(
-            dk_own, dv_own, k_own, v_own, own, bounds, stops[part], stops[part + 1],
-            _base(q, b, h), _base(do, b, h), stats, row, scale, zero - offset, far,
-            HAS_BIAS, part == 1, STEP, WIDTH, BLOCK_K, PRECISION,
-        )  # fmt: skip
+        for m0 in range(stops[part], stops[part + 1], STEP):
+            others, used, masked = _others(m0, bounds, STEP)
+            q_m = _load(queries, m0, used, STEP, WIDTH, BLOCK_K)
+            do_m = _load(output_gradients, m0, used, STEP, WIDTH, BLOCK_K)
+            m = tl.load(stats.largest + row + others, mask=used, other=float("inf"))
+            r = tl.load(stats.reciprocal + row + others, mask=used, other=0.0)
+            delta = tl.load(stats.delta + row + others, mask=used, other=0.0)
+            s = _scores(
+                k_own, q_m, own, others, masked, scale, zero - offset, far,
+                -1, HAS_BIAS, part == 1, PRECISION,
+            )  # fmt: skip
+            p = tl.exp2(s - m[None, :]) * r[None, :]
+            dv_own += _dot(p.to(do_m.dtype), do_m, PRECISION)
+            ds = p * (_product(v_own, do_m, True, PRECISION) - delta[None, :])
+            dk_own += _dot(ds.to(q_m.dtype), q_m, PRECISION)
     _store(_base(dk, b, h), n0, n_keys, dk_own * (scale * LN_2), BLOCK, WIDTH, BLOCK_K)
     _store(_base(dv, b, h), n0, n_keys, dv_own, BLOCK, WIDTH, BLOCK_K)

@@ -62,7 +62,7 @@ def _bias(rel_bias: Tensor | None, pad: int, dummy: Tensor) -> Bias:
     left = rel_bias[:, :1].expand(-1, pad)
     right = rel_bias[:, -1:].expand(-1, pad)
     padded = torch.cat([left, rel_bias, right], 1).float() * LOG2_E
-    return Bias(padded, padded.shape[1], rel_bias.shape[1] // 2 + pad)
+    return Bias(padded, padded.shape[1], padded.shape[1] // 2)
 
 
 def _span_ends(first: Tensor | None, last: Tensor | None, batch: int, dummy: Tensor) -> SpanEnds:
@@ -114,15 +114,9 @@ def _constants(
 
 @torch.library.custom_op("ases::attention_forward", mutates_args=())
 def _forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rel_bias: Tensor | None,
-    first: Tensor | None,
-    last: Tensor | None,
-    offset: int,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None,
+    first: Tensor | None, last: Tensor | None, offset: int, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Output, laid out like q; largest scores and reciprocal sums, (B, H, Q) float32."""
     q, k, v = _unit_columns(q), _unit_columns(k), _unit_columns(v)
     B, H, Q, K = q.shape
@@ -148,20 +142,10 @@ def _forward(
 
 @torch.library.custom_op("ases::attention_backward", mutates_args=())
 def _backward(
-    do: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rel_bias: Tensor | None,
-    first: Tensor | None,
-    last: Tensor | None,
-    out: Tensor,
-    m: Tensor,
-    r: Tensor,
-    offset: int,
-    scale: float,
-    bias_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None,
+    first: Tensor | None, last: Tensor | None, out: Tensor, m: Tensor, r: Tensor,
+    offset: int, scale: float, bias_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dQ, dK, dV, laid out like q, k, v; db (H, 2·reach + 1) float32, or empty."""
     do, q, k, v = _unit_columns(do), _unit_columns(q), _unit_columns(k), _unit_columns(v)
     B, H, Q, K = q.shape
@@ -241,15 +225,9 @@ _backward.register_autograd(_refuse)
 
 
 def triton_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rel_bias: Tensor | None,
-    first: Tensor | None,
-    last: Tensor | None,
-    query_offset: int,
-    scale: float,
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None,
+    first: Tensor | None, last: Tensor | None, query_offset: int, scale: float,
+) -> Tensor:  # fmt: skip
     """``ases.attention.attention`` with these kernels; same arguments and shapes.
 
     Raises:

@@ -47,31 +47,20 @@ def make_splits(
     No question occurs twice. A larger training split starts with the smaller one.
     """
     sizes = {"train": n_train, "validation": n_validation, "test": n_test, "longer": n_test}
+    splits: dict[str, list[Example]] = {name: [] for name in TASKS[task].splits}
     seen: set[str] = set()
-    splits: dict[str, list[Example]] = {}
-    for name in ("longer", "test", "validation", "train"):
-        if name in TASKS[task].splits:
-            splits[name] = _split(task, name, sizes[name], seed, max_number, seen)
-    return {name: splits[name] for name in TASKS[task].splits}
-
-
-def _split(
-    task: str, name: str, size: int, seed: int, max_number: int, seen: set[str]
-) -> list[Example]:
-    # One random stream per split: the others only remove questions they share.
-    rng = random.Random(f"{task}-{name}-{seed}")
-    examples: list[Example] = []
-    repeats = 0
-    while len(examples) < size:
-        if repeats > 1000:
-            found = f"only {len(examples)} different {name} questions"
-            raise InputError(f"{found} with numbers up to {max_number}; expected {size}")
-        question, pieces = TASKS[task].make(rng, name, max_number)
-        if question in seen:
-            repeats += 1
-            continue
-        repeats = 0
-        seen.add(question)
-        answer = "".join(text for _, text in pieces)
-        examples.append(Example(f"{name}-{len(examples)}", question, answer, tuple(pieces)))
-    return examples
+    for name, examples in reversed(splits.items()):  # training last: it takes what the rest leaves
+        # One random stream per split: the others only remove questions they share.
+        rng = random.Random(f"{task}-{name}-{seed}")
+        while len(examples) < sizes[name]:
+            for _ in range(1001):
+                question, pieces = TASKS[task].make(rng, name, max_number)
+                if question not in seen:
+                    break
+            else:
+                found = f"only {len(examples)} different {name} questions"
+                raise InputError(f"{found} with numbers up to {max_number}; expected {sizes[name]}")
+            seen.add(question)
+            answer = "".join(text for _, text in pieces)
+            examples.append(Example(f"{name}-{len(examples)}", question, answer, tuple(pieces)))
+    return splits

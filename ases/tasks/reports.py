@@ -3,32 +3,21 @@
 import random
 
 _SITES = {
-    "lung": "the right upper lung|the right lower lung|the left upper lung|the left lower lung",
-    "node": "the left neck|the right neck|the mediastinum|the left groin|the right groin|the "
-    "abdomen",
-    "bone": "the third thoracic vertebra|the fourth lumbar vertebra|the left ilium|the right fifth "
-    "rib",
-    "solid": "the right liver lobe|the left liver lobe|the head of the pancreas|the tail of the "
-    "pancreas|the left kidney|the right kidney|the spleen",
-    "hollow": "the stomach|the duodenum|the sigmoid colon|the lower esophagus",
+    "lung": "right upper lung|right lower lung|left upper lung|left lower lung",
+    "node": "left neck|right neck|mediastinum|left groin|right groin|abdomen",
+    "bone": "third thoracic vertebra|fourth lumbar vertebra|left ilium|right fifth rib",
+    "solid": "right liver lobe|left liver lobe|head of the pancreas|tail of the pancreas|"
+    "left kidney|right kidney|spleen",
+    "hollow": "stomach|duodenum|sigmoid colon|lower esophagus",
 }
-_SHAPE = {
-    "lung": "nodule",
-    "node": "lymph node",
-    "bone": "bone lesion",
-    "solid": "lesion",
-    "hollow": "wall thickening",
-}
-_SUV = {"none": (0, 0), "mild": (12, 29), "marked": (50, 180)}  # SUVmax in tenths
-_IN_FINDINGS = {
-    "none": "no increased uptake",
-    "mild": "mildly increased uptake, SUVmax {:.1f}",
-    "marked": "markedly increased uptake, SUVmax {:.1f}",
-}
-_IN_IMPRESSION = {
-    "none": "without uptake",
-    "mild": "with mild uptake",
-    "marked": "with marked uptake",
+_SHAPE = dict(
+    lung="nodule", node="lymph node", bone="bone lesion", solid="lesion", hollow="wall thickening"
+)
+# Uptake → SUVmax in tenths, words in the findings, words in the impression.
+_UPTAKE = {
+    "none": ((0, 0), "no increased uptake", "without uptake"),
+    "mild": ((12, 29), "mildly increased uptake, SUVmax {:.1f}", "with mild uptake"),
+    "marked": ((50, 180), "markedly increased uptake, SUVmax {:.1f}", "with marked uptake"),
 }
 _NORMAL = (
     "The brain shows a symmetric distribution of the tracer.|The thyroid is of normal size.|"
@@ -70,19 +59,18 @@ def report(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
     places = [(kind, rng.choice(_SITES[kind].split("|"))) for kind in kinds]
 
     for number, (kind, site) in enumerate(places, 1):
-        uptake, size = rng.choice(sorted(_SUV)), rng.randint(4, 29)
+        uptake, size = rng.choice(sorted(_UPTAKE)), rng.randint(4, 29)
+        suv, level, noted = _UPTAKE[uptake]
         change = rng.choice(["", "", "larger", "smaller"])
-        level = _IN_FINDINGS[uptake].format(rng.randint(*_SUV[uptake]) / 10)
+        level = level.format(rng.randint(*suv) / 10)
         compared = f", {change} than before" if change else ""
         shape = _SHAPE[kind]
-        opening = rng.choice(
-            [f"A {shape} of {size} mm in {site}", f"In {site} a {shape} of {size} mm"]
-        )
+        found = f"{shape} of {size} mm"
+        opening = rng.choice([f"A {found} in the {site}", f"In the {site} a {found}"])
         findings.append(f"{opening} with {level}{compared}.")
 
         start = " " if pieces else ""
-        noun = shape[0].upper() + shape[1:]
-        pieces.append(("ES", f"{start}{number}. {noun} in {site} {_IN_IMPRESSION[uptake]},"))
+        pieces.append(("ES", f"{start}{number}. {shape.capitalize()} in the {site} {noted},"))
         if change:  # a second ES piece: labels by position are wrong from here on
             pieces.append(("ES", f" {change} than before,"))
         pieces.append(("AS", f" {_judgement(kind, uptake, size, change)}."))

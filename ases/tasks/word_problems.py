@@ -8,12 +8,9 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-_PEOPLE = [
-    (name, "he", "his") for name in "Tom Ben Sam Max Leo Dan Eli Jack Omar Paul Ravi Hugo".split()
-]
-_PEOPLE += [
-    (name, "she", "her") for name in "Ann Mia Zoe Eva Kim Lucy Nina Rosa Sara Tina Uma Beth".split()
-]
+_HE = "Tom Ben Sam Max Leo Dan Eli Jack Omar Paul Ravi Hugo".split()
+_SHE = "Ann Mia Zoe Eva Kim Lucy Nina Rosa Sara Tina Uma Beth".split()
+_PEOPLE = [(name, "he", "his") for name in _HE] + [(name, "she", "her") for name in _SHE]
 _ITEMS = "apples pears eggs pens books cards coins stamps shells marbles stickers"
 _ITEMS += " cookies candies beads toys roses"
 _CONTAINERS = "boxes bags baskets packs jars"
@@ -44,22 +41,18 @@ class Story:
 
     def count(self, n: int) -> str:
         """ "3 apples", "1 apple" """
-        if n != 1:
-            return f"{n} {self.items}"
-        return f"1 {self.items[:-3]}y" if self.items == "candies" else f"1 {self.items[:-1]}"
+        one = "candy" if self.items == "candies" else self.items[:-1]
+        return f"{n} {one if n == 1 else self.items}"
 
     def factors(self) -> tuple[int, int]:
         """Two numbers whose product is at most ``max``."""
         a = self.rng.randint(2, min(9, max(2, self.max // 2)))
         return a, self.rng.randint(2, min(9, self.max // a))
 
-    def addend(self, value: int) -> int | None:
-        """A number to add to ``value``; None if none fits."""
-        return self.rng.randint(1, self.max - value) if value < self.max else None
-
-    def part(self, value: int) -> int | None:
-        """A number to take from ``value`` that leaves some; None if none fits."""
-        return self.rng.randint(1, value - 1) if value >= 2 else None
+    def derive(self, a: int, sign: str, b: int, verb: str = "has") -> tuple[str, int]:
+        """The derivation "she has 3 * 4 = 12 apples", and its result."""
+        result = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[sign]
+        return f"{self.he} {verb} {a} {sign} {b} = {self.count(result)}", result
 
 
 def _dollars(n: int) -> str:
@@ -76,18 +69,18 @@ def _groups_of(s: Story, _: int) -> Step:
         f"There are {b} {s.items} in each of {s.name}'s {a} {s.container}.",
     )
     facts = [f"{s.name} has {a} {s.container}", f"with {b} {s.items} in each"]
-    return Step(sentence, facts, f"{s.he} has {a} * {b} = {s.count(a * b)}", a * b)
+    return Step(sentence, facts, *s.derive(a, "*", b))
 
 
 def _has_and_buys(s: Story, _: int) -> Step:
     a = s.rng.randint(1, s.max - 1)
-    b = s.addend(a)
+    b = s.rng.randint(1, s.max - a)
     sentence = s.say(
         f"{s.name} has {s.count(a)} and buys {b} more.",
         f"{s.name} had {s.count(a)} when {s.he} got {b} more.",
     )
     facts = [f"{s.name} has {s.count(a)}", f"{s.he} gets {b} more"]
-    return Step(sentence, facts, f"{s.he} has {a} + {b} = {s.count(a + b)}", a + b)
+    return Step(sentence, facts, *s.derive(a, "+", b))
 
 
 def _works(s: Story, _: int) -> Step:
@@ -97,12 +90,12 @@ def _works(s: Story, _: int) -> Step:
         f"In each of {b} hours {s.name} picks {a} {s.items}.",
     )
     facts = [f"{s.name} picks {a} {s.items} an hour", f"{s.he} works {b} hours"]
-    return Step(sentence, facts, f"{s.he} has {a} * {b} = {s.count(a * b)}", a * b)
+    return Step(sentence, facts, *s.derive(a, "*", b))
 
 
 def _buys_with_change(s: Story, _: int) -> Step:
     price = s.rng.randint(1, s.max - 1)
-    money = price + s.addend(price)
+    money = price + s.rng.randint(1, s.max - price)
     sentence = s.say(
         f"{s.name} has {_dollars(money)} and pays {_dollars(price)} for a hat. "
         f"For each dollar of change {s.he} gets one of the {s.items}.",
@@ -110,13 +103,10 @@ def _buys_with_change(s: Story, _: int) -> Step:
         f"After buying it {s.he} trades each dollar for one of the {s.items}.",
     )
     facts = [f"{s.name} has {_dollars(money)}", f"the hat costs {_dollars(price)}"]
-    return Step(
-        sentence, facts, f"{s.he} gets {money} - {price} = {s.count(money - price)}", money - price
-    )
+    return Step(sentence, facts, *s.derive(money, "-", price, "gets"))
 
 
 # --- later schemas -------------------------------------------------------------------------------
-
 
 Tell = Callable[[Story, int], tuple[list[str], str]]  # (story, b) → wordings, fact
 Event = Callable[[Story, int], Step | None]
@@ -127,13 +117,13 @@ def _change(sign: str, left: str = "", back: bool = False) -> Callable[[Tell], E
 
     def schema(tell: Tell) -> Event:
         def event(s: Story, value: int) -> Step | None:
-            b = s.addend(value) if sign == "+" else s.part(value)
-            if b is None:
+            most = s.max - value if sign == "+" else value - 1
+            if most < 1:
                 return None
+            b = s.rng.randint(1, most)
             wordings, fact = tell(s, b)
-            result = value + b if sign == "+" else value - b
-            derivation = f"{s.he} has {value} {sign} {b} = {s.count(result)}{left}"
-            return Step(s.say(*wordings), [fact], derivation, result, back)
+            derivation, result = s.derive(value, sign, b)
+            return Step(s.say(*wordings), [fact], derivation + left, result, back)
 
         return event
 
@@ -142,11 +132,8 @@ def _change(sign: str, left: str = "", back: bool = False) -> Callable[[Tell], E
 
 @_change("-", " left")
 def _gives_away(s: Story, b: int):
-    wordings = [
-        f"{s.He} gives {s.count(b)} to {s.friend}.",
-        f"{s.friend} gets {b} of the {s.items}.",
-    ]
-    return wordings, f"{s.friend} gets {s.count(b)}"
+    gives = f"{s.He} gives {s.count(b)} to {s.friend}."
+    return [gives, f"{s.friend} gets {b} of the {s.items}."], f"{s.friend} gets {s.count(b)}"
 
 
 @_change("-", " left")
@@ -190,10 +177,8 @@ def _doubles(s: Story, value: int) -> Step | None:
         f"A week later {s.he} has {word} as many.",
         f"After a week the number of {s.items} is {word} as large.",
     )
-    derivation = f"{s.he} has {value} * {times} = {s.count(value * times)}"
-    return Step(
-        sentence, [f"later {s.he} has {word} as many"], derivation, value * times, refers_back=True
-    )
+    fact = f"later {s.he} has {word} as many"
+    return Step(sentence, [fact], *s.derive(value, "*", times), refers_back=True)
 
 
 def _shares(s: Story, value: int) -> Step | None:
@@ -209,7 +194,7 @@ def _shares(s: Story, value: int) -> Step | None:
             f"The {s.items} are split evenly among {s.name} and {k - 1} friends.",
         )
         fact = f"the {s.items} are shared by {k} people"
-    return Step(sentence, [fact], f"{s.he} has {value} / {k} = {s.count(value // k)}", value // k)
+    return Step(sentence, [fact], *s.derive(value, "/", k))
 
 
 OPENINGS = [_groups_of, _has_and_buys, _works, _buys_with_change]
@@ -240,27 +225,22 @@ def word_problem(
 
     if rng.random() < 0.3:
         sentences.insert(rng.choice(places), _distractor(story))
-    sentences.append(
-        story.say(
-            f"How many {story.items} does {story.name} have now?",
-            f"How many {story.items} does {story.he} end up with?",
-        )
-    )
+    asked = story.say(f"{story.name} have now", f"{story.he} end up with")
+    sentences.append(f"How many {story.items} does {asked}?")
     pieces.append(("ES", f" The answer is {value}."))
     return " ".join(sentences), pieces
 
 
 def _tell(s: Story, step: Step, first: bool) -> list[tuple[str, str]]:
     """One step of the chain: usually one piece of facts, then the derivation."""
-    start = "" if first else " "
-    style = s.rng.random()
+    facts, style = step.facts, s.rng.random()
     if style < 0.12 and not first:  # no ES piece: labels by position are wrong from here on
-        return [("AS", f"{start}Then {step.derivation}.")]
-    derived = ("AS", f" so {step.derivation}.")
-    if style > 0.85 and len(step.facts) == 2:  # two pieces of facts
-        return [("ES", f"{start}{_capital(step.facts[0])},"), ("ES", f" {step.facts[1]},"), derived]
-    facts = _capital(" and ".join(step.facts)).replace(" and with", " with")
-    return [("ES", f"{start}{facts},"), derived]
+        return [("AS", f" Then {step.derivation}.")]
+    if style <= 0.85:  # otherwise, a piece for each fact
+        facts = [" and ".join(facts).replace(" and with", " with")]
+    opening = facts[0][0].upper() + facts[0][1:]  # str.capitalize changes the other letters
+    texts = [opening if first else f" {opening}", *(f" {fact}" for fact in facts[1:])]
+    return [*(("ES", f"{text},") for text in texts), ("AS", f" so {step.derivation}.")]
 
 
 def _distractor(s: Story) -> str:
@@ -271,8 +251,3 @@ def _distractor(s: Story) -> str:
         f"There are {n} trees near the house.",
         f"{s.name} has {n} cousins.",
     )
-
-
-def _capital(text: str) -> str:
-    """Like ``str.capitalize``, but keep the other letters."""
-    return text[0].upper() + text[1:]
