@@ -23,13 +23,11 @@ ROOT = Path(__file__).parent.parent
 SMALL = "--size micro --train-problems 60 --test-problems 12 --device cpu".split()
 
 
-# --- what other tests use, too -------------------------------------------------------------------
-
-
 SCRIPTS = "train.py", "segment.py", "evaluate.py"
 MAINS = {name: runpy.run_path(str(ROOT / name))["main"] for name in SCRIPTS}
 
 
+# --- what other tests use, too -------------------------------------------------------------------
 @dataclass
 class Done:
     returncode: int
@@ -95,8 +93,6 @@ def losses_and_predictions(folder):
 
 
 # --- whole runs ----------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A run of each mode; usm with labels by entropy, from the direct run."""
@@ -104,6 +100,7 @@ def runs(tmp_path_factory):
     entropy = f"--segmentation entropy --scorer {folder}/direct".split()
     for mode, more in (("direct", []), ("dsm", []), ("usm", entropy)):
         succeed(f"train.py --mode {mode} --max-steps 40 --out-dir {folder}/{mode}", *SMALL, *more)
+    shutil.copytree(folder / "usm", folder / "again" / "usm")
     return folder
 
 
@@ -113,9 +110,10 @@ RESULTS = "task mode segmentation n accuracy accuracy_strict bleu rouge1 rouge2 
 RESULTS += "parseable rounds_mean stop_reasons train_seconds".split()
 
 
-@pytest.mark.parametrize(
-    "mode, models", [("direct", ["direct"]), ("dsm", ["esm", "asm"]), ("usm", ["usm"])]
-)
+MODELS = {"direct": ["direct"], "dsm": ["esm", "asm"], "usm": ["usm"]}
+
+
+@pytest.mark.parametrize("mode, models", MODELS.items())
 def test_a_run_leaves_what_others_can_read(runs, mode, models):
     folder = runs / mode
     checkpoints = [f"{m}.{kind}.pt" for m in models for kind in ("best", "last")]
@@ -130,20 +128,10 @@ def test_a_run_leaves_what_others_can_read(runs, mode, models):
         roles, n = [s["role"] for s in p["segments"]], p["rounds"]
         assert p["stop"] in ("end", "rounds", "length", "stuck") and n == len(roles)
         assert roles == (["CHAIN"] if mode == "direct" else (["ES", "AS"] * n)[:n])
-    losses = [r for r in read(folder / "metrics.jsonl") if "validation_loss" in r]
-    assert {r["model"] for r in losses} == set(models)
-    for m in models:
-        values = [r["validation_loss"] for r in losses if r["model"] == m]
-        assert values[-1] < values[0]
-
-
-def test_entropy_segmentation_trains_its_own_scorer_and_pet_has_no_accuracy(tmp_path):
-    line = "train.py --task pet --mode dsm --segmentation entropy --max-steps 6 --out-dir"
-    done = succeed(line, tmp_path / "run", *SMALL)
-    assert (tmp_path / "run" / "scorer.best.pt").exists() and str(tmp_path / "run") in done.stdout
-    results = read(tmp_path / "run" / "results.json")
-    assert results["accuracy"] is None and results["bleu"] is not None
-    assert set(results["training"]) == {"scorer", "esm", "asm"}
+    rows = [r for r in read(folder / "metrics.jsonl") if "validation_loss" in r]
+    losses = {m: [r["validation_loss"] for r in rows if r["model"] == m] for m in models}
+    assert sum(map(len, losses.values())) == len(rows)
+    assert all(own[-1] < own[0] for own in losses.values())
 
 
 def test_same_seed_same_losses_and_predictions(tmp_path):
@@ -161,23 +149,22 @@ def test_a_process_trains_and_answers(tmp_path):
     assert asked.returncode == 0 and "stopped by" in asked.stdout and "\033" not in asked.stdout
 
 
-# --- evaluate.py ---------------------------------------------------------------------------------
-
-
 def test_evaluate_repeats_training_and_compares(runs, tmp_path):
     both = f"evaluate.py --run {runs}/usm --run {runs}/direct --out-dir {tmp_path}"
     told = succeed(both).stdout
     assert all(s in told for s in ("accuracy", "rougeL", f"{runs}/usm", f"{runs}/direct"))
+
+    def outcome(run):
+        seconds = read(run / "results.json")["train_seconds"]
+        return seconds, (run / "predictions.jsonl").read_text()
+
     for mode in ("usm", "direct"):
-        ours, theirs = tmp_path / mode, runs / mode
-        texts = [(f / "predictions.jsonl").read_text() for f in (ours, theirs)]
-        seconds = [read(f / "results.json")["train_seconds"] for f in (ours, theirs)]
-        assert texts[0] == texts[1] and seconds[0] == seconds[1]
+        assert outcome(tmp_path / mode) == outcome(runs / mode)
     # A run replaces its own results, unless somebody has changed them since.
     succeed(both)
-    (tmp_path / "usm" / "predictions.jsonl").write_text("mine\n")
-    assert "holds results already" in fail(both)
-    assert (tmp_path / "usm" / "predictions.jsonl").read_text() == "mine\n"
+    mine = tmp_path / "usm" / "predictions.jsonl"
+    mine.write_text("mine\n")
+    assert "holds results already" in fail(both) and mine.read_text() == "mine\n"
 
 
 def test_evaluate_other_data_and_a_question(runs, tmp_path):
@@ -186,41 +173,33 @@ def test_evaluate_other_data_and_a_question(runs, tmp_path):
     options = f"--data {data} --split all --beams 2 --out-dir {tmp_path}/out"
     succeed(f"evaluate.py --run {runs}/usm {options}")
     assert read(tmp_path / "out" / "results.json")["n"] == 10
-    asked = succeed(
-        f"evaluate.py --run {runs}/dsm --question 'Tom has 3 boxes of 4 pens. How many?'"
-    )
-    assert " ES " in asked.stdout and "stopped by" in asked.stdout
+    told = succeed(f"evaluate.py --run {runs}/dsm --question 'Tom has 3 pens. How many?'").stdout
+    assert " ES " in told and "stopped by" in told
 
 
 def test_a_second_try_mends_chains(runs):
     """After so few updates segments fail: greedily many chains stop there."""
-    failed = []
-    for flag, folder in (("", "eval-test"), ("--second-try", "eval-test-second-try")):
-        succeed(f"evaluate.py --run {runs}/usm --overwrite {flag}")
-        results = read(runs / "usm" / folder / "results.json")
-        assert results["second_try"] is bool(flag)
-        failed.append(results["stop_reasons"]["stuck"] + results["stop_reasons"]["length"])
-    assert failed[0] > 0.1 and failed[1] < failed[0]
-
-
-# --- segment.py ----------------------------------------------------------------------------------
+    run, failed = runs / "usm", {}
+    for name, flag in (("eval-test", ""), ("eval-test-second-try", "--second-try")):
+        succeed(f"evaluate.py --run {run} --overwrite {flag}")
+        results = read(run / name / "results.json")
+        stops = results["stop_reasons"]
+        failed[results["second_try"]] = stops["stuck"] + stops["length"]
+    assert 0.1 < failed[False] > failed[True]
 
 
 def test_segment_writes_json_lines(tmp_path):
-    data = tmp_path / "mine.csv"
+    data, line = tmp_path / "mine.csv", f"segment.py --data {tmp_path}/mine.csv"
     row = '"q, a","He has 3 boxes, so 3 * 4 = 12. The answer is 12.",x1'
     data.write_text(f"question,answer,id\n{row}\n", encoding="utf-8-sig")
     # One question cannot be split into three parts.
-    assert "1 different questions" in fail(f"segment.py --split test --data {data}")
-    assert len(parsed(succeed(f"segment.py --data {data}").stdout)) == 1
-    text = f"question,answer,id\n{row}\nb,#### 2,x2\nc,#### 3,x3\n"
-    data.write_text(text, encoding="utf-8-sig")
-    rows = {row["id"]: row for row in parsed(succeed(f"segment.py --data {data}").stdout)}
-    assert sorted(rows) == ["x1", "x2", "x3"]
+    assert "1 different questions" in fail(f"{line} --split test")
+    data.write_text(f"question,answer,id\n{row}\nb,#### 2,x2\n", encoding="utf-8-sig")
+    found, other = sorted(parsed(succeed(line).stdout), key=lambda row: row["id"])
     pieces = ("ES", "He has 3 boxes,"), ("AS", " so 3 * 4 = 12."), ("ES", " The answer is 12.")
     expected = [{"label": label, "text": text} for label, text in pieces]
-    assert rows["x1"]["pieces"] == [piece | {"entropy": None} for piece in expected]
-    assert rows["x1"]["segments"] == expected
+    assert [found["id"], other["id"]] == ["x1", "x2"] and found["segments"] == expected
+    assert found["pieces"] == [piece | {"entropy": None} for piece in expected]
 
 
 def test_segment_labels_by_entropy(runs, tmp_path):
@@ -252,9 +231,8 @@ def test_segmentation_of_the_real_sets_is_lossless(name, task, rows, tmp_path):
     done = succeed(f"segment.py --task {task} --out {out} --skip-bad-rows --data", REAL / name)
     assert f"pieces joined equal the chain in {rows} of {rows}" in done.stderr
     examples = read_examples(REAL / name, task, skip_bad_rows=True).examples
-    answers = {e.id: e.answer for e in examples}
-    for row in read(out):
-        assert "".join(s["text"] for s in row["segments"]) == answers[row["id"]]
+    joined = {row["id"]: "".join(s["text"] for s in row["segments"]) for row in read(out)}
+    assert joined == {e.id: e.answer for e in examples}
 
 
 # --- mistakes ------------------------------------------------------------------------------------
@@ -262,7 +240,6 @@ def test_segmentation_of_the_real_sets_is_lossless(name, task, rows, tmp_path):
 #: A command → what its line of error says: parts between "…".
 MISTAKES = f"""
 train.py --max-steps many --beta -1 --task chess --learning-rate 0 → --max-steps is 'many' … --beta is '-1' … --task is 'chess'; expected one of mwp, pet … --learning-rate is '0'; expected a number above 0
-train.py --max-steps -1 --device abacus → --device is 'abacus'
 train.py --seed {"9" * 30} → --seed is
 train.py --seed {"9" * 400} → --seed is
 train.py --seed 1 --seed 2 → --seed is given twice
@@ -290,9 +267,13 @@ segment.py --check → --check needs --data
 segment.py --check --show 1 --data x → --show has no effect
 segment.py --skip-bad-rows → --skip-bad-rows has no effect
 segment.py --data none.csv --out a/out.jsonl → none.csv: cannot be read
+segment.py --data a.jsonl --out a.jsonl --overwrite → are the same path
+segment.py --data a.jsonl --report a.jsonl --overwrite → are the same path
 segment.py --out . --overwrite → a folder; expected a file
 evaluate.py --run . → config.json: cannot be read
 evaluate.py --run RUNS/usm --run RUNS/usm → names a folder twice
+evaluate.py --run RUNS/usm --run RUNS/again/usm --out-dir a → two runs of one name
+evaluate.py --run RUNS/usm --out-dir RUNS/usm/config.json/a → is no folder
 evaluate.py --run RUNS/usm --question q --data d → --data has no effect with --question
 evaluate.py --run RUNS/usm --question q --split all → --split has no effect
 evaluate.py --run RUNS/usm --questions - --report x.html → --report has no effect
@@ -325,23 +306,12 @@ def test_what_is_no_run_folder_is_not_overwritten(tmp_path):
     assert (tmp_path / "dear.txt").read_text() == "keep me"
 
 
-def test_a_checkpoint_that_is_missing_or_has_another_vocabulary(runs, tmp_path):
+def test_a_checkpoint_of_another_vocabulary_is_noticed(runs, tmp_path):
     run = shutil.copytree(runs / "direct", tmp_path / "run")
-    (run / "direct.best.pt").unlink()
-    assert "direct.best.pt: cannot be read" in fail(f"evaluate.py --run {run}")
-    shutil.copy(runs / "direct" / "direct.best.pt", run)
     tokenizer = read(run / "tokenizer.json")
     tokenizer["model"]["vocab"]["one more"] = len(tokenizer["model"]["vocab"])
     (run / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert "a vocabulary of" in fail(f"evaluate.py --run {run}")
-
-
-def test_two_runs_of_one_name_and_a_place_that_is_none(runs, tmp_path):
-    other = shutil.copytree(runs / "usm", tmp_path / "usm")
-    both = f"evaluate.py --run {runs}/usm --run {other} --out-dir {tmp_path}/out"
-    assert "two runs of one name" in fail(both)
-    (tmp_path / "file").write_text("")
-    assert "is no folder" in fail(f"evaluate.py --run {other} --out-dir {tmp_path}/file/out")
 
 
 @pytest.mark.parametrize("script", MAINS)

@@ -1,8 +1,8 @@
 """The exercises of docs/exercises.md. `--solutions mine.py` judges your functions instead of the project's."""
 
-import importlib.util
 import math
 import random
+import runpy
 from dataclasses import replace
 
 import pytest
@@ -12,7 +12,7 @@ import ases.entropy
 import ases.segmentation
 from ases.model import EncoderDecoder, start_from
 from ases.pairs import Pair, collate, rows_by_model
-from ases.recipe import segment
+from ases.recipe import segment, training_texts
 from ases.segmentation import AS, ES
 from ases.settings import SIZES, ModelConfig, Settings
 from ases.tasks import make_splits
@@ -53,28 +53,21 @@ class Reference:
         return replace(settings, learning_rate=0.05, muon_learning_rate=0.1, momentum=0.8)
 
 
+class Solutions:
+    """The reader's functions; what is missing skips its test."""
+
+    def __init__(self, path):
+        self.found = runpy.run_path(path)
+
+    def __getattr__(self, name):
+        return self.found.get(name) or pytest.skip(f"{name} is not in your file")
+
+
 @pytest.fixture(scope="module")
 def mine(request):
     """The functions to judge: the reader's, or the reference's."""
     path = request.config.getoption("--solutions")
-    if path is None:
-        return Reference
-    specification = importlib.util.spec_from_file_location("solutions", path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return Mine(module)
-
-
-class Mine:
-    """The reader's functions; what is missing skips its test."""
-
-    def __init__(self, module):
-        self.module = module
-
-    def __getattr__(self, name):
-        if not hasattr(self.module, name):
-            pytest.skip(f"{name} is not in your file")
-        return getattr(self.module, name)
+    return Solutions(path) if path else Reference
 
 
 def test_1_interleaving(mine):
@@ -86,26 +79,23 @@ def test_1_interleaving(mine):
 
 def test_2_token_entropies(mine):
     logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [1000.0, 0.0], [0.0, -math.inf]])
-    expected = torch.tensor(
-        [math.log(2), -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)), 0.0, 0.0]
-    )
+    of_a_quarter = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    expected = torch.tensor([math.log(2), of_a_quarter, 0.0, 0.0])
     assert torch.allclose(mine.token_entropies(logits), expected, atol=1e-6)
-    assert torch.allclose(
-        mine.token_entropies(torch.zeros(2, 3, 50)), torch.full((2, 3), math.log(50))
-    )
+    even = mine.token_entropies(torch.zeros(2, 3, 50))
+    assert torch.allclose(even, torch.full((2, 3), math.log(50)))
     wide = torch.zeros(1, 32_000, dtype=torch.bfloat16)
     assert float(mine.token_entropies(wide)) == pytest.approx(math.log(32_000), rel=1e-4)
 
 
 def test_3_the_unified_path(mine):
-    rng = random.Random(0)
-    whole = []
+    rng, whole = random.Random(0), []
     for chain in range(40):
         n = rng.randint(1, 6)
         for j in range(n):
             target = [10 + j, 2, 1] if j == n - 1 else [10 + j, 1]
-            whole.append(Pair(ES if j % 2 == 0 else AS, [[chain + 50, j + 3, 1]], target))
-    dual = {"esm": [p for p in whole if p.role == ES], "asm": [p for p in whole if p.role == AS]}
+            whole.append(Pair((ES, AS)[j % 2], [[chain + 50, j + 3, 1]], target))
+    dual = {name: [p for p in whole if p.role == r] for name, r in (("esm", ES), ("asm", AS))}
     assert mine.unify(dual) == {"usm": whole}
 
 
@@ -128,19 +118,16 @@ def test_5_where_a_decoder_starts(mine):
 
 def test_6_a_better_score(mine):
     splits = make_splits("mwp", 60, 30, 1, seed=0, max_number=20)
-    tokenizer = Tokenizer.train([t for e in splits["train"] for t in (e.question, e.answer)], 1000)
-    rows, validation = (
-        rows_by_model("usm", segment(splits[name], Settings()), tokenizer, "block-causal")["usm"]
-        for name in ("train", "validation")
-    )
+    tokenizer = Tokenizer.train(training_texts(splits), 1000)
+    cut = [segment(splits[name]) for name in ("train", "validation")]
+    rows = [rows_by_model("usm", part, tokenizer, "block-causal")["usm"] for part in cut]
     base = Settings(max_steps=60, batch_tokens=2048, validations=1)
 
     def loss(settings):
         torch.manual_seed(0)
         model = EncoderDecoder(ModelConfig(vocab_size=tokenizer.vocab_size, **SIZES["micro"]))
         training = Training("usm", model, settings)
-        for _ in fit(training, rows, validation):
-            pass
+        list(fit(training, *rows))
         return training.best["validation_loss"]
 
     better = mine.better_settings(base)

@@ -1,16 +1,19 @@
 """Experiments: what they promise, on trials that take seconds."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_lines
 
 FOLDER = Path(__file__).parent.parent / "docs" / "results"
 sys.path.insert(0, str(FOLDER))
@@ -44,14 +47,11 @@ def test_trials_have_baselines_and_are_shared():
 @pytest.mark.parametrize("name", cuts.CUTS)
 def test_other_cuts_lose_nothing(name):
     examples = make_splits("mwp", 30, 3, 3, seed=0, max_number=20)["train"]
-    for example, cut in zip(examples, cuts.CUTS[name](examples), strict=True):
-        assert "".join(s.text for s in cut.segments) == example.answer
-        assert "".join(cut.pieces) == example.answer
-    if name == "true roles":
-        assert [s.labels for s in cuts.CUTS[name](examples)] == [
-            [r for r, _ in e.gold] for e in examples
-        ]
-    assert cuts.CUTS[name](examples) == cuts.CUTS[name](examples)
+    cut = cuts.CUTS[name](examples)
+    for example, own in zip(examples, cut, strict=True):
+        assert "".join(s.text for s in own.segments) == "".join(own.pieces) == example.answer
+        assert name != "true roles" or own.labels == [role for role, _ in example.gold]
+    assert cuts.CUTS[name](examples) == cut
 
 
 @pytest.fixture
@@ -83,14 +83,8 @@ def test_trials_are_run_once(results, monkeypatch):
 @pytest.mark.slow
 def test_pretraining_sees_no_answer(tmp_path, monkeypatch):
     monkeypatch.setattr(one_trial, "PRETRAINING", 3)
-    rows = [
-        {
-            "question": f"第{i}份：肝内低密度灶，大小约{i}mm，边界清。",
-            "answer": f"肝囊肿{i}，考虑良性。",
-        }
-        for i in range(60)
-    ]
-    (tmp_path / "reports.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    texts = [(f"第{i}份：肝内低密度灶，大小约{i}mm。", f"肝囊肿{i}，考虑良性。") for i in range(60)]
+    write_lines(tmp_path / "reports.jsonl", [dict(question=q, answer=a) for q, a in texts])
     trial = replace(SMALL, task="pet", data="reports.jsonl", size="tiny", epochs=1)
     plain = one_trial.run_trial(trial, str(tmp_path))
     pretrained = one_trial.run_trial(replace(trial, pretrained=True), str(tmp_path))
@@ -99,13 +93,13 @@ def test_pretraining_sees_no_answer(tmp_path, monkeypatch):
     assert pretrained["validation_loss"] != plain["validation_loss"]
     examples = make_splits("pet", 20, 3, 3, seed=0, max_number=20)["train"]
     holed = one_trial._with_holes(examples, one_trial.random.Random(0))
-    questions = {e.id: e.question for e in examples}
+    lengths = {e.id: len(e.question) for e in examples}
     for e in holed:
-        assert e.answer and sum(map(len, e.question.split("▢"))) + len(e.answer) == len(
-            questions[e.id]
-        )
+        left = len(e.question) - e.question.count(one_trial.BLANK)
+        assert e.answer and left + len(e.answer) == lengths[e.id]
 
 
+#: Runs a short trial and an endless one.
 LONG = """
 import sys
 from dataclasses import replace
@@ -121,64 +115,43 @@ runner.run_missing([short, replace(short, epochs=10**6)], "nowhere", 2)
 
 
 @pytest.mark.slow
-def test_killed_the_runner_leaves_results_and_no_process(results):
+def test_killed_the_processleaves_results_and_no_process(results):
     command = [sys.executable, "-c", LONG, results, FOLDER]
-    process = subprocess.Popen(command, start_new_session=True)
-    found = results / "trials.jsonl"
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE)
     try:
-        wait_until(found.exists)
+        while not (results / "trials.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
         process.kill()
-        process.wait()
-        wait_until(lambda: not group_lives(process.pid))
+        process.communicate(timeout=120)  # until the last process has closed its output
     finally:
-        if group_lives(process.pid):
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert [trial.epochs for trial in runner.read_results()] == [1]
 
 
-def wait_until(condition, seconds=120):
-    for _ in range(10 * seconds):
-        if condition():
-            return
-        time.sleep(0.1)
-    pytest.fail("waited in vain")
-
-
-def group_lives(group):
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 ACCURACIES = {
-    "direct": {"250": 0.2, "500": 0.4, "1,000": 0.6, "2,000": 0.8, "4,000": 0.9},
-    "USM, equal updates": {"250": 0.4, "500": 0.6, "1,000": 0.8, "2,000": 0.9, "4,000": 0.9},
+    "direct": dict(zip(PROBLEMS, (0.2, 0.4, 0.6, 0.8, 0.9))),
+    "USM, equal updates": dict(zip(PROBLEMS, (0.4, 0.6, 0.8, 0.9, 0.9))),
 }
 
 
-def fake_results():
+@pytest.fixture
+def found():
     """Trials of five seeds that had about these accuracies."""
     found, rng = {}, np.random.default_rng(0)
-    for column, own in ACCURACIES.items():
-        for row in PROBLEMS:
-            for trial in EXPERIMENTS["words"].cell(row, column)[0][:5]:
-                accuracy = own[row] + rng.normal(0, 0.01)
-                scores = {"accuracy": accuracy, "bleu": 50.0, "end": 1.0}
-                found[trial] = asdict(trial) | {
-                    "tests": {"test": scores, "longer": scores},
-                    "machine": "a",
-                    "seconds": 10.0 if trial.mode == "direct" else 15.0,
-                    "segments": 5.0,
-                    "updates": 100,
-                    "epochs_done": {trial.mode: 2.0},
-                }
+    same = dict(machine="a", segments=5.0, updates=100)
+    for column, row in itertools.product(ACCURACIES, PROBLEMS):
+        for trial in EXPERIMENTS["words"].cell(row, column)[0][:5]:
+            accuracy = ACCURACIES[column][row] + rng.normal(0, 0.01)
+            scores = {"accuracy": accuracy, "bleu": 50.0, "end": 1.0}
+            own = {"tests": {"test": scores, "longer": scores}, "epochs_done": {trial.mode: 2.0}}
+            own["seconds"] = 10.0 if trial.mode == "direct" else 15.0
+            found[trial] = asdict(trial) | same | own
     return found
 
 
-def test_cells_are_compared_with_direct():
-    found = fake_results()
+def test_cells_are_compared_with_direct(found):
     cell = intervals.find_cell(found, "words", "500", "USM, equal updates")
     assert np.mean(cell.differences) == pytest.approx(0.2, abs=0.03)
     assert cell.significant and cell.time == 1.5
@@ -195,28 +168,26 @@ def test_cells_are_compared_with_direct():
         assert low <= ratio <= high and ratio == pytest.approx(2, rel=0.25), row
 
 
-def test_figures_are_drawn(tmp_path):
-    figures.draw("words", fake_results(), tmp_path / "words.svg")
+def test_figures_are_drawn(found, tmp_path):
+    figures.draw("words", found, tmp_path / "words.svg")
     assert (tmp_path / "words.svg").read_text().startswith("<?xml")
     figures.draw("size", {}, tmp_path / "size.svg")
     assert not (tmp_path / "size.svg").exists()
 
 
-def test_numbers_find_their_places():
+def test_numbers_find_their_places(found):
     text = "a <!-- words/500/direct/score -->?<!-- end --> b\n<!-- words -->\nold\n<!-- end -->\nc"
-    filled = tables.filled(text, fake_results())
+    filled = tables.filled(text, found)
     assert "a <!-- words/500/direct/score -->0.4" in filled and filled.endswith("<!-- end -->\nc")
     assert "old" not in filled and "| 4,000 |" in filled
-    assert tables.filled(filled, fake_results()) == filled
+    assert tables.filled(filled, found) == filled
 
 
 def test_intervals():
     assert np.isnan(intervals.mean_interval([3.0])[1])
     # By hand: mean 3, deviation 1.5811, Student's t for five values 2.776.
-    assert intervals.mean_interval([1.0, 2, 3, 4, 5]) == (
-        3,
-        pytest.approx(2.776 * 1.5811 / 5**0.5, rel=1e-3),
-    )
+    mean, reach = intervals.mean_interval([1.0, 2, 3, 4, 5])
+    assert mean == 3 and reach == pytest.approx(2.776 * 1.5811 / 5**0.5, rel=1e-3)
 
 
 def test_pages_show_what_the_trials_found():
@@ -225,29 +196,19 @@ def test_pages_show_what_the_trials_found():
     for page in tables.PAGES:
         assert tables.filled(page.read_text(), found) == page.read_text()
     assert tables.long_tables(found) == (FOLDER / "tables.md").read_text()
-    drawn = {
-        name
-        for name, experiment in EXPERIMENTS.items()
-        if experiment.figure and set(experiment.trials) & set(found)
-    }
-    assert drawn == {path.stem for path in FOLDER.glob("*.svg")}
+    drawn = {n for n, e in EXPERIMENTS.items() if e.figure and set(e.trials) & set(found)}
+    assert {path.stem for path in FOLDER.glob("*.svg")} == drawn
 
 
-def test_mistakes(results, monkeypatch, capsys):
-    good = json.dumps(asdict(SMALL) | {"format": 2})
-    for content, told in (
-        ("[]", "trials.jsonl:1: not a trial's JSON"),
-        (good, "trials.jsonl:1: trial version 2; expected 3"),
-    ):
+def test_mistakes(results, capsys):
+    other = json.dumps(asdict(SMALL) | {"format": 2})
+    mistakes = ("[]", "not a trial's JSON"), (other, "trial version 2; expected 3")
+    for content, told in mistakes:
         (results / "trials.jsonl").write_text(content + "\n")
         with pytest.raises(SystemExit) as end:
             run_command(runner.read_results)
-        assert end.value.code == 2
-        assert told in capsys.readouterr().err
-    done = subprocess.run(
-        [sys.executable, FOLDER, "words", "--processes", "0"],
-        env=os.environ | {"PYTHONPATH": str(FOLDER.parent.parent)},
-        capture_output=True,
-        text=True,
-    )
+        assert end.value.code == 2 and f"trials.jsonl:1: {told}" in capsys.readouterr().err
+    line = [sys.executable, FOLDER, "words", "--processes", "0"]
+    path = os.environ | {"PYTHONPATH": str(FOLDER.parent.parent)}
+    done = subprocess.run(line, env=path, capture_output=True, text=True)
     assert done.returncode == 2 and "--processes is 0" in done.stderr

@@ -43,8 +43,6 @@ def asking(run):
 
 
 # --- checkpoints ---------------------------------------------------------------------------------
-
-
 def test_a_checkpoint_under_another_name_is_noticed(run):
     shutil.copy(run / "asm.best.pt", run / "esm.best.pt")
     assert "holds the model 'asm'" in fail(asking(run))
@@ -53,25 +51,25 @@ def test_a_checkpoint_under_another_name_is_noticed(run):
 
 
 def test_a_checkpoint_of_another_run_is_refused(runs, run, tmp_path):
-    other = train("dsm", tmp_path / "other")
+    told = "{}: written by another run".format
+    other, resume = train("dsm", tmp_path / "other"), f"train.py --resume {run}"
     shutil.copy(other / "esm.best.pt", run)
-    for line in (asking(run), f"train.py --resume {run}"):
-        assert "esm.best.pt: written by another run" in fail(line)
+    for line in (asking(run), resume):
+        assert told("esm.best.pt") in fail(line)
     shutil.copy(other / "asm.last.pt", run)
     shutil.copy(runs / "dsm" / "esm.best.pt", run)
-    assert "asm.last.pt: written by another run" in fail(f"train.py --resume {run}")
+    assert told("asm.last.pt") in fail(resume)
     scorer = train("direct", tmp_path / "scorer")
     shutil.copy(runs / "direct" / "direct.best.pt", scorer)
     for line in ("segment.py", f"train.py --mode usm --out-dir {tmp_path}/x"):
-        told = fail(f"{line} --segmentation entropy --scorer {scorer}")
-        assert "direct.best.pt: written by another run" in told
+        assert told("direct.best.pt") in fail(f"{line} --segmentation entropy --scorer {scorer}")
     assert not (tmp_path / "x").exists()
 
 
 def test_no_damaged_checkpoint_is_taken(run, request):
-    path, rng = run / "esm.best.pt", random.Random(0)
+    path, rng, noticed = run / "esm.best.pt", random.Random(0), 0
     whole, weights = path.read_bytes(), weights_digest(load_checkpoint(path))
-    noticed, n = 0, request.config.getoption("--mutations")
+    n = request.config.getoption("--mutations")
     for _ in range(n):
         damaged = bytearray(whole)
         for place in rng.sample(range(len(whole)), rng.choice([1, 1, 2, 8])):
@@ -97,13 +95,10 @@ def test_a_scorer_that_was_trained_anew_is_noticed(runs, tmp_path):
 
 
 # --- settings and logs ---------------------------------------------------------------------------
-
-
 def set_values(run, change):
     content = read(run / "config.json")
-    for name, value in change.items():
-        content[name] = content[name] | value if isinstance(value, dict) else value
-    (run / "config.json").write_text(json.dumps(content))
+    merged = {"model": content["model"] | change["model"]} if change.get("model") else {}
+    (run / "config.json").write_text(json.dumps(content | change | merged))
 
 
 OF_MODEL = [dict(d_model="64"), dict(num_heads=None), dict(d_modle=64), dict(d_model=10**11)]
@@ -153,7 +148,7 @@ def test_a_log_without_its_last_newline(run):
     log.write_text(log.read_text()[:-1])
     succeed(f"train.py --resume {run}")
     succeed(f"train.py --resume {run} --max-steps 8")
-    assert all(json.loads(line)["step"] for line in log.read_text().splitlines())
+    assert all(row["step"] for row in read(log))
 
 
 def test_a_crash_before_the_first_tokenizer(run):
@@ -175,8 +170,6 @@ def test_a_diverging_run_says_so(tmp_path):
 
 
 # --- data ----------------------------------------------------------------------------------------
-
-
 def test_a_very_long_row(tmp_path):
     rows = [{"question": f"q{i}?", "answer": "a " * 10 + "The answer is 1."} for i in range(30)]
     rows[7]["answer"] = "so " * 300_000 + "The answer is 1."
@@ -197,21 +190,17 @@ def test_a_quoting_mistake_is_not_one_bad_row_and_a_header_is_no_row(tmp_path):
     assert "0 of 0 rows" in fail(f"segment.py --data {tmp_path}/a.csv --check")
 
 
-@pytest.mark.parametrize(
-    "make",
-    [os.mkdir, os.mkfifo, lambda path: path.symlink_to("nothing")],
-    ids=["folder", "fifo", "link to nothing"],
-)
+def link_to_nothing(path):
+    path.symlink_to("nothing")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, link_to_nothing])
 def test_what_is_no_file(run, tmp_path, make):
     make(path := tmp_path / "thing")
-    for line in (
-        f"segment.py --data {path}",
-        f"segment.py --data {path} --check",
-        f"train.py --data {path} {' '.join(SMALL)}",
-        f"evaluate.py --run {run} --questions {path}",
-        f"evaluate.py --run {path} --question q",
-    ):
-        assert "thing" in fail(line)
+    lines = [f"segment.py --data {path}", f"segment.py --data {path} --check"]
+    lines += [f"train.py --data {path} {' '.join(SMALL)}", f"evaluate.py --run {path} --question q"]
+    lines += [f"evaluate.py --run {run} --questions {path}"]
+    assert all("thing" in fail(line) for line in lines)
 
 
 def test_control_characters_are_shown_and_not_sent(run, tmp_path):
@@ -219,60 +208,55 @@ def test_control_characters_are_shown_and_not_sent(run, tmp_path):
     row = {"id": f"a{evil}", "question": f"Tom {evil} has 3?", "answer": f"He {evil} has 3. #### 3"}
     data = write_lines(tmp_path / "x\x1b[31m.jsonl", [row])
     bad = write_lines(tmp_path / "bad\x1b.jsonl", [row | {"answer": evil}])
-    shown, out = command("segment.py --show 1 --data", data), tmp_path / "out\x1b"
+    shown = command("segment.py --show 1 --data", data)
     assert "\\x1b[31m" in shown.stdout
+    evaluate = f"evaluate.py --run {run}"
     for done in (
         shown,
         command("segment.py --data", data),
         command("segment.py --check --data", bad),
-        command(f"evaluate.py --run {run} --show-wrong 1 --data", data, "--out-dir", out),
-        command(f"evaluate.py --run {run} --question", f"Tom {evil}?"),
+        command(f"{evaluate} --show-wrong 1 --data", data, "--out-dir", tmp_path / "out\x1b"),
+        command(f"{evaluate} --question", f"Tom {evil}?"),
         command("train.py --mode", f"usm{evil}", f"--x{evil}"),
         command("train.py --resume", f"{run}\x1b"),
     ):
-        told = done.stdout + done.stderr
-        assert not set(told) & set("\x1b\x9b\x07\r\x7f"), told
+        assert not set(done.stdout + done.stderr) & set("\x1b\x9b\x07\r\x7f"), done
 
 
 # --- outputs -------------------------------------------------------------------------------------
-
-
 def test_an_older_run_leaves_nothing_and_links_are_not_followed(runs, tmp_path):
     run, elsewhere = shutil.copytree(runs / "direct", tmp_path / "run"), tmp_path / "elsewhere"
     elsewhere.mkdir()
     for name in ("results.json", "predictions.jsonl", "mine.txt"):
         (elsewhere / name).write_text("mine")
-    succeed(f"evaluate.py --run {run}")
+    evaluate = f"evaluate.py --run {run}"
+    succeed(evaluate)
     for name in ("eval-x", "eval-test-beam2"):
         (run / name).symlink_to(elsewhere)
     (run / "notes.txt").write_text("mine")
-    told = fail(f"evaluate.py --run {run} --beams 2 --overwrite")
-    assert "eval-test-beam2: a link" in told
+    assert "eval-test-beam2: a link" in fail(f"{evaluate} --beams 2 --overwrite")
     results = run / "eval-test" / "results.json"
     results.unlink()
     results.symlink_to(elsewhere / "results.json")
-    succeed(f"evaluate.py --run {run} --overwrite")
+    succeed(f"{evaluate} --overwrite")
     assert not results.is_symlink()
 
-    line = f"train.py --task pet --mode usm --max-steps 4 --out-dir {run} --overwrite"
-    succeed(line, *QUICK)
+    succeed(f"train.py --task pet --max-steps 4 --out-dir {run} --overwrite", *QUICK)
     own = "config.json metrics.jsonl predictions.jsonl results.json tokenizer.json"
-    kept = "eval-test-beam2 eval-x notes.txt"
-    expected = f"{own} usm.best.pt usm.last.pt {kept}".split()
-    assert {path.name for path in run.iterdir()} == set(expected)
+    expected = f"{own} usm.best.pt usm.last.pt eval-test-beam2 eval-x notes.txt"
+    assert {path.name for path in run.iterdir()} == set(expected.split())
     assert {path.read_text() for path in elsewhere.iterdir()} == {"mine"}
 
 
 def test_a_mistake_loses_no_older_run(runs, tmp_path):
     run = shutil.copytree(runs / "direct", tmp_path / "run")
     before = {path.name: path.read_bytes() for path in run.iterdir()}
+    line = f"train.py --out-dir {run} --overwrite --data"
     answer = "word " * 6000 + "The answer is 1."
     rows = [{"question": f"q{i}", "answer": answer} for i in range(9)]
-    long = write_lines(tmp_path / "long.jsonl", rows)
-    line = f"train.py --out-dir {run} --overwrite"
-    assert "a chain of" in fail(f"{line} --data {long}", *QUICK)
-    told = fail(f"{line} --data {run}/predictions.jsonl --answer-field reference", *QUICK)
-    assert "predictions.jsonl: lies in" in told
+    long, own = write_lines(tmp_path / "long.jsonl", rows), f"{run}/predictions.jsonl"
+    assert "a chain of" in fail(line, long, *QUICK)
+    assert f"{own}: lies in" in fail(line, own, "--answer-field", "reference", *QUICK)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     shutil.copytree(run, tmp_path / "scorer" / "in")
     line = "train.py --segmentation entropy --scorer scorer/in --out-dir scorer"
@@ -283,11 +267,11 @@ def test_outputs_follow_links_and_spare_devices(tmp_path):
     texts = {"target.jsonl": "old", "out.jsonl.tmp": "mine", "target.jsonl.tmp": "mine, too"}
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
-    (tmp_path / "out.jsonl").symlink_to(tmp_path / "target.jsonl")
+    out, target = tmp_path / "out.jsonl", tmp_path / "target.jsonl"
+    out.symlink_to(target)
     line = "segment.py --split test --test-problems 3 --overwrite --out"
-    succeed(line, tmp_path / "out.jsonl")
-    assert (tmp_path / "out.jsonl").is_symlink()
-    assert len(read(tmp_path / "target.jsonl")) == 3
+    succeed(line, out)
+    assert out.is_symlink() and len(read(target)) == 3
     assert all((tmp_path / name).read_text() == texts[name] for name in list(texts)[1:])
     succeed(line, "/dev/null")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
@@ -313,28 +297,14 @@ def test_pipes_get_utf8_whatever_the_terminal(tmp_path, encoding, monkeypatch):
     assert process("segment.py --task pet --data nö.csv").returncode == 2
 
 
-def test_evaluations_overwrite_nothing_unasked_and_no_link(run, tmp_path):
-    (tmp_path / "q.txt").write_text("[1] Tom has 3?\n{x} And 4?\n")
-    line = f"evaluate.py --run {run} --questions {tmp_path}/q.txt --out-dir {run}/eval-q"
+def test_evaluations_overwrite_nothing_unasked(run, tmp_path):
+    (questions := tmp_path / "q.txt").write_text("[1] Tom has 3?\n{x} And 4?\n")
+    evaluate = f"evaluate.py --run {run}"
+    line = f"{evaluate} --questions {questions} --out-dir {run}/eval-q"
     succeed(line)
-    answers, mine = run / "eval-q" / "predictions.jsonl", tmp_path / "mine.txt"
-    assert len(read(answers)) == 2
     assert "holds results already" in fail(line)
-    mine.write_text("mine")
-    answers.unlink()
-    answers.symlink_to(mine)
     succeed(f"{line} --overwrite")
-    assert mine.read_text() == "mine" and len(read(answers)) == 2
-    told = fail(f"evaluate.py --run {run} --out-dir {run} --overwrite")
-    assert "the run's own results" in told
+    assert len(read(run / "eval-q" / "predictions.jsonl")) == 2
+    assert "the run's own results" in fail(f"{evaluate} --out-dir {run} --overwrite")
     (run / "metrics.jsonl").unlink()
-    succeed(f"evaluate.py --run {run} --out-dir {tmp_path}/b --report {tmp_path}/r.html")
-
-
-def test_data_is_not_overwritten_by_what_is_made_of_it(tmp_path):
-    path = write_lines(tmp_path / "a.jsonl", [{"question": "q", "answer": "#### 1"}])
-    before = path.read_text()
-    for flag in ("--out", "--report"):
-        told = fail(f"segment.py --data {path} {flag} {path} --overwrite")
-        assert "are the same path" in told
-    assert path.read_text() == before
+    succeed(f"{evaluate} --out-dir {tmp_path}/b --report {tmp_path}/r.html")

@@ -40,8 +40,7 @@ def begin(folder, data, before=lambda: None):
     line = f"train.py --resume {folder}" if begun else f"{DSM} {data} --out-dir {folder}"
     child = os.fork()
     if child == 0:
-        os.close(1)
-        os.close(2)
+        os.closerange(1, 3)
         before()
         try:
             os._exit(command(line).returncode)
@@ -57,20 +56,17 @@ def ended(child):
 
 def outcome(folder):
     """All that must be the same, however a run has come to its end."""
-    losses, predictions = losses_and_predictions(folder)
     results = read(folder / "results.json")
     timed = {name for name in results if "seconds" in name} | {"training", "run"}
     timeless = {name: value for name, value in results.items() if name not in timed}
     weights = {path.name: load_checkpoint(path)["model"] for path in folder.glob("*.best.pt")}
-    tensors = {f"{name} {key}": t.tolist() for name, w in weights.items() for key, t in w.items()}
-    return losses, predictions, timeless, tensors
+    tensors = {(name, key): t.tolist() for name, w in weights.items() for key, t in w.items()}
+    return *losses_and_predictions(folder), timeless, tensors
 
 
 def check_files(folder):
-    for path in folder.glob("*.pt"):
-        load_checkpoint(path)
-    for path in folder.glob("*.json"):
-        read(path)
+    list(map(load_checkpoint, folder.glob("*.pt")))
+    list(map(read, folder.glob("*.json")))
 
 
 def check_resumed(folder, reference):
@@ -126,40 +122,30 @@ def test_killed_while_a_checkpoint_is_written(whole, data, tmp_path, place):
     check_resumed(folder, whole[0])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_save_and_end(whole, data, tmp_path, number):
-    reference, seconds = whole
-    folder = tmp_path / "run"
-    for share in (0.15, 0.3, 0.5):
-        child = begin(folder, data)
-        while not (folder / "metrics.jsonl").exists():
-            time.sleep(0.01)
-        time.sleep(share * seconds)
-        os.kill(child, number)
-        assert ended(child) in (128 + number, -number, 0)
-        check_files(folder)
-    check_resumed(folder, reference)
+#: DSM makes 40 updates of the scorer, and 20 of each model.
+UPDATES = [("scorer", n) for n in range(1, 41)]
+UPDATES += [(model, n) for model in ("esm", "asm") for n in range(1, 21)]
 
 
-@pytest.mark.parametrize("step", [1, 4, 5, 10, 13, 20])
-def test_a_signal_in_any_update_changes_nothing(data, tmp_path, step, monkeypatch):
-    """Also in the last one, and in one after which a validation is due."""
-    line = f"train.py --mode usm --max-steps 20 {data} {SIZES} --out-dir {tmp_path}"
-    succeed(f"{line}/whole")
+@pytest.mark.parametrize("update", [1, 4, 10, 13, 40, 41, 60, 65, 80])
+def test_a_signal_in_any_update_changes_nothing(whole, data, tmp_path, update, monkeypatch):
+    """Also in a model's first and last one, and in one after which a validation is due."""
+    number = [signal.SIGINT, signal.SIGTERM][update % 2]
     make_batches, made = training._stream, []
 
     def signalled(rows, trained):
         for batch in make_batches(rows, trained):
             made.append(batch)
-            if len(made) == step:  # the update is about to be made
-                os.kill(os.getpid(), signal.SIGTERM)
+            if len(made) == update:  # it is about to be made
+                os.kill(os.getpid(), number)
             yield batch
 
     monkeypatch.setattr(training, "_stream", signalled)
-    stopped = command(f"{line}/run")
-    assert stopped.returncode == 143 and f"usm is saved as of step {step}." in stopped.stderr
+    stopped, (name, step) = command(f"{DSM} {data} --out-dir {tmp_path}/run"), UPDATES[update - 1]
+    assert stopped.returncode == 128 + number
+    assert f"{name} is saved as of step {step}." in stopped.stderr
     monkeypatch.undo()
-    check_resumed(tmp_path / "run", tmp_path / "whole")
+    check_resumed(tmp_path / "run", whole[0])
 
 
 def test_a_full_disk_is_told_and_loses_nothing(whole, data, tmp_path):

@@ -8,22 +8,12 @@ from ases.data import Example
 from ases.recipe import Chain, score_chains
 from ases.run import progress
 from ases.run.evaluation import prediction
-from ases.run.scores import explained, same_problems, score_cell, table
+from ases.run.scores import explained, same_problems, table
 from ases.run.show import first_difference, is_wrong, show_segment, show_wrong
 
-RESULTS = {
-    "n": 500,
-    "accuracy": 0.5,
-    "bleu": 47.12,
-    "intervals": {"accuracy": (0.456, 0.544), "bleu": (45.0, 49.0)},
-    "stop_reasons": {"end": 1.0, "no-end": 0.0, "rounds": 0.0, "length": 0.0, "stuck": 0.0},
-    "problems": "a",
-}
-
-
-def test_scores_have_their_intervals():
-    assert score_cell(RESULTS, "accuracy") == "0.500 [0.456, 0.544]"
-    assert score_cell(RESULTS, "n") == "500" and score_cell(RESULTS, "rougeL") == ""
+RESULTS = {"n": 500, "accuracy": 0.5, "bleu": 47.12, "problems": "a"}
+RESULTS["intervals"] = {"accuracy": (0.456, 0.544), "bleu": (45.0, 49.0)}
+RESULTS["stop_reasons"] = {"end": 1.0, "no-end": 0.0, "rounds": 0.0, "length": 0.0, "stuck": 0.0}
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 9, 30])
@@ -42,15 +32,13 @@ def test_every_row_is_explained():
 
 
 def test_runs_on_different_problems_are_told_apart():
-    other = RESULTS | {"problems": "b"}
-    assert same_problems({"x": RESULTS, "y": RESULTS}) == ""
-    assert "not scored on the same problems: x, z; y;" in same_problems(
-        {"x": RESULTS, "y": other, "z": RESULTS}
-    )
+    assert same_problems({"x": RESULTS, "z": RESULTS}) == ""
+    told = same_problems({"x": RESULTS, "y": RESULTS | {"problems": "b"}, "z": RESULTS})
+    assert "not scored on the same problems: x, z; y;" in told
 
 
 def line(segments, reference, task="mwp"):
-    roles, texts = ([part[i] for part in segments] for i in (0, 1))
+    roles, texts = map(list, zip(*segments))
     chain = Chain(roles, [[]] * len(roles), "end", "".join(texts), texts)
     return prediction(task, Example("x", "q?", reference), chain)
 
@@ -66,20 +54,19 @@ def test_a_label_is_what_counts():
 
 
 GOLD = "He has 3 * 4 = 12 pens, so he buys 2. The answer is 14."
+#: Segments → the first one that differs from GOLD, and whether the chain is wrong.
+DIFFERENCES = [
+    ([("ES", GOLD)], None, False),
+    ([("ES", "He owns 3 * 4 = 12 pens,"), ("AS", " buys 2. The answer is 14.")], 0, False),
+    ([("ES", "He has 3 * 4 = 12"), ("AS", " buys 3."), ("ES", " The answer is 15.")], 1, True),
+    ([("ES", "He has 3 * 4 = 12"), ("AS", " pens")], 1, True),
+    ([("ES", GOLD), ("AS", " And 5 more.")], 1, False),
+    ([("ES", ""), ("AS", "")], 1, True),
+    ([("CHAIN", "He has 3 * 4 = 12 pens, so he buys 5. The answer is 17.")], 1, True),
+]
 
 
-@pytest.mark.parametrize(
-    "segments, first, wrong",
-    [
-        ([("ES", GOLD)], None, False),
-        ([("ES", "He owns 3 * 4 = 12 pens,"), ("AS", " buys 2. The answer is 14.")], 0, False),
-        ([("ES", "He has 3 * 4 = 12"), ("AS", " buys 3."), ("ES", " The answer is 15.")], 1, True),
-        ([("ES", "He has 3 * 4 = 12"), ("AS", " pens")], 1, True),
-        ([("ES", GOLD), ("AS", " And 5 more.")], 1, False),
-        ([("ES", ""), ("AS", "")], 1, True),
-        ([("CHAIN", "He has 3 * 4 = 12 pens, so he buys 5. The answer is 17.")], 1, True),
-    ],
-)
+@pytest.mark.parametrize("segments, first, wrong", DIFFERENCES)
 def test_the_first_difference(segments, first, wrong):
     written = line(segments, GOLD)
     assert first_difference(written) == first and is_wrong(written) is wrong
@@ -91,19 +78,21 @@ def test_reports_are_compared_piece_by_piece():
     assert "correct" not in written
 
 
+SHOWN = """\
+[x] q?
+  written:
+  ES He has 3 * 4 = 12 pens,
+> AS so he buys 5.
+  reference:
+   He has 3 * 4 = 12 pens,
+   so he buys 2.
+   The answer is 14.
+  stopped by end"""
+
+
 def test_wrong_chains_stand_above_their_references():
     segments = [("ES", "He has 3 * 4 = 12 pens,"), ("AS", " so he buys 5.")]
-    assert show_wrong(line(segments, GOLD)).splitlines() == [
-        "[x] q?",
-        "  written:",
-        "  ES He has 3 * 4 = 12 pens,",
-        "> AS so he buys 5.",
-        "  reference:",
-        "   He has 3 * 4 = 12 pens,",
-        "   so he buys 2.",
-        "   The answer is 14.",
-        "  stopped by end",
-    ]
+    assert show_wrong(line(segments, GOLD)) == SHOWN
 
 
 def test_newlines_in_a_segment_keep_the_indentation():
