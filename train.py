@@ -34,12 +34,12 @@ def main() -> None:
         writer = train(run.splits, run.config, recorder, **parts)
         splits = [split for split in ("test", "longer") if split in run.splits]
         print(table({split: score(run, writer, split) for split in splits}))
-    except (ValueError, FloatingPointError, Interrupted) as error:
+    except (InputError, FloatingPointError, Interrupted) as error:
         if run.lock and not run.resumed and not list(run.folder.glob("*.pt")):
             discard_folder(run.folder)  # nothing was trained
         saved = recorder.saved or "nothing new is saved"
-        if isinstance(error, ValueError):
-            raise InputError(str(error)) from None
+        if isinstance(error, InputError):
+            raise
         if isinstance(error, FloatingPointError):
             raise InputError(f"{error} ({saved})") from None
         if run.folder.exists():

@@ -1,8 +1,8 @@
 """The T5-family encoder-decoder transformer; ``ModelConfig`` can make it exactly T5.
 
 Unlike the textbook transformer, it has no biases, RMSNorm before each sub-layer, one learned
-relative position bias per stack instead of position embeddings, no 1/√K in the scores (a setting
-here), and from v1.1 on a gated GELU and an untied head.
+relative position bias per stack instead of position embeddings, no 1/√K in the scores (here, a
+setting adds it), and from v1.1 on a gated GELU and an untied head.
 
 Shapes: B batch, S source, T target, H heads, D model width, K head width, V vocabulary.
 """

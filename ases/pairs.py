@@ -1,7 +1,7 @@
 """Segments → pairs → rows → batches.
 
 A *pair* is one training example: context → next segment. A context grows by appending. Each part is
-a block that ends with </s>, and a segment's block equals its target:
+a block that ends with </s>. In later contexts, a segment's block is the target it had:
 
     question </s>                          →  segment 1 </s>
     question </s> segment 1 </s>           →  segment 2 </s>
@@ -66,7 +66,7 @@ def join_context(
 def encode_question(
     question: str, tokenizer: Tokenizer, max_question: int
 ) -> tuple[list[int], int]:
-    """Ids of a question, and how many were cut: a long question loses its middle [ours].
+    """Ids of a question, and how many were dropped: a long question loses its middle [ours].
 
     Raises ValueError: ``max_question`` is not positive.
     """
@@ -78,9 +78,9 @@ def encode_question(
     if shortened:
         question = question[:most] + question[-most:]
     ids = tokenizer.encode(question)
-    cut = max(0, len(ids) - max_question)
+    dropped = max(0, len(ids) - max_question)
     head = (max_question + 1) // 2
-    return [*ids[:head], *ids[head + cut :]], cut or int(shortened)
+    return [*ids[:head], *ids[head + dropped :]], dropped or int(shortened)
 
 
 def make_pairs(

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from ases.data import InputError
 from ases.model import EncoderDecoder, token_losses
 from ases.pairs import Batch
 
@@ -62,13 +63,13 @@ def gather(items: Sequence[T], n: int) -> list[T]:
 
 
 def check_alike(name: str, data: object) -> None:
-    """Raises ValueError: processes have different data."""
+    """Raises InputError: processes have different data."""
     if not several():
         return
     digests = gather([hashlib.sha256(repr(data).encode()).hexdigest()], count())
     for other, found in enumerate(digests):
         if found != digests[0]:
-            raise ValueError(f"{name}: processes {other} and 0 have different data")
+            raise InputError(f"{name}: processes {other} and 0 have different data")
 
 
 def loss_function(model: EncoderDecoder) -> Callable[[Batch], Tensor]:

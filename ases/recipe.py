@@ -38,11 +38,11 @@ def segment(
     check(settings, examples)
     rule = RULES[settings.segmentation]
     pieces = [split_pieces(e.answer) for e in examples]
-    of_tokens: list = [None] * len(examples)
+    token_entropies: list = [None] * len(examples)
     if rule.needs_entropy:
         if scorer is None:
             raise ValueError(f"{settings.segmentation!r} needs a scorer, a direct model")
-        of_tokens = chain_entropies(
+        token_entropies = chain_entropies(
             scorer.models["direct"],
             scorer.tokenizer,
             [e.question for e in examples],
@@ -51,11 +51,11 @@ def segment(
             scorer.settings.max_question,
         )
     segmented = []
-    for example, own, tokens in zip(examples, pieces, of_tokens):
-        labels = rule.label(own, tokens, settings)
+    for example, own, uncertain in zip(examples, pieces, token_entropies):
+        labels = rule.label(own, uncertain, settings)
         segments = make_segments(own, labels, settings.merge)
-        entropies = tokens and piece_entropies(tokens, settings.gamma)
-        segmented.append(Segmented(example, own, labels, segments, entropies, tokens))
+        entropies = uncertain and piece_entropies(uncertain, settings.gamma)
+        segmented.append(Segmented(example, own, labels, segments, entropies, uncertain))
     return segmented
 
 
@@ -132,8 +132,9 @@ def train(
 
     needs_entropy = settings.mode != "direct" and RULES[settings.segmentation].needs_entropy
     if needs_entropy and not scorer and not cut:
+        # Any labels do: a direct pair has all pieces.
         direct = [rows_of("direct", segment(splits[name]))["direct"] for name in SPLITS]
-        model = fit_all(*({"scorer": rows} for rows in direct))["scorer"]
+        model = fit_all({"scorer": direct[0]}, {"scorer": direct[1]})["scorer"]
         scorer = Writer(replace(settings, mode="direct"), tokenizer, {"direct": model})
     cut = cut or partial(segment, settings=settings, scorer=scorer)
     segmented, validation = (cut(splits[name]) for name in SPLITS)
@@ -183,14 +184,14 @@ def check_lengths(splits: Splits, tokenizer: Tokenizer, limit: int) -> None:
 
 def _random_model(settings: Settings, tokenizer: Tokenizer) -> Callable[[], EncoderDecoder]:
     if unknown := set(settings.model) - {f.name for f in fields(ModelConfig)}:
-        raise ValueError(f"model: no field {min(unknown)!r}; expected those of ModelConfig")
+        raise InputError(f"model: no field {min(unknown)!r}; expected those of ModelConfig")
     n = tokenizer.vocab_size
     # A bidirectional encoder, the paper's and T5's, already knows where a context ends.
     given: dict = dict(vocab_size=n, start_from_state=settings.encoder == "block-causal")
     given |= SIZES[settings.size] | dict(dropout_rate=settings.dropout) | settings.model
     config = ModelConfig(**given)
     if config.vocab_size < n:
-        raise ValueError(f"model: vocab_size is {config.vocab_size}; the tokenizer has {n} ids")
+        raise InputError(f"model: vocab_size is {config.vocab_size}; the tokenizer has {n} ids")
 
     def make() -> EncoderDecoder:
         with randomness({"seed": settings.seed}):
@@ -246,15 +247,15 @@ class Writer:
         while order:  # longest first
             n = max(1, batch_tokens // (2 * len(ids[order[-1]]) + 2))
             batch, order = order[-n:], order[:-n]
-            limits, of_batch = (settings.encoder, settings.max_tokens), [ids[i] for i in batch]
-            write = SegmentWriter(models, tokenizer, *limits, search, second_try)
-            written = generate_chains(
-                write, of_batch, tokenizer, list(models), settings.max_rounds, finished
+            write = SegmentWriter(
+                models, tokenizer, settings.encoder, settings.max_tokens, search, second_try
             )
+            asked, roles = [ids[i] for i in batch], list(models)
+            written = generate_chains(write, asked, tokenizer, roles, settings.max_rounds, finished)
             chains.update(zip(batch, written))
         return [chains[i] for i in range(len(ids))]
 
-    def cut_questions(self, questions: Sequence[str]) -> int:
+    def count_shortened(self, questions: Sequence[str]) -> int:
         """Count the questions too long to keep their middle."""
         limit = self.settings.max_question
         return sum(encode_question(q, self.tokenizer, limit)[1] > 0 for q in questions)

@@ -174,10 +174,12 @@ def make_segments(
     >>> [(s.label, s.text) for s in make_segments(["a,", " b.", " c."], ["AS", "ES", "ES"])]
     [('ES', ''), ('AS', 'a,'), ('ES', ' b. c.')]
 
-    Raises ValueError: not one label per piece.
+    Raises ValueError: not one label per piece, or an unknown label.
     """
     if len(pieces) != len(labels):
         raise ValueError(f"{len(pieces)} pieces but {len(labels)} labels; expected one for each")
+    if unknown := set(labels) - {ES, AS}:
+        raise ValueError(f"labels {unknown}; expected {ES} or {AS}")
     if not merge:
         return [Segment(label, (piece,)) for piece, label in zip(pieces, labels)]
 

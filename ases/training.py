@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ases import parallel
+from ases.data import InputError
 from ases.model import EncoderDecoder, token_losses
 from ases.optim import learning_rate_at, make_optimizers
 from ases.pairs import IGNORE, Batch, Row, collate, make_batches
@@ -45,7 +46,7 @@ class Training:
         self.target_tokens = self.tokens = 0
         self.report_seconds = 0.0
         self.random: dict = {"seed": settings.seed}  # dropout's own random state
-        with randomness(self.random):
+        with randomness(self.random):  # turn the seed into a state
             pass
 
     @property
@@ -139,10 +140,10 @@ class Training:
 
 
 def check_rows(name: str, rows: Sequence[Row], validation: Sequence[Row]) -> None:
-    """Raises ValueError: a sub-model has no training or no validation rows."""
+    """Raises InputError: a sub-model has no training or no validation rows."""
     if not rows or not validation:
         told = f"{name}: {len(rows)} training and {len(validation)} validation rows"
-        raise ValueError(f"{told}; expected some of each: try another --beta or --segmentation")
+        raise InputError(f"{told}; expected some of each: try another --beta or --segmentation")
 
 
 def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> Iterator[dict]:
@@ -152,7 +153,7 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
     accumulation equals one large batch.
 
     Yields a report after each update: {"training": …, "validation": …}, each only when due.
-    Raises ValueError: no rows; FloatingPointError: a loss or gradient norm that is not finite.
+    Raises InputError: no rows; FloatingPointError: a loss or gradient norm that is not finite.
     """
     settings, model = training.settings, training.model
     check_rows(training.name, rows, validation)
@@ -171,7 +172,7 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
             own = randomness(training.random) if model.config.dropout_rate else nullcontext()
             with own, autocast(settings):
                 loss = loss_of(batch.to(settings.device))
-            (loss * parallel.count() / target_tokens).backward()  # DDP averages
+            (loss * parallel.count() / target_tokens).backward()  # DDP divides by the count
             training.loss_sum += parallel.total(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
 
@@ -262,13 +263,13 @@ class Watcher:
 
 # --- devices and random numbers ------------------------------------------------------------------
 def usable_device(device: str) -> torch.device:
-    """Raises ValueError: no such device."""
+    """Raises InputError: no such device."""
     try:
         found = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"device is {device!r}; expected cpu or cuda") from None
+        raise InputError(f"device is {device!r}; expected cpu or cuda") from None
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}; PyTorch finds no GPU here")
+        raise InputError(f"device is {device!r}; PyTorch finds no GPU here")
     return found
 
 

@@ -7,8 +7,9 @@ AS-ES learning (Xi et al., Findings of ACL 2024) trains a small model to reason 
     3. train an encoder-decoder to write the next segment from the question and the segments so far
     4. write a new chain one segment at a time
 
-This file is the simplest version: it encodes every context again, as the paper does. The package
-does the same, faster and on your data; its tests compare the two. Read top to bottom.
+This is the simplest version: it encodes every context again, as the paper does (for the paper's
+encoder, set BLOCK_CAUSAL = False). The package does the same, faster and on your data; its tests
+compare pieces, pairs, losses and chains. Read top to bottom.
 """
 
 import math

@@ -81,11 +81,15 @@ SYNONYMS = {
 _OF_SCORES = "data split answer_field label_field skip_bad_rows show_wrong report"
 _FREE_IN_RESUMING = {"resume", "device", "data", "max_steps", "max_minutes"}
 _OF_A_RUN = set(" ".join(FLAGS["train"].values()).split()) - _FREE_IN_RESUMING
-_OF_ENTROPY = "beta gamma entropy_context scorer"
+_OF_ENTROPY = "beta gamma entropy_context"  # your own rule may read them, too
 
 
 def _whole_file(given: Given) -> bool:
     return "segment" in given and "data" in given and given.get("split", "all") == "all"
+
+
+def _alternates(given: Given) -> bool:
+    return given.get("segmentation", "interleave") == "interleave"
 
 
 def _measures(given: Given) -> bool:
@@ -100,7 +104,8 @@ CONFLICTS: list[tuple[str, Callable[[Given], bool], str]] = [
     (_OF_SCORES, lambda g: "questions" in g, "with --questions"),
     (OF_FILES, lambda g: not {"data", "questions"} & set(g), "without --data"),
     ("segmentation", lambda g: g.get("mode") == "direct", "with --mode direct"),
-    (_OF_ENTROPY, lambda g: not _measures(g), "without --segmentation entropy"),
+    (_OF_ENTROPY, _alternates, "without --segmentation entropy"),
+    ("scorer", lambda g: not _measures(g), "without --segmentation entropy"),
     ("size dropout", lambda g: "init" in g, "with --init: the checkpoint has a shape"),
     ("split show report out", lambda g: "check" in g, "with --check"),
     ("seed train_problems test_problems", _whole_file, "with --data unless --split picks a part"),

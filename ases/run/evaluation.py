@@ -45,7 +45,7 @@ def evaluate(
     labels = None if config.mode == "direct" else config.segmentation
     results |= {"segmentation": labels} | score_chains(task, examples, chains)
     results["problems"] = hashlib.sha256("\0".join(sorted(questions)).encode()).hexdigest()[:16]
-    results["cut_questions"] = writer.cut_questions(questions)
+    results["cut_questions"] = writer.count_shortened(questions)
     results |= {"beams": beams, "second_try": second_try, "decode_seconds": round(seconds, 1)}
     return results, predictions
 
@@ -104,8 +104,8 @@ def question_notes(
         show("note: this run's data is gone; which questions it was trained on is unknown")
     elif seen := len(asked & {e.question for e in trained_on}):
         show(f"note: {seen:,} of {len(asked):,} questions were in this run's training data")
-    if cut := writer.cut_questions(questions):
-        long = f"{counted(cut, 'question')} longer than {config.max_question} tokens"
+    if n := writer.count_shortened(questions):
+        long = f"{counted(n, 'question')} longer than {config.max_question} tokens"
         show(f"note: {long}; the middle is left out")
     letters = [c for c in "".join(questions) if not c.isspace()]
     known = set(config.characters)

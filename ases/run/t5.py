@@ -1,7 +1,7 @@
 """Download or export T5-family checkpoints:
 
     python -m ases.run.t5 download google/flan-t5-small flan-t5-small
-    python -m ases.run.t5 export runs/mwp-usm-interleave mine
+    python -m ases.run.t5 export runs/mwp-usm-bidirectional mine
 
 transformers loads an exported folder's weights, config and tokenizer. A run of two models gives
 two subfolders. Ignore the warning of transformers 5 that head and embedding are not tied: it warns
