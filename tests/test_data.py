@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import pytest
 
@@ -11,6 +12,7 @@ from ases.run.folder import data_digest
 from ases.run.read import Columns, read_examples, read_questions, scan_examples
 
 QA = {"question": "1 + 1?", "answer": "The answer is 2."}
+NO_NUMBER = QA | {"answer": "none"}
 HALF = '{"question": "q", "answer": "#### 1", "%s": "\\ud800"}'
 
 
@@ -39,37 +41,37 @@ def test_chinese_csv_with_bom_quotes_and_newlines(tmp_path):
 def test_rows_with_nothing_in_them_are_counted(tmp_path):
     rows = QA, {"question": "  ", "answer": "x"}, {"question": "x", "answer": ""}
     data = read_examples(write(tmp_path, lines(*rows)), "pet")
-    assert len(data.examples) == 1 and len(data.empty) == 2
+    assert (len(data.examples), len(data.empty)) == (1, 2)
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("", "is empty"),
-        (" \n\n", "is empty"),
-        (lines(QA) + "{oops\n", ":2: not JSON"),
-        ('["a"]\n', ":item 1: a JSON str"),
-        ('[{"question": "q",\n oops}]', ":2: not JSON"),
-        (f'[{json.dumps(QA)},\n\n {{"question": "p"}}]', ":item 2: field 'answer' is"),
-        ("[]", "no usable row"),
-        ("frage\tantwort\na\tb\n", ":1: columns 'frage, antwort'"),
-        (lines(QA, {"question": "q"}), ":2: field 'answer' is missing"),
-        (lines(QA | {"answer": 3}), ":1: field 'answer' is int"),
-        (lines(QA | {"id": None}), ":1: field 'id' is NoneType"),
-        ('{"id": ' + "1" * 5000 + "}\n", ":1: not JSON"),
-        (HALF % "id", "field 'id' contains a lone surrogate"),
-        ("x" * 200_000, ":1: columns"),
-        (lines(QA | {"id": 1}, QA | {"id": "1"}), ":2: field 'id': '1' is the id of"),
-        (lines(QA, QA | {"answer": "no number"}), ":2: field 'answer': no readable final number"),
-        (HALF % "question", "field 'question' contains a lone surrogate"),
-        ("frage,antwort\na,b\n", ":1: columns 'frage, antwort'"),
-        ('question,answer\n"a\nb",c,d\n', ":2: 3 fields; expected 2"),
-        ("question,answer,answer\na,b,c\n", "column 'answer' appears twice"),
-        ('question,answer\n"a,b\n', ":2: not CSV"),
-        (b"question,answer\nx,\xff\n", ":2: byte 18 is not UTF-8"),
-        (lines({"question": " ", "answer": " "}), "no usable row"),
-    ],
-)
+BAD_FILES = [
+    ("", "is empty"),
+    (" \n\n", "is empty"),
+    (lines(QA) + "{oops\n", ":2: not JSON"),
+    ('["a"]\n', ":item 1: a JSON str"),
+    ('[{"question": "q",\n oops}]', ":2: not JSON"),
+    (f'[{json.dumps(QA)},\n\n {{"question": "p"}}]', ":item 2: field 'answer' is"),
+    ("[]", "no usable row"),
+    ("frage\tantwort\na\tb\n", ":1: columns 'frage, antwort'"),
+    (lines(QA, {"question": "q"}), ":2: field 'answer' is missing"),
+    (lines(QA | {"answer": 3}), ":1: field 'answer' is int"),
+    (lines(QA | {"id": None}), ":1: field 'id' is NoneType"),
+    ('{"id": ' + "1" * 5000 + "}\n", ":1: not JSON"),
+    (HALF % "id", "field 'id' contains a lone surrogate"),
+    ("x" * 200_000, ":1: columns"),
+    (lines(QA | {"id": 1}, QA | {"id": "1"}), ":2: field 'id': '1' is the id of"),
+    (lines(QA, QA | {"answer": "no number"}), ":2: field 'answer': no readable final number"),
+    (HALF % "question", "field 'question' contains a lone surrogate"),
+    ("frage,antwort\na,b\n", ":1: columns 'frage, antwort'"),
+    ('question,answer\n"a\nb",c,d\n', ":2: 3 fields; expected 2"),
+    ("question,answer,answer\na,b,c\n", "column 'answer' appears twice"),
+    ('question,answer\n"a,b\n', ":2: not CSV"),
+    (b"question,answer\nx,\xff\n", ":2: byte 18 is not UTF-8"),
+    (lines({"question": " ", "answer": " "}), "no usable row"),
+]
+
+
+@pytest.mark.parametrize("text, message", BAD_FILES)
 def test_bad_files_are_told_in_one_line(tmp_path, text, message):
     with pytest.raises(InputError) as error:
         read_examples(write(tmp_path, text), "mwp")
@@ -77,21 +79,14 @@ def test_bad_files_are_told_in_one_line(tmp_path, text, message):
     assert message in told and "data.txt" in told and "\n" not in told
 
 
-TWO = [QA, QA | {"question": "2 + 0?"}]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        json.dumps(TWO, indent=2),
-        json.dumps(TWO),
-        "question;answer;note\n1 + 1?;The answer is 2.;x\n2 + 0?;The answer is 2.;y\n",
-        "question\tanswer\n1 + 1?\tThe answer is 2.\n2 + 0?\tThe answer is 2.\n",
-    ],
-)
-def test_arrays_and_other_separators_are_recognised(tmp_path, text):
-    examples = read_examples(write(tmp_path, text), "mwp").examples
-    assert [{"question": e.question, "answer": e.answer} for e in examples] == TWO
+def test_arrays_and_other_separators_are_recognised(tmp_path):
+    two = [QA, QA | {"question": "2 + 0?"}]
+    texts = [json.dumps(two, indent=2), json.dumps(two)]
+    texts += ["question;answer;note\n1 + 1?;The answer is 2.;x\n2 + 0?;The answer is 2.;y\n"]
+    texts += ["question\tanswer\n1 + 1?\tThe answer is 2.\n2 + 0?\tThe answer is 2.\n"]
+    for text in texts:
+        examples = read_examples(write(tmp_path, text), "mwp").examples
+        assert [{"question": e.question, "answer": e.answer} for e in examples] == two, text
 
 
 def test_other_names_of_columns(tmp_path):
@@ -104,27 +99,29 @@ def test_other_names_of_columns(tmp_path):
 
 
 def test_bad_rows_are_listed_or_skipped(tmp_path):
-    rows = QA, QA | {"answer": "none"}, {"question": "", "answer": "x"}
-    path = write(tmp_path, lines(*rows) + "{\n")
+    path = write(tmp_path, lines(QA, NO_NUMBER, {"question": "", "answer": "x"}) + "{\n")
     data = scan_examples(path, "mwp")
     assert [p.split(": ")[0] for p in data.problems] == [f"{path}:2", f"{path}:4"]
     assert [p.split(": ")[0] for p in data.empty] == [f"{path}:3"]
     assert len(read_examples(path, "mwp", skip_bad_rows=True).examples) == 1
+    with pytest.raises(InputError, match=r":2: .*\(1 more\).*segment.py --check.*--skip-bad-rows"):
+        read_examples(path, "mwp")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "What, then?\n\n  How many; really?\n",
-        '{"question": "What, then?"}\n{"question": "How many; really?"}\n',
-        'question,x\n"What, then?",1\nHow many; really?,2\n',
-    ],
-)
+def questions_in(path, column=None):
+    return [example.question for example in read_questions(str(path), column)]
+
+
+ALONE = ["What, then?\n\n  How many; really?\n"]
+ALONE += ['{"question": "What, then?"}\n{"question": "How many; really?"}\n']
+ALONE += ['question,x\n"What, then?",1\nHow many; really?,2\n']
+
+
+@pytest.mark.parametrize("text", ALONE)
 def test_questions_alone(tmp_path, text, monkeypatch):
-    expected = ["What, then?", "How many; really?"]
-    assert [e.question for e in read_questions(str(write(tmp_path, text)))] == expected
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-    assert [e.question for e in read_questions("-")] == expected
+    for source in (write(tmp_path, text), "-"):
+        assert questions_in(source) == ["What, then?", "How many; really?"]
 
 
 def test_a_missing_file_and_a_folder(tmp_path):
@@ -144,10 +141,10 @@ def test_splits_are_by_question_and_seeded():
 
 
 def test_the_smallest_file_fills_every_split():
-    splits = split_examples([Example(str(i), f"q{i}", "a") for i in range(3)], seed=0)
-    assert [len(part) for part in splits.values()] == [1, 1, 1]
+    examples = [Example(str(i), f"q{i}", "a") for i in range(3)]
+    assert [len(part) for part in split_examples(examples, seed=0).values()] == [1, 1, 1]
     with pytest.raises(InputError, match="2 different questions"):
-        split_examples([Example("0", "a", "a"), Example("1", "b", "b")], seed=0)
+        split_examples(examples[:2], seed=0)
 
 
 LABELLED = [
@@ -170,17 +167,12 @@ def test_true_answers_in_a_column_of_their_own(tmp_path):
     assert all(e.label is None for e in read_examples(path, "mwp").examples)
 
 
-@pytest.mark.parametrize(
-    "gold, message",
-    [
-        ("many", "'gold': no readable final number"),
-        (True, "no readable final"),
-        ([3], "is list"),
-        (" ", "no usable"),
-        ("7. 8", "'gold': more than a number"),
-        ("7\n8", "'gold': more than a number"),
-    ],
-)
+BAD_LABELS = [("many", "'gold': no readable final number"), (True, "no readable final")]
+BAD_LABELS += [([3], "is list"), (" ", "no usable")]
+BAD_LABELS += [(text, "'gold': more than a number") for text in ("7. 8", "7\n8")]
+
+
+@pytest.mark.parametrize("gold, message", BAD_LABELS)
 def test_labels_that_cannot_be_read(tmp_path, gold, message):
     path = write(tmp_path, lines(LABELLED[0] | {"gold": gold}))
     with pytest.raises(InputError, match=message):
@@ -189,39 +181,33 @@ def test_labels_that_cannot_be_read(tmp_path, gold, message):
         read_examples(path, "pet", Columns(label="gold"))
 
 
-def test_a_bad_row_says_what_to_do(tmp_path):
-    path = write(tmp_path, lines(QA | {"answer": "none"}, QA | {"answer": "none"}))
-    with pytest.raises(InputError, match=r":1: .*\(1 more\).*segment.py --check.*--skip-bad-rows"):
-        read_examples(path, "mwp")
+OTHER_COLUMNS = [
+    ("q.csv", "id,text\n1,How many?\n", None),
+    ("q.txt", "id;text\n1;How many?\n", None),
+    ("q.txt", "Question Text,Gold Answer\nHow many?,1\n", None),
+    ("q.TAB", "How many?\n", None),
+    ("q.txt", "How many, then?\n", "query"),
+    ("q.csv", "How many?\n", None),
+]
 
 
-@pytest.mark.parametrize(
-    "name, text, column, columns",
-    [
-        ("q.csv", "id,text\n1,How many?\n", None, "id, text"),
-        ("q.txt", "id;text\n1;How many?\n", None, "id;text"),
-        ("q.txt", "Question Text,Gold Answer\nHow many?,1\n", None, "Question Text, Gold Answer"),
-        ("q.TAB", "How many?\n", None, "How many?"),
-        ("q.txt", "How many, then?\n", "query", "How many, then?"),
-        ("q.csv", "How many?\n", None, "How many?"),
-    ],
-)
-def test_a_table_of_other_columns_is_refused(tmp_path, name, text, column, columns):
+@pytest.mark.parametrize("name, text, column", OTHER_COLUMNS)
+def test_a_table_of_other_columns_is_refused(tmp_path, name, text, column):
     with pytest.raises(InputError, match="columns ") as error:
-        read_questions(str(write(tmp_path, text, name)), column)
-    assert columns.replace(";", ", ") in str(error.value).replace(";", ", ")
+        questions_in(write(tmp_path, text, name), column)
+    columns = re.sub("[,;] *", ", ", text.split("\n")[0])
+    assert columns in str(error.value).replace(";", ", ")
 
 
 def test_json_without_the_column_is_refused(tmp_path):
-    path = str(write(tmp_path, '{"text": "How many?"}\n', "q.jsonl"))
+    path = write(tmp_path, '{"text": "How many?"}\n', "q.jsonl")
     with pytest.raises(InputError, match="'question' is missing.*fields are 'text'"):
-        read_questions(path)
+        questions_in(path)
 
 
 def test_only_a_newline_ends_a_question(tmp_path):
-    text = "Tom\u2028has\x0c3\x85pens?\r\nAnd\x1cAnn?\n"
-    questions = read_questions(str(write(tmp_path, text)))
-    assert [e.question for e in questions] == ["Tom\u2028has\x0c3\x85pens?", "And\x1cAnn?"]
+    path = write(tmp_path, "Tom\u2028has\x0c3\x85pens?\r\nAnd\x1cAnn?\n")
+    assert questions_in(path) == ["Tom\u2028has\x0c3\x85pens?", "And\x1cAnn?"]
 
 
 def test_a_stray_quote_glues_no_rows_together(tmp_path):

@@ -75,34 +75,30 @@ def all_sequences(vocab, length):
 
 @torch.no_grad()
 @pytest.mark.parametrize("forbidden", [None, [], [3], [4, 3]])
-@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
-def test_wide_beams_find_what_brute_force_finds(length_penalty, forbidden):
-    source = [3, 4, 3]
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_wide_beams_find_what_brute_force_finds(penalty, forbidden):
     for seed in range(5):
-        model = random_model(seed, vocab_size=5)
+        model, source = random_model(seed, vocab_size=5), [3, 4, 3]
 
         def score(ids):
             log_p = log_probabilities(model, source, ids[:-1])
-            return float(sum(log_p[t, i] for t, i in enumerate(ids))) / len(ids) ** length_penalty
+            return float(sum(log_p[t, i] for t, i in enumerate(ids))) / len(ids) ** penalty
 
-        allowed = (ids for ids in all_sequences(5, 3) if cut(ids)[0] != forbidden)
-        best = max(allowed, key=score)
-        cache = read_whole(model, [source])
-        [found] = beam_search(model, cache, Ids, 3, [forbidden], 40, length_penalty)
+        best = max((i for i in all_sequences(5, 3) if cut(i)[0] != forbidden), key=score)
+        [found] = beam_search(model, read_whole(model, [source]), Ids, 3, [forbidden], 40, penalty)
         assert found.ids == cut(best)[0]
         assert found.score == pytest.approx(score(best), abs=1e-5)
 
 
 @torch.no_grad()
 def test_one_beam_is_greedy_and_batches_do_not_matter():
-    model = random_model(7)
-    sources = random_sources(random.Random(1), 9)
-    one = beam_search(model, read_whole(model, sources), Ids, 8, width=1, length_penalty=0.0)
+    model, sources = random_model(7), random_sources(random.Random(1), 9)
+    search = lambda sources, **how: beam_search(model, read_whole(model, sources), Ids, 8, **how)
     plain = greedy(model, read_whole(model, sources), Ids, 8)
+    one = search(sources, width=1, length_penalty=0.0)
     assert [(d.ids, d.end) for d in one] == [(d.ids, d.end) for d in plain]
-    together = beam_search(model, read_whole(model, sources), Ids, 8, width=3)
-    for source, expected in zip(sources, together):
-        [alone] = beam_search(model, read_whole(model, [source]), Ids, 8, width=3)
+    for source, expected in zip(sources, search(sources, width=3)):
+        [alone] = search([source], width=3)
         assert (alone.ids, alone.end) == (expected.ids, expected.end)
         assert alone.score == pytest.approx(expected.score, abs=1e-5)
 
@@ -134,9 +130,8 @@ def search_by_the_book(model, source, max_tokens, width, penalty):
 def test_beams_by_the_book(width, penalty):
     for seed in range(12):
         model = random_model(seed, vocab_size=6)
-        score, ids = search_by_the_book(model, [3, 4, 5], 7, width, penalty)
-        cache = read_whole(model, [[3, 4, 5]])
-        [found] = beam_search(model, cache, Ids, 7, None, width, penalty)
+        score, ids = search_by_the_book(model, source := [3, 4, 5], 7, width, penalty)
+        [found] = beam_search(model, read_whole(model, [source]), Ids, 7, None, width, penalty)
         assert found.ids == cut(ids)[0]
         assert found.score == pytest.approx(score, abs=1e-5)
 
@@ -177,29 +172,25 @@ def test_roles_alternate_and_finished_chains_leave():
     script, calls = {}, []
     for question, (ids, end, _) in enumerate(SCRIPT, start=10):
         script[question] = [*(Decoded(i, "segment") for i in ids[:-1]), Decoded(ids[-1], end)]
-    questions = [[question] for question in script]
-    chains = generate_chains(scripted(script, calls), questions, Spelling, (ES, AS), 4)
+    chains = generate_chains(scripted(script, calls), [[q] for q in script], Spelling, (ES, AS), 4)
     assert [(chain.ids, chain.stop) for chain in chains] == [(ids, why) for ids, _, why in SCRIPT]
     assert all(chain.roles == [ES, AS, ES, AS][: len(chain.ids)] for chain in chains)
     assert chains[2].text == "<40><41><41>"
     assert chains[2].segments == [(ES, "<40>"), (AS, "<41><41>")]
-    asked = [(role, len(contexts)) for role, contexts in calls]
-    assert asked == [(ES, 6), (AS, 5), (ES, 3), (AS, 1)]
+    assert [(role, len(c)) for role, c in calls] == [(ES, 6), (AS, 5), (ES, 3), (AS, 1)]
     third = [[[10, 1], [20, 1], [21, 1]], [[14, 1], [1], [60, 1]], [[15, 1], [70, 1], [71, 1]]]
     assert calls[2][1] == third
 
 
 def test_generation_reads_what_training_read(tokenizer):
     pairs = make_pairs(TOY.question, make_segments(TOY_PIECES, [ES, AS, ES, AS, AS]), tokenizer)
-    question, written = tokenizer.encode(TOY.question), []
+    question, written, calls = tokenizer.encode(TOY.question), [], []
     for pair in pairs:
         end = "chain" if tokenizer.end_id in pair.target else "segment"
         written.append(Decoded([i for i in pair.target if i not in tokenizer.special_ids], end))
-    calls = []
     write = scripted({question[0]: written}, calls)
     [chain] = generate_chains(write, [question], tokenizer, (ES, AS), 10)
-    read = [(role, contexts[0]) for role, contexts in calls]
-    assert read == [(p.role, p.context) for p in pairs] and chain.stop == "end"
+    assert calls == [(p.role, [p.context]) for p in pairs] and chain.stop == "end"
     assert chain.text == TOY.answer
 
 
@@ -283,14 +274,14 @@ def test_segments_that_fail_are_written_again(seed, monkeypatch):
 def test_the_second_try_may_not_repeat_the_segment_before(encoder):
     model, forbidden = random_model(1), []
 
-    def stubborn(model, cache, tokenizer, max_tokens, before):
+    def stubborn(model, cache, *limits):
         return [Decoded([5], "segment") for _ in cache.first]
 
-    def second_try(model, cache, tokenizer, max_tokens, before):
-        forbidden.append(before)
+    def second_try(*arguments):
+        forbidden.append(before := arguments[-1])
         return [Decoded([4], "segment") for _ in before]
 
-    models, searches = {ES: model, AS: model}, (stubborn, second_try)
-    chains = write_chains(models, [[3], [6, 7]], encoder, *searches, rounds=4)
+    models = {ES: model, AS: model}
+    chains = write_chains(models, [[3], [6, 7]], encoder, stubborn, second_try, rounds=4)
     assert chains[1].ids == [[5], [4], [5], [4]]
     assert forbidden == [[[5], [5]]] * 2

@@ -176,9 +176,9 @@ def test_figures_are_drawn(found, tmp_path):
 
 
 def test_numbers_find_their_places(found):
-    text = "a <!-- words/500/direct/score -->?<!-- end --> b\n<!-- words -->\nold\n<!-- end -->\nc"
+    text = "a <!-- words/500/direct/cell -->?<!-- end --> b\n<!-- words -->\nold\n<!-- end -->\nc"
     filled = tables.filled(text, found)
-    assert "a <!-- words/500/direct/score -->0.4" in filled and filled.endswith("<!-- end -->\nc")
+    assert "a <!-- words/500/direct/cell -->0.4" in filled and filled.endswith("<!-- end -->\nc")
     assert "old" not in filled and "| 4,000 |" in filled
     assert tables.filled(filled, found) == filled
 

@@ -1,19 +1,20 @@
 """The loop: loss reduction, schedule, and resuming bit for bit."""
 
 import itertools
-import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Thread
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
+from conftest import read
 
 import ases.training as training
 from ases.data import InputError
 from ases.model import EncoderDecoder
-from ases.pairs import Pair, make_rows
+from ases.pairs import Pair
 from ases.recipe import train
 from ases.run.checkpoints import Recorder, load_checkpoint, load_model, save_checkpoint
 from ases.segmentation import ES
@@ -25,28 +26,29 @@ CONFIG = ModelConfig(vocab_size=30, dropout_rate=0.1, **SHAPE)
 OPTIONS = Settings(max_steps=24, batch_tokens=60, validations=4, log_every=5, learning_rate=1e-2)
 
 
-# Copying the first token: something a small model learns in a few steps.
 def row(source, target):
-    return make_rows([Pair(ES, [source], target)], "block-causal")[0]
+    return [Pair(ES, [source], target)]
 
 
-ROWS = [
-    row([4 + i % 20, *[5 + (i * j) % 9 for j in range(1 + i % 5)], 1], [4 + i % 20, 1])
-    for i in range(60)
-]
-SILENT = SimpleNamespace(start=lambda training: None, record=lambda training, report: None)
+# Copying the first token: something a small model learns in a few steps.
+LATER = [[5 + (i * j) % 9 for j in range(1 + i % 5)] for i in range(60)]
+ROWS = [row([4 + i % 20, *later, 1], [4 + i % 20, 1]) for i, later in enumerate(LATER)]
 
 
 def fit(model, folder=None, rows=ROWS, validation=ROWS, resume=False, stop_at=None, **changes):
     """Train ``model`` with ``changes`` of OPTIONS; its summary."""
     trained = training.Training("usm", model, replace(OPTIONS, **changes))
-    watcher = Recorder(folder, resume) if folder else SILENT
+    watcher = Recorder(folder, resume) if folder else Mock()
     watcher.start(trained)
     for report in training.fit(trained, rows, validation):
         watcher.record(trained, report)
         if trained.step == stop_at:
             raise KeyboardInterrupt
     return trained.summary()
+
+
+def new_training(**changes):
+    return training.Training("usm", new_model(), replace(OPTIONS, **changes))
 
 
 def new_model(seed=0, **changes) -> EncoderDecoder:
@@ -59,7 +61,7 @@ def weights(model):
 
 
 def logged(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return read(folder / "metrics.jsonl")
 
 
 def losses(folder):
@@ -88,48 +90,38 @@ def test_training_learns_and_leaves_its_records(tmp_path):
 @pytest.mark.parametrize("stop_at, accumulate", [(1, 1), (7, 1), (13, 3), (23, 1)])
 def test_a_stopped_run_resumes_bit_for_bit(tmp_path, stop_at, accumulate, optimizer):
     options = dict(accumulate=accumulate, optimizer=optimizer)
-    for name in ("whole", "halves"):
-        (tmp_path / name).mkdir()
-    fit(whole := new_model(), tmp_path / "whole", **options)
+    for folder in (all_at_once := tmp_path / "whole", halves := tmp_path / "halves"):
+        folder.mkdir()
+    fit(whole := new_model(), all_at_once, **options)
     with pytest.raises(KeyboardInterrupt):
-        fit(new_model(), tmp_path / "halves", stop_at=stop_at + 1, **options)
+        fit(new_model(), halves, stop_at=stop_at + 1, **options)
     torch.rand(5)  # the world moves on in between
-    resumed = new_model(seed=9 if stop_at > 6 else 0)
-    fit(resumed, tmp_path / "halves", resume=True, **options)
-    assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
+    fit(resumed := new_model(seed=9 if stop_at > 6 else 0), halves, resume=True, **options)
+    assert losses(halves) == losses(all_at_once)
     assert torch.equal(weights(resumed), weights(whole))
 
 
-def test_a_torn_log_is_mended_and_a_damaged_one_refused(tmp_path):
-    fit(new_model(), tmp_path)
+def test_a_finished_run_resumes_to_itself_and_mends_a_torn_log(tmp_path):
+    first = fit(model := new_model(), tmp_path)
     log = tmp_path / "metrics.jsonl"
     whole = log.read_text()
-    log.write_text(whole + '{"model": "usm", "st')
-    fit(new_model(), tmp_path, resume=True)
-    assert log.read_text() == whole
+    for torn in ("", '{"model": "usm", "st'):
+        log.write_text(whole + torn)
+        assert fit(again := new_model(3), tmp_path, resume=True) == first
+        assert log.read_text() == whole and torch.equal(weights(again), weights(model))
     log.write_text("oops\n" + whole)
     with pytest.raises(InputError, match="metrics.jsonl:1: not a line"):
         fit(new_model(), tmp_path, resume=True)
 
 
-def test_a_finished_run_resumes_to_itself(tmp_path):
-    first = fit(model := new_model(), tmp_path)
-    log = (tmp_path / "metrics.jsonl").read_bytes()
-    assert fit(again := new_model(3), tmp_path, resume=True) == first
-    assert (tmp_path / "metrics.jsonl").read_bytes() == log
-    assert torch.equal(weights(again), weights(model))
-
-
 def test_accumulation_weighs_tokens_not_batches(tmp_path):
     """Two uneven batches in one update give the update of one batch that holds both."""
     rows = [row([5, 6, 1], [7, 1]), row([5, 6, 7, 8, 9, 10, 11, 12, 1], [7, 8, 9, 10, 11, 1])]
-    found = []
-    for name, tokens, accumulate in (("two", 15, 2), ("one", 30, 1)):
-        (tmp_path / name).mkdir()
+    found, options = [], dict(max_steps=1, warmup=0.0)
+    for tokens, accumulate in ((15, 2), (30, 1)):
         model = new_model(dropout_rate=0.0).double()
-        options = dict(batch_tokens=tokens, accumulate=accumulate, max_steps=1, warmup=0.0)
-        fit(model, tmp_path / name, rows, rows, **options)
-        loss = torch.tensor([logged(tmp_path / name)[0]["loss"]], dtype=torch.float64)
+        fit(model, tmp_path, rows, rows, batch_tokens=tokens, accumulate=accumulate, **options)
+        loss = torch.tensor([logged(tmp_path)[0]["loss"]], dtype=torch.float64)
         found.append(torch.cat([weights(model), loss]))
     assert torch.allclose(*found, atol=1e-7)
 
@@ -157,16 +149,16 @@ def test_no_rows():
         fit(new_model(), rows=[])
 
 
-WHOLE = {"name": "usm", "config": {**CONFIG.__dict__}, "model": new_model().state_dict()}
+OF_MODEL = {**CONFIG.__dict__}
+WHOLE = {"name": "usm", "config": OF_MODEL, "model": new_model().state_dict()}
+MISFIT = WHOLE | {"config": OF_MODEL | {"d_model": 18}}
 DAMAGES = {
     "missing": lambda path: path.unlink(),
     "empty": lambda path: path.write_bytes(b""),
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:500]),
     "text": lambda path: path.write_bytes(b"weights"),
     "foreign": lambda path: save_checkpoint(path, {"weights": 1}),
-    "misfit": lambda path: save_checkpoint(
-        path, WHOLE | {"config": WHOLE["config"] | {"d_model": 18}}
-    ),
+    "misfit": lambda path: save_checkpoint(path, MISFIT),
 }
 
 
@@ -199,8 +191,7 @@ def test_resuming_with_another_shape_is_refused(tmp_path):
 
 @pytest.mark.parametrize("steps, validations", [(500, 50), (24, 4), (7, 3), (5, 10), (100, 7)])
 def test_no_validation_comes_twice(steps, validations):
-    settings = replace(OPTIONS, max_steps=steps, validations=validations)
-    trained, done = training.Training("usm", new_model(), settings), 0
+    trained, done = new_training(max_steps=steps, validations=validations), 0
     for trained.step in range(1, steps + 1):
         if trained.validations_due > trained.validations:
             trained.validations, done = trained.validations_due, done + 1
@@ -214,7 +205,7 @@ def test_the_first_update_counts(tmp_path):
 
 
 def test_between_equals_the_lower_loss_is_kept():
-    trained = training.Training("usm", new_model(), OPTIONS)
+    trained = new_training()
     found = [(0.5, 2.0, 0), (0.5, 2.5, 0), (0.5, 1.5, 2), (0.4, 1.0, 2)]
     for trained.step, (accuracy, loss, best) in enumerate(found):
         trained.keep_if_best({"validation_loss": loss, "validation_accuracy": accuracy})
@@ -269,8 +260,7 @@ def test_the_rates_and_decays_of_the_optimizers():
 
 def test_epochs_are_shuffled_anew():
     rows = [row([5 + i, 1], [5 + i, 1]) for i in range(20)]
-    trained = training.Training("usm", new_model(), replace(OPTIONS, batch_tokens=16))
-    batches = training._stream(rows, trained)
+    batches = training._stream(rows, new_training(batch_tokens=16))
     epochs = [[next(batches).source[:, 0].tolist() for _ in range(5)] for _ in range(3)]
     assert {len(batch) for epoch in epochs for batch in epoch} == {4}
     assert all(sorted(itertools.chain(*epoch)) == [*range(5, 25)] for epoch in epochs)
@@ -298,12 +288,9 @@ def test_own_random_numbers():
     before = torch.get_rng_state()
     for seed, model in enumerate(alone):
         fit(model, seed=seed, max_steps=40)
-    own = lambda seed: fit(threaded[seed], seed=seed, max_steps=40)
-    threads = [Thread(target=own, args=(seed,)) for seed in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as threads:
+        for seed, model in enumerate(threaded):
+            threads.submit(fit, model, seed=seed, max_steps=40)
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(*map(weights, alone))  # dropout follows the seed
     for one, other in zip(alone, threaded):

@@ -68,4 +68,4 @@ def _draw_losses(axes: Any, results: Results) -> None:
             best = np.minimum.accumulate(loss) * tokens
             label = column if len(result["curves"]) == 1 else f"{column}: {model}"
             axes.plot(seconds, best, marker=".", color=line.get_color(), label=label)
-    axes.set(xlabel="seconds", ylabel="nats a chain", yscale="log")
+    axes.set(xlabel="seconds", ylabel="nats per chain", yscale="log")

@@ -18,7 +18,7 @@ from ases.segmentation import AS, ES
 SUMMARY = {
     ("words", "500"): "500 word problems, accuracy",
     ("words", "1,000"): "1,000 word problems, accuracy",
-    ("data", "cPET, 500 reports, pretrained"): "500 PET reports, ROUGE-L, pretrained",
+    ("data", "cPET, 500 reports"): "500 PET reports, ROUGE-L",
 }
 PAGES = [RESULTS.parent / "results.md", RESULTS.parent.parent / "README.md"]
 
@@ -49,11 +49,15 @@ def _shown(cell: Cell | None) -> str:
     """ "**0.722** ± 0.030, × 1.46": bold if significant; time last."""
     if cell is None:
         return ""
-    mean, reach = mean_interval(cell.values)
-    text = f"**{mean:.3f}**" if cell.significant else f"{mean:.3f}"
-    if not math.isnan(reach):
-        text += f" ± {reach:.3f}"
+    score, *reach = _interval(cell.values).split(" ")
+    text = " ".join([f"**{score}**" if cell.significant else score, *reach])
     return text if math.isnan(cell.time) else f"{text}, × {cell.time:.2f}"
+
+
+def _interval(values: Sequence[float], digits: int = 3) -> str:
+    """ "0.722 ± 0.030"; without ± for fewer than three values."""
+    mean, reach = mean_interval(values)
+    return f"{mean:.{digits}f}" + ("" if math.isnan(reach) else f" ± {reach:.{digits}f}")
 
 
 def _difference(cell: Cell) -> str:
@@ -99,9 +103,8 @@ def _losses(results: Results) -> list[str]:
             for row in cell.rows
         ]
         a_token = ", ".join(f"{n} {_mean(cell, 'validation_loss', n):.3f}" for n in names)
-        mean, reach = mean_interval(a_chain)
-        cells.append([column, f"{mean:.2f} ± {reach:.2f}", a_token])
-    return _markdown(["", "nats a chain", "nats a token"], cells)
+        cells.append([column, _interval(a_chain, 2), a_token])
+    return _markdown(["", "nats per chain", "nats per token"], cells)
 
 
 SPECIAL = {"scorers": _scorers, "losses": _losses}
@@ -147,7 +150,6 @@ def long_tables(results: Results) -> str:
 
 
 def _details(cell: Cell, test: str) -> list[str]:
-    mean, reach = mean_interval(cell.values)
     tests = cell.rows[0]["tests"][test]
     rouge = ""
     if "rouge1" in tests:
@@ -155,7 +157,7 @@ def _details(cell: Cell, test: str) -> list[str]:
     epochs = [f"{_mean(cell, 'epochs_done', name):.1f}" for name in cell.rows[0]["epochs_done"]]
     return [
         str(len(cell.values)),
-        f"{mean:.3f}" + ("" if math.isnan(reach) else f" ± {reach:.3f}"),
+        _interval(cell.values),
         _difference(cell) if cell.differences else "",
         f"{_mean(cell, 'tests', test, 'bleu'):.1f}",
         rouge,
@@ -181,8 +183,8 @@ def fill_pages(results: Results) -> None:
 def filled(text: str, results: Results) -> str:
     """Replace everything between ``<!-- PLACE -->`` and ``<!-- end -->``.
 
-    PLACE is an experiment's table ("words"), "ratios", or a number like
-    "words/1,000/USM, equal epochs/gain", which ends in "score", "gain" or "time".
+    PLACE is an experiment's table ("words"), "summary", "ratios", or a cell like
+    "words/1,000/USM, equal epochs/cell"; ".../gain" is its difference from direct.
     """
 
     def again(match: re.Match) -> str:
@@ -192,17 +194,10 @@ def filled(text: str, results: Results) -> str:
         elif place in OTHERS:
             content = f"\n\n{OTHERS[place](results)}\n"
         else:
-            content = _number(results, *place.split("/"))
+            *where, what = place.split("/")
+            cell = find_cell(results, *where)
+            content = "?" if cell is None else _shown(cell) if what == "cell" else _difference(cell)
         return f"<!-- {place} -->{content}<!-- end -->"
 
     places = "|".join([*EXPERIMENTS, *OTHERS, "[^<>]*/[^<>]*"])
     return re.sub(rf"<!-- ({places}) -->(?s:.*?)<!-- end -->", again, text)
-
-
-def _number(results: Results, experiment: str, row: str, column: str, what: str) -> str:
-    cell = find_cell(results, experiment, row, column)
-    if cell is None:
-        return "?"
-    if what == "gain":
-        return _difference(cell)
-    return f"{np.mean(cell.values):.3f}" if what == "score" else f"× {cell.time:.2f}"
