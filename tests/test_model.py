@@ -7,17 +7,14 @@ import torch
 from conftest import logits_of, read_whole
 
 from ases.model import EncoderDecoder, RMSNorm, relative_position_bucket, token_losses
-from ases.pairs import Pair, collate, make_rows
-from ases.settings import SIZES, ModelConfig
+from ases.pairs import Pair, collate
+from ases.settings import ModelConfig
 
 
 def batch_of(lengths):
     """Of pairs with these lengths of source and target."""
-    pairs = [
-        Pair("", [[3 + (7 * i + n) % 17 for i in range(n)]], [3 + (5 * i) % 17 for i in range(m)])
-        for n, m in lengths
-    ]
-    return collate([row for p in pairs for row in make_rows([p], "bidirectional")], pad_id=0)
+    ids = lambda n, step, start: [3 + (step * i + start) % 17 for i in range(n)]
+    return collate([[Pair("", [ids(n, 7, n)], ids(m, 5, 0))] for n, m in lengths], pad_id=0)
 
 
 # 8 buckets, distance up to 16. Both directions: 0, 1 exact; then log2(d / 2) / log2(16 / 2) · 2
@@ -88,43 +85,22 @@ def test_padding_more_changes_nothing(model):
 
 
 def test_loss_is_a_sum_over_real_target_tokens(model):
-    batch = batch_of([(5, 3), (4, 2)])
-    source, lengths = batch.source, torch.tensor([5, 4])
-    log_p = logits_of(model, source, batch.decoder_input, lengths).log_softmax(-1)
-    real = [(b, t) for b, n in enumerate((3, 2)) for t in range(n)]
+    batch, lengths = batch_of([(5, 3), (4, 2)]), torch.tensor([5, 4])
+    log_p = logits_of(model, batch.source, batch.decoder_input, lengths).log_softmax(-1)
+    real = (0, 0), (0, 1), (0, 2), (1, 0), (1, 1)
     by_hand = -sum(log_p[b, t, batch.target[b, t]] for b, t in real)
     assert torch.allclose(model.loss_sum(batch), by_hand)
 
 
-SOURCES = [[4, 5, 6, 7, 8, 9], [10, 11], [12, 13, 14, 15]]
-SOURCE = torch.tensor([row + [0] * (6 - len(row)) for row in SOURCES])
-LENGTHS_OF_SOURCES = torch.tensor([6, 2, 4])
-
-
+@torch.no_grad()
 @pytest.mark.parametrize("chunks", [[1] * 8, [3, 1, 4], [8]])
-@torch.no_grad()
 def test_cached_writing_is_the_forward_pass(model, chunks):
-    inputs = torch.randint(0, 90, (3, 8))
-    whole = logits_of(model, SOURCE, inputs, LENGTHS_OF_SOURCES)
-    cache = read_whole(model, SOURCES)
+    sources = [[4, 5, 6, 7, 8, 9], [10, 11], [12, 13, 14, 15]]
+    padded = torch.tensor([row + [0] * (6 - len(row)) for row in sources])
+    inputs, cache = torch.randint(0, 90, (3, 8)), read_whole(model, sources)
     parts = [model.write(chunk, cache) for chunk in inputs.split(chunks, dim=1)]
+    whole = logits_of(model, padded, inputs, torch.tensor([6, 2, 4]))
     assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-5)
-
-
-@torch.no_grad()
-def test_cache_rows_can_be_selected(model):
-    inputs = torch.randint(0, 90, (3, 4))
-    cache = read_whole(model, SOURCES)
-    model.write(inputs[:, :2], cache)
-    rows = torch.tensor([2, 0, 2])
-    cache.select(rows)
-    whole = logits_of(model, SOURCE, inputs, LENGTHS_OF_SOURCES)
-    assert torch.allclose(model.write(inputs[rows, 2:], cache), whole[rows, 2:], atol=1e-5)
-
-
-def test_sizes_by_name():
-    layers = dict(num_layers=12, num_decoder_layers=12, num_heads=12)
-    assert SIZES["base"] == dict(d_model=768, d_kv=64, d_ff=2048, **layers)
 
 
 BAD = dict(feed_forward="swish", d_model=0, dropout_rate=1.0)
