@@ -1,20 +1,16 @@
 """Files that are damaged, foreign or meant to harm, and outputs in strange places.
 
-Whatever is in a file, a command succeeds or says so in one line with exit code 2. `--mutations
-5000` tries more than the quick default.
+Whatever is in a file, a command succeeds or says so in one line with exit code 2.
 """
 
 import json
 import os
-import random
 import shutil
 import stat
 
 import pytest
 from conftest import read, write_lines
 
-from ases.data import InputError
-from ases.run.checkpoints import load_checkpoint, weights_digest
 from tests.test_commands import SMALL, command, fail, process, succeed
 
 QUICK = "--size micro --train-problems 60 --test-problems 3 --device cpu".split()
@@ -64,24 +60,6 @@ def test_a_checkpoint_of_another_run_is_refused(runs, run, tmp_path):
     for line in ("segment.py", f"train.py --mode usm --out-dir {tmp_path}/x"):
         assert told("direct.best.pt") in fail(f"{line} --segmentation entropy --scorer {scorer}")
     assert not (tmp_path / "x").exists()
-
-
-def test_no_damaged_checkpoint_is_taken(run, request):
-    path, rng, noticed = run / "esm.best.pt", random.Random(0), 0
-    whole, weights = path.read_bytes(), weights_digest(load_checkpoint(path))
-    n = request.config.getoption("--mutations")
-    for _ in range(n):
-        damaged = bytearray(whole)
-        for place in rng.sample(range(len(whole)), rng.choice([1, 1, 2, 8])):
-            damaged[place] ^= 1 << rng.randrange(8)
-        end = rng.randrange(len(whole)) if rng.random() < 0.1 else None
-        path.write_bytes(damaged[:end])
-        try:  # in the zip's padding, damage does no harm
-            assert weights_digest(load_checkpoint(path)) == weights
-        except InputError as error:
-            assert "\n" not in str(error)
-            noticed += 1
-    assert noticed > n / 2
 
 
 def test_a_scorer_that_was_trained_anew_is_noticed(runs, tmp_path):
