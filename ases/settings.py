@@ -64,15 +64,15 @@ class Settings:
     # --- data
     task: str = setting("mwp", "what the chains are about", choices=TASKS)
     data: str | None = setting(
-        None, "JSON Lines, JSON, table", shown="generated, or the run's own", metavar="FILE"
+        None, "JSON Lines, JSON or a table", shown="generated, or RUN's own", metavar="FILE"
     )
-    question_field: str = setting("question", "name of --data's questions", metavar="NAME")
-    answer_field: str = setting("answer", "name of --data's answers", metavar="NAME")
+    question_field: str = setting("question", "column of questions in --data", metavar="NAME")
+    answer_field: str = setting("answer", "column of answers", metavar="NAME")
     label_field: str | None = setting(
-        None, "name of --data's true answers", shown="in the answer", metavar="NAME"
+        None, "column of true answers", shown="in the answer", metavar="NAME"
     )
     skip_bad_rows: bool = setting(False, "skip unusable rows")
-    seed: int = setting(0, "of data, split, weights, batches", low=0, high=2**63 - 1)
+    seed: int = setting(0, "random seed of data, weights, batches", low=0, high=2**63 - 1)
     train_problems: int | None = setting(None, "training examples", low=1, shown="2000, or all")
     test_problems: int | None = setting(None, "test examples", low=1, shown="500, or all")
     max_number: int = setting(20, "largest number in generated problems", low=10, high=100_000)
@@ -85,17 +85,17 @@ class Settings:
     # two options: sum (0) and mean (1) [ours].
     gamma: float = setting(1.0, "piece entropy = sum / tokens ** gamma", low=-10, high=10)
     entropy_context: str = setting(
-        "prefix", "given the chain so far, or the question alone", choices=("prefix", "question")
+        "prefix", "see the chain so far, or just the question", choices=("prefix", "question")
     )
     scorer: str | None = setting(
-        None, "direct run that measures entropy", shown="train.py can train one", metavar="RUN"
+        None, "direct run that measures entropy", shown="train.py trains one", metavar="RUN"
     )
-    merge: bool = setting(True, "keep every piece a segment, as the released code")
+    merge: bool = setting(True, "keep every piece a segment, like the released code")
 
     # --- model
     encoder: str = setting("block-causal", "encode a chain once, or each context", choices=ENCODERS)
     size: str = setting("tiny", "shape of the model", choices=SIZES)
-    dropout: float = setting(0.0, "share of activations to drop in training", low=0, high=0.99)
+    dropout: float = setting(0.0, "share of activations dropped in training", low=0, high=0.99)
     init: str | None = setting(None, "T5 checkpoint", shown="random weights", metavar="FOLDER")
     vocab_size: int = setting(4096, "size of the vocabulary, at most", low=260, high=1_000_000)
     max_question: int = setting(
@@ -109,7 +109,7 @@ class Settings:
     batch_tokens: int = setting(2048, "padded tokens in a batch, source and target", low=16)
     accumulate: int = setting(1, "batches in an update", low=1)
     optimizer: str | None = setting(
-        None, "of the blocks' matrices", choices=("muon", "adamw"), shown="muon; adamw with --init"
+        None, "for matrices in blocks", choices=("muon", "adamw"), shown="muon; adamw with --init"
     )
     learning_rate: float | None = setting(
         None, "peak rate of adamw", above=0, shown="0.03 beside muon, 0.003 alone"

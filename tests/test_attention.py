@@ -8,7 +8,6 @@ import torch
 
 from ases.attention import attention, block_span, causal_span, packed_span
 
-
 Q, T = 4, 6
 ENDS = torch.tensor([[6, 6, 6, 6], [2, 2, 2, 2]])
 RUNS = {

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import tokenizers
 import torch
-from conftest import TOY, TOY_PIECES, make_direct_pair
+from conftest import TOY, TOY_PIECES, make_direct_pair, read, write_lines
 from test_commands import fail, succeed
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -16,7 +16,6 @@ from ases.model import EncoderDecoder
 from ases.pairs import make_pairs
 from ases.segmentation import AS, ES, make_segments
 from ases.settings import ModelConfig
-from ases.tokenizer import Tokenizer
 
 pytest.importorskip("safetensors")
 
@@ -56,20 +55,23 @@ def folder(tmp_path):
     return path
 
 
-def test_sentinels_take_the_places_of_our_tokens(folder):
-    tokenizer = T5Tokenizer.load(folder / "tokenizer.json")
-    assert (tokenizer.pad_id, tokenizer.eos_id) == (0, 1)
-    assert tokenizer.end_id == tokenizer.backend.token_to_id("<extra_id_0>")
-    assert tokenizer.eos_id not in tokenizer.encode(TOY.question)
-    assert tokenizer.end_id not in tokenizer.encode("a <extra_id_0> b")
+@pytest.fixture
+def t5(folder):
+    return T5Tokenizer.load(folder / "tokenizer.json")
 
 
-def test_pieces_share_one_encoding(folder):
-    tokenizer = T5Tokenizer.load(folder / "tokenizer.json")
-    ids = tokenizer.encode_pieces(TOY_PIECES)
-    assert [i for piece in ids for i in piece] == tokenizer.encode(TOY.answer)
-    assert [tokenizer.decode(piece).strip() for piece in ids] == [p.strip() for p in TOY_PIECES]
-    assert tokenizer.encode_pieces([]) == []
+def test_sentinels_take_the_places_of_our_tokens(t5):
+    assert (t5.pad_id, t5.eos_id) == (0, 1)
+    assert t5.end_id == t5.backend.token_to_id("<extra_id_0>")
+    assert t5.eos_id not in t5.encode(TOY.question)
+    assert t5.end_id not in t5.encode("a <extra_id_0> b")
+
+
+def test_pieces_share_one_encoding(t5):
+    ids = t5.encode_pieces(TOY_PIECES)
+    assert [i for piece in ids for i in piece] == t5.encode(TOY.answer)
+    assert [t5.decode(piece).strip() for piece in ids] == [p.strip() for p in TOY_PIECES]
+    assert t5.encode_pieces([]) == []
 
 
 def test_a_token_belongs_to_the_piece_of_its_first_letter(tmp_path):
@@ -82,14 +84,14 @@ def test_a_token_belongs_to_the_piece_of_its_first_letter(tmp_path):
     assert found == ["Tom has 3 boxes.", "He has 12 apples."]
 
 
-@pytest.mark.parametrize("labels", ["interleaved", "alike", "abstractive first"])
-def test_the_modes_share_their_target_tokens(folder, labels):
+LABELS = [ES, AS, ES, AS, ES], [ES, ES, AS, AS, AS], [AS, AS, ES, AS, AS]
+
+
+@pytest.mark.parametrize("labels", LABELS, ids="-".join)
+def test_the_modes_share_their_target_tokens(t5, tokenizer, labels):
     """A chain is encoded once, so USM's targets are direct's, and its chain decodes to the same."""
-    tokenizer = T5Tokenizer.load(folder / "tokenizer.json")
-    own = Tokenizer.train([TOY.question, TOY.answer], 300)
-    given = {"interleaved": [ES, AS, ES, AS, ES], "alike": [ES, ES, AS, AS, AS]}
-    segments = make_segments(TOY_PIECES, given.get(labels, [AS, AS, ES, AS, AS]))
-    for t in (tokenizer, own):
+    segments = make_segments(TOY_PIECES, labels)
+    for t in (t5, tokenizer):
         direct = make_direct_pair(TOY.question, TOY_PIECES, t).target
         pairs = make_pairs(TOY.question, segments, t)
         dealt = [i for pair in pairs for i in pair.target if i not in t.special_ids]
@@ -99,8 +101,7 @@ def test_the_modes_share_their_target_tokens(folder, labels):
 
 def test_the_tokenizer_of_mt5(folder, tmp_path):
     """Its sentinels have a blank in their names, and converted it has more ids than embeddings."""
-    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    content = json.loads(tokenizer.to_str())
+    content = read(folder / "tokenizer.json")
     content["added_tokens"] = [t for t in content["added_tokens"] if "extra" not in t["content"]]
     content["model"]["vocab"] += [[f"▁<extra_id_{i}>", -20.0] for i in range(3)]
     rows = len(content["model"]["vocab"])
@@ -120,41 +121,36 @@ def test_the_tokenizer_of_mt5(folder, tmp_path):
         loaded.set_rows(40, tmp_path)
 
 
-def test_lost_characters_are_counted(folder):
-    share, lost = lost_characters(T5Tokenizer.load(folder / "tokenizer.json"), ["a < b\n", "{ab}"])
+def test_lost_characters_are_counted(t5, tokenizer):
+    share, lost = lost_characters(t5, ["a < b\n", "{ab}"])
     assert set(lost) == set("<{}\n") and share == 4 / 8
-    own = Tokenizer.train(["a"], 300)
-    assert lost_characters(own, ["a < b\n{}胰"]) == (0.0, "")
+    assert lost_characters(tokenizer, ["a < b\n{}胰"]) == (0.0, "")
 
 
-def train_on(tmp_path, rows):
-    """Options of train.py for data of these questions and answers."""
-    data = tmp_path / "mine.jsonl"
-    lines = [json.dumps({"question": question, "answer": answer}) for question, answer in rows]
-    data.write_text("\n".join(lines))
-    return ["--data", data, "--device", "cpu", "--out-dir", tmp_path / "run"]
-
-
-def test_fine_tuning_with_a_checkpoints_own_tokenizer(folder, tmp_path):
-    chain = "Tom has {0} boxes, so {0} * 4 = {1}.\n#### {1}".format
+@pytest.fixture
+def train(folder, tmp_path):
+    """Trains from the folder, on 30 problems, into tmp_path / "run"."""
     question = "Tom has {} boxes of 4 apples. How many?".format
-    options = train_on(tmp_path, [(question(i), chain(i, 4 * i)) for i in range(30)])
-    done = succeed(f"train.py --init {folder} --mode usm --max-steps 8", *options)
+    answer = "Tom has {0} boxes, so {0} * 4 = {1}.\n#### {1}".format
+    rows = [{"question": question(i), "answer": answer(i, 4 * i)} for i in range(30)]
+    data = write_lines(tmp_path / "mine.jsonl", rows)
+    line = f"train.py --init {folder} --data {data} --device cpu --out-dir {tmp_path / 'run'}"
+    return lambda options: succeed(f"{line} {options}")
+
+
+def test_fine_tuning_with_a_checkpoints_own_tokenizer(train, tmp_path):
+    done, run = train("--mode usm --max-steps 8"), tmp_path / "run"
     assert "of the training characters are not in its vocabulary: '\\n'" in done.stdout
-    run = tmp_path / "run"
-    assert (run / "tokenizer.json").exists()
+    assert (run / "tokenizer.json").exists() and read(run / "results.json")["n"] == 3
     config = torch.load(run / "usm.best.pt", weights_only=True)["config"]
     assert not config["scale_scores"] and not config["start_from_state"]
     done = succeed(f"evaluate.py --run {run} --question", "Tom has 3 boxes. How many?")
     assert "stopped by" in done.stdout
-    assert json.loads((run / "results.json").read_text())["n"] == 3
     succeed("train.py", "--resume", run)
 
 
-def test_training_starts_from_the_checkpoints_weights(folder, tmp_path):
-    options = train_on(tmp_path, [(f"q {i}", f"a.\n#### {i}") for i in range(9)])
-    nearly_still = "--max-steps 1 --learning-rate 1e-12"
-    succeed(f"train.py --init {folder} --mode direct {nearly_still}", *options)
+def test_training_starts_from_the_checkpoints_weights(folder, train, tmp_path):
+    train("--mode direct --max-steps 1 --learning-rate 1e-12")  # nearly still
     state = torch.load(tmp_path / "run" / "direct.best.pt", weights_only=True)["model"]
     for name, tensor in load_t5(folder).state_dict().items():
         assert torch.allclose(state[name], tensor, atol=1e-9), name

@@ -21,28 +21,28 @@ def test_accuracy_compares_numbers_and_strict_compares_strings():
     references = ["#### 72", "The answer is 1,000.", "The answer is 0.5.", "The answer is 3."]
     predictions = ["The answer is 72.", "The answer is $1000.00.", "The answer is 1/2.", "no idea"]
     scores = score("mwp", predictions, references)
-    assert scores["accuracy"] == 0.75 and scores["accuracy_strict"] == 0.25
-    assert scores["parseable"] == 0.75
+    names = "accuracy", "accuracy_strict", "parseable"
+    assert [scores[name] for name in names] == [0.75, 0.25, 0.75]
 
 
-@pytest.mark.parametrize(
-    "convention, text, answer",
-    [
-        ("gsm8k", "so 5\n#### 1,080", "1080"),
-        ("gsm8k", "#### $72", None),  # misses the dollar sign
-        ("gsm8k", "#### 72.", "72."),  # is not "72"
-        ("lm-eval-strict", "#### 72.", "72"),
-        ("lm-eval-flexible", "it costs $1,005. Then 29.00", "29.00"),  # is not "29"
-        ("lm-eval-flexible", "pays $1,005.", "1005"),
-        ("lm-eval-cot", "The answer is 72.", "72"),
-        ("lm-eval-cot", "The answer is 72", "7"),  # the full stop it waits for is the 2
-        ("reasoning-teacher", "The answer is 4 of 5", "4"),
-        ("reasoning-teacher", "we have 5-2", "-2"),  # takes the minus sign for a sign
-        ("released", "costs 10,000", "10,000"),
-        ("released", "it is -3", "3"),  # loses the sign
-        ("released", "none", None),
-    ],
-)
+READINGS = [
+    ("gsm8k", "so 5\n#### 1,080", "1080"),
+    ("gsm8k", "#### $72", None),  # misses the dollar sign
+    ("gsm8k", "#### 72.", "72."),  # is not "72"
+    ("lm-eval-strict", "#### 72.", "72"),
+    ("lm-eval-flexible", "it costs $1,005. Then 29.00", "29.00"),  # is not "29"
+    ("lm-eval-flexible", "pays $1,005.", "1005"),
+    ("lm-eval-cot", "The answer is 72.", "72"),
+    ("lm-eval-cot", "The answer is 72", "7"),  # the full stop it waits for is the 2
+    ("reasoning-teacher", "The answer is 4 of 5", "4"),
+    ("reasoning-teacher", "we have 5-2", "-2"),  # takes the minus sign for a sign
+    ("released", "costs 10,000", "10,000"),
+    ("released", "it is -3", "3"),  # loses the sign
+    ("released", "none", None),
+]
+
+
+@pytest.mark.parametrize("convention, text, answer", READINGS)
 def test_conventions_of_others(convention, text, answer):
     assert CONVENTIONS[convention](text) == answer
 
@@ -92,19 +92,19 @@ def test_rouge_of_characters_by_hand():
     assert set(rouge("", "考虑", metrics.tokenize_characters).values()) == {0.0}
 
 
-@pytest.mark.parametrize(
-    "text, other, kind",
-    [
-        ("Нет признаков роста", "Есть признаки роста", "unicode-words"),
-        ("악성 종양 입니다", "양성 종양 입니다", "unicode-words"),
-        ("कोई घाव नहीं", "एक घाव है", "unicode-words"),
-        ("ورم خبيث كبير", "ورم حميد كبير", "unicode-words"),
-        ("ผู้ป่วยมีเนื้องอก", "ผู้ป่วยไม่มีเนื้องอก", "characters"),
-        ("größere Läsion", "große Läsion", "unicode-words"),
-        ("悪性の可能性", "良性の可能性", "characters"),
-        ("SUVmax 12.3, 4.5 cm x 3.2 cm, 恶性", "SUVmax 12.3, 4.5 cm x 3.2 cm, 良性", "characters"),
-    ],
-)
+#: Two texts whose words, or characters, are not all the same.
+PETS = [
+    ("Нет признаков роста", "Есть признаки роста", "unicode-words"),
+    ("악성 종양 입니다", "양성 종양 입니다", "unicode-words"),
+    ("कोई घाव नहीं", "एक घाव है", "unicode-words"),
+    ("ورم خبيث كبير", "ورم حميد كبير", "unicode-words"),
+    ("ผู้ป่วยมีเนื้องอก", "ผู้ป่วยไม่มีเนื้องอก", "characters"),
+    ("größere Läsion", "große Läsion", "unicode-words"),
+    ("SUVmax 12.3, 4.5 cm x 3.2 cm, 恶性", "SUVmax 12.3, 4.5 cm x 3.2 cm, 良性", "characters"),
+]
+
+
+@pytest.mark.parametrize("text, other, kind", PETS)
 def test_rouge_of_every_script(text, other, kind):
     same, not_same = (score("pet", [t], [text]) for t in (text, other))
     assert same["rouge_tokens"] == kind and same["rouge1"] == same["rougeL"] == 1.0
@@ -155,8 +155,8 @@ def test_rows_of_one_question_are_no_sample_of_their_own():
 
 def test_strict_accuracy_is_never_above_accuracy():
     text = "#### 5\nNo. The answer is 6."  # GSM8K's rule reads the first, ours the last
-    for prediction, reference in ((text, "#### 5\nThe answer is 7."), (text, text)):
-        found = score("mwp", [prediction], [reference])
+    for reference in ("#### 5\nThe answer is 7.", text):
+        found = score("mwp", [text], [reference])
         assert found["accuracy_strict"] <= found["accuracy"]
 
 
@@ -183,18 +183,14 @@ def test_all_scores_have_their_names():
     assert (english["rouge_tokens"], chinese["rouge_tokens"]) == ("words", "characters")
 
 
-@pytest.mark.parametrize(
-    "hits, n, interval",
-    [
-        (81, 263, (0.2553, 0.3662)),
-        (15, 148, (0.0624, 0.1605)),
-        (0, 20, (0.0, 0.1611)),
-        (1, 29, (0.0061, 0.1718)),
-    ],
-)
-def test_wilson_intervals_are_newcombes(hits, n, interval):
+NEWCOMBE = [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)]
+NEWCOMBE += [(0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)]
+
+
+@pytest.mark.parametrize("hits, n, low, high", NEWCOMBE)
+def test_wilson_intervals_are_newcombes(hits, n, low, high):
     """Two-sided confidence intervals for the single proportion, 1998, table I."""
-    assert wilson_interval(hits, n) == pytest.approx(interval, abs=1e-4)
+    assert wilson_interval(hits, n) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_bootstrap_draws_examples_with_replacement():
@@ -204,17 +200,15 @@ def test_bootstrap_draws_examples_with_replacement():
     found = metrics.bootstrap_interval(counts, bleu_of_counts, resamples=50)
 
     drawn = np.random.default_rng(0).multinomial(12, np.full(12, 1 / 12), size=50)
-    scores = []
-    for times in drawn:
-        texts = [t for t, n in zip(zip(predictions, references), times) for _ in range(n)]
-        scores.append(corpus_bleu(*zip(*texts)))
+    chosen = (np.repeat(range(12), times) for times in drawn)
+    texts = (([predictions[i] for i in c], [references[i] for i in c]) for c in chosen)
+    scores = [corpus_bleu(*each) for each in texts]
     assert found == pytest.approx(tuple(np.percentile(scores, [2.5, 97.5])))
 
 
 def test_every_score_lies_in_its_interval():
-    predictions = [f"He has {i}. The answer is {i % 7}." for i in range(40)]
-    references = [f"He has {i}. The answer is {i % 5}." for i in range(40)]
-    scores = score("mwp", predictions, references)
+    texts = ([f"He has {i}. The answer is {i % n}." for i in range(40)] for n in (7, 5))
+    scores = score("mwp", *texts)
     assert len(scores["intervals"]) == 8
     for name, (low, high) in scores["intervals"].items():
         assert low <= scores[name] <= high and high - low < (30 if name == "bleu" else 0.35), name

@@ -5,8 +5,8 @@ from conftest import make_direct_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ases.pairs import IGNORE, Pair, collate, encode_question, join_context, make_batches
-from ases.pairs import make_pairs, make_rows, source_length, target_length
+from ases import pairs as module
+from ases.pairs import Pair, collate, encode_question, make_batches, make_pairs, make_rows
 from ases.segmentation import AS, ES, make_segments
 from ases.settings import CHAIN
 
@@ -24,12 +24,6 @@ class Letters:
 
 
 LETTERS = Letters()
-
-
-def test_contexts_by_hand():
-    assert join_context([10, 11], [], LETTERS) == [[10, 11, 1]]
-    segments = [[12], [], [13, 14]]
-    assert join_context([10, 11], segments, LETTERS) == [[10, 11, 1], [12, 1], [1], [13, 14, 1]]
 
 
 def test_a_long_question_loses_its_middle():
@@ -74,7 +68,7 @@ def test_pairs_of_any_example_are_its_chain(labelled, merge):
 def test_rows_by_hand():
     pairs = make_pairs("a", make_segments(["b", "cd", "e"], [ES, AS, ES]), LETTERS)
     assert make_rows(pairs, "block-causal") == [pairs]
-    assert (source_length(pairs), target_length(pairs)) == (7, 8)
+    assert (module.source_length(pairs), module.target_length(pairs)) == (7, 8)
     assert make_rows(pairs[1:2], "block-causal") == [pairs[1:2]]  # the ASM's
     assert make_rows(pairs, "bidirectional") == [
         [Pair(ES, [[10, 1]], [11, 1])],
@@ -92,7 +86,7 @@ def test_collate_by_hand():
     batch = collate(rows, pad_id=0, start_id=9)
     assert batch.source.tolist() == [[10, 1, 11, 1], [14, 1, 0, 0]]
     assert batch.decoder_input.tolist() == [[9, 11, 9, 12, 13], [9, 15, 2, 0, 0]]
-    assert batch.target.tolist() == [[11, 1, 12, 13, 1], [15, 2, 1, IGNORE, IGNORE]]
+    assert batch.target.tolist() == [[11, 1, 12, 13, 1], [15, 2, 1, -100, -100]]
     assert (batch.source_tokens, batch.target_tokens) == (6, 8)
 
     def seen(span):
@@ -108,15 +102,16 @@ def test_collate_by_hand():
 
 
 def test_batches_hold_every_row_once_within_the_bound():
-    rows = [[Pair(ES, [[5] * (1 + i % 37)], [6] * (1 + i % 11))] for i in range(500)]
-    rows.append([Pair(ES, [[5] * 900], [6])])
+    sources = [*([5] * (1 + i % 37) for i in range(500)), [5] * 900]
+    targets = [*([6] * (1 + i % 11) for i in range(500)), [6]]
+    rows = [[Pair(ES, [source], target)] for source, target in zip(sources, targets)]
     batches = make_batches(rows, 300, seed=1, epoch=0)
     assert sorted(i for b in batches for i in b) == list(range(501))
     for b in batches:
-        width = max(source_length(rows[i]) for i in b) + max(target_length(rows[i]) for i in b)
-        assert len(b) * width <= 300 or len(b) == 1
+        source, target = (max(len(part[i]) for i in b) for part in (sources, targets))
+        assert len(b) * (source + target) <= 300 or len(b) == 1
     again = make_batches(rows, 300, seed=1, epoch=0)
     others = (make_batches(rows, 300, seed, epoch) for seed, epoch in ((1, 1), (2, 0)))
     assert again == batches and batches not in others
-    longest = [max(source_length(rows[i]) for i in b) for b in batches]
+    longest = [max(len(sources[i]) for i in b) for b in batches]
     assert len(batches) > 10 and longest not in (sorted(longest), sorted(longest)[::-1])

@@ -28,18 +28,20 @@ SPLITS = ("train", "validation", "test", "longer", "all")
 class Options:
     """All flags that are not settings of a run."""
 
-    device: str = setting("auto", "auto: cuda where there is one", choices=DEVICES)
-    out_dir: str | None = setting(None, "of the results", shown="in runs/ or RUN", metavar="FOLDER")
+    device: str = setting("auto", "auto: cuda if there is a GPU", choices=DEVICES)
+    out_dir: str | None = setting(
+        None, "where results go", shown="in runs/ or RUN", metavar="FOLDER"
+    )
     overwrite: bool = setting(False, "replace older results there")
     resume: str | None = setting(None, "run to continue; its budget may grow", metavar="RUN")
     run: list | None = setting(None, "run folder; repeat it to compare runs", metavar="FOLDER")
-    split: str | None = setting(None, "which examples", shown="all; a run's: test", choices=SPLITS)
+    split: str | None = setting(None, "examples to use", shown="all; a run's: test", choices=SPLITS)
     beams: int = setting(1, "beam search; 1 decodes greedily", low=1, high=64)
     second_try: bool = setting(False, "retry segments that failed, with 4 beams")
     question: str | None = setting(None, "print the chain for this question")
-    questions: str | None = setting(None, "chains for all; - is standard input", metavar="FILE")
-    check: bool = setting(False, "list the rows of --data that cannot be used")
-    show: int | None = setting(None, "print the first N examples to read instead", low=0)
+    questions: str | None = setting(None, "write chains for all; -: standard input", metavar="FILE")
+    check: bool = setting(False, "list the unusable rows of --data")
+    show: int | None = setting(None, "print the first N examples instead of JSON", low=0)
     show_wrong: int = setting(0, "print N wrong chains and their references", low=0)
     report: str | None = setting(None, "page to browse and search", metavar="FILE.html")
     out: str | None = setting(None, "file for JSON lines", shown="standard output", metavar="FILE")
