@@ -17,9 +17,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ases.extra.t5 import save_t5
 from ases.model import EncoderDecoder
-from ases.recipe import Splits
-from ases.run.folder import load_splits
-from ases.settings import Settings
 
 
 def arguments(description: str, **defaults: object) -> argparse.Namespace:
@@ -54,11 +51,8 @@ class Report:
 
     def __init__(self, options: argparse.Namespace):
         self.options, self.rows = options, []
-        self.machine = {
-            "processor": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
+        self.machine = {"processor": platform.processor() or platform.machine()}
+        self.machine |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
         if torch.cuda.is_available():
             self.machine["device"] = torch.cuda.get_device_name()
         print(*(f"{k} {v}" for k, v in self.machine.items()), sep=", ", flush=True)
@@ -70,13 +64,11 @@ class Report:
         row = {"job": job, "unit": unit, "seconds": medians, "ratios": {}} | facts
         self.rows.append(row)
         for name, seconds in medians.items():
-            line = f"{job:<28} {name:<24} {1e3 * seconds:10.3f} ms/{unit}"
-            if name != "ours":
-                each = [theirs / mine for theirs, mine in zip(figures[name], figures["ours"])]
-                middle, low, high = statistics.median(each), min(each), max(each)
-                row["ratios"][name] = {"ratio": middle, "lowest": low, "highest": high}
-                line += f"  {middle:6.2f} x ours ({low:.2f} to {high:.2f})"
-            print(line, flush=True)
+            each = [theirs / mine for theirs, mine in zip(figures[name], figures["ours"])]
+            middle, low, high = statistics.median(each), min(each), max(each)
+            row["ratios"][name] = {"ratio": middle, "lowest": low, "highest": high}
+            ratio = f"{middle:6.2f} x ours ({low:.2f} to {high:.2f})"
+            print(f"{job:<28} {name:<24} {1e3 * seconds:10.3f} ms/{unit}  {ratio}", flush=True)
         for name, value in facts.items():
             print(f"{'':<28} {name}: {value}", flush=True)
 
@@ -84,13 +76,6 @@ class Report:
         if self.options.out:
             content = {"machine": self.machine, "rows": self.rows}
             Path(self.options.out).write_text(json.dumps(content, indent=2) + "\n")
-
-
-def examples(task: str, data: str, n: int) -> Splits:
-    """Splits of a file, or generated ones; the training split has at most ``n``."""
-    settings = Settings(task=task, data=data) if data else Settings(task=task, train_problems=n)
-    splits, _ = load_splits(settings)
-    return splits | {"train": splits["train"][:n]}
 
 
 def in_transformers(model: EncoderDecoder):
@@ -105,13 +90,3 @@ def in_transformers(model: EncoderDecoder):
         plain.load_state_dict(model.state_dict())
         save_t5(plain, Path(folder) / "model")
         return T5ForConditionalGeneration.from_pretrained(Path(folder) / "model")
-
-
-def matrix_product_flops(seconds: float = 1.0) -> float:
-    """FLOP/s of one plain float32 product of 1,024 × 1,024 matrices: what could be had at best."""
-    a = torch.randn(1024, 1024)
-    count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        a @ a
-        count += 1
-    return count * 2 * 1024**3 / (time.perf_counter() - started)

@@ -23,7 +23,7 @@ KINDS = ("dense", "ragged", "causal", "block-causal", "packed")
 
 
 def make_runs(kind: str, B: int, n: int):
-    place = torch.arange(n, device="cuda")
+    place = torch.arange(n, device="cuda").expand(B, -1)
     if kind == "dense":
         return None, None
     if kind == "ragged":
@@ -31,10 +31,9 @@ def make_runs(kind: str, B: int, n: int):
         return block_span(lengths[:, None].expand(-1, n), lengths)
     if kind == "causal":
         return causal_span(n, device="cuda")
-    ends = (place // BLOCK + 1) * BLOCK
     if kind == "block-causal":
-        return block_span(ends.clamp(max=n).expand(B, -1))
-    return packed_span((place // (4 * BLOCK) * (4 * BLOCK)).expand(B, -1))
+        return block_span(((place // BLOCK + 1) * BLOCK).clamp(max=n))
+    return packed_span(place // (4 * BLOCK) * (4 * BLOCK))
 
 
 def both_ends(first, last, n: int):
@@ -44,15 +43,12 @@ def both_ends(first, last, n: int):
 
 def measured(function, repeats: int) -> dict:
     """Median wall time and CUDA-graph time of a call in ms, and its peak memory in MiB."""
-    for _ in range(5):
-        function()
-    torch.cuda.synchronize()
+    timed(function, 5)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    function()
-    torch.cuda.synchronize()
+    ms = timed(function, repeats)
     peak = (torch.cuda.max_memory_allocated() - before) / 2**20
-    result = {"ms": round(timed(function, repeats), 4), "peak_mib": round(peak, 1)}
+    result = {"ms": round(ms, 4), "peak_mib": round(peak, 1)}
     try:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -102,15 +98,12 @@ def contenders(kind: str, B: int, n: int, first, last):
 
         return compiled(q, k, v, score_mod=add, block_mask=mask)
 
+    def flash(q, k, v, bias):
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return scaled_dot_product_attention(q, k, v, is_causal=kind == "causal")
+
     found = {"ours": ours, "SDPA with bias (efficient)": sdpa_with_bias, "FlexAttention": flex}
-    if kind in ("dense", "causal"):
-
-        def flash(q, k, v, bias):
-            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-                return scaled_dot_product_attention(q, k, v, is_causal=kind == "causal")
-
-        found["SDPA, no bias (flash)"] = flash
-    return found
+    return found | ({"SDPA, no bias (flash)": flash} if kind in ("dense", "causal") else {})
 
 
 def job(kind: str, n: int, repeats: int):

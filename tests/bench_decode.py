@@ -6,6 +6,8 @@ does it. Theirs reads every context anew in every round. A block-causal model ne
 encoder, which they take. All three must write the same chains.
 """
 
+import statistics
+
 import torch
 from bench import Report, alternate, arguments, in_transformers
 
@@ -28,9 +30,8 @@ class Theirs:
 
     @torch.inference_mode()
     def __call__(self, role, chains, contexts):
-        if self.batched:
-            return self.write(contexts)
-        return [decoded for context in contexts for decoded in self.write([context])]
+        parts = [contexts] if self.batched else [[context] for context in contexts]
+        return [decoded for part in parts for decoded in self.write(part)]
 
     def start_from_state(self, decoder, arguments, named):
         """Add the state of each context's newest token to the first input, as ours does."""
@@ -48,20 +49,18 @@ class Theirs:
         ids = torch.full((len(contexts), S), tokenizer.pad_id)
         seen = torch.zeros(len(contexts), 1, S, S, dtype=torch.bool)
         for row, context in enumerate(contexts):
-            source = [i for block in context for i in block]
+            source, end = [i for block in context for i in block], 0
             ids[row, : len(source)] = torch.tensor(source)
-            end = 0
             for block in context:
                 start, end = end, end + len(block)
                 seen[row, 0, start:end, : end if self.block_causal else len(source)] = True
         seen[:, 0, :, 0] = True  # padding must see something
-        written = self.model.generate(
-            encoder_outputs=self.model.encoder(input_ids=ids, attention_mask=seen),
-            attention_mask=(torch.arange(S) < self.lengths[:, None]).long(),
-            **dict(max_new_tokens=self.max_tokens, do_sample=False, num_beams=1),
-            **dict(decoder_start_token_id=0, pad_token_id=tokenizer.pad_id),
-            eos_token_id=[tokenizer.eos_id, tokenizer.end_id],
-        )
+        options = dict(max_new_tokens=self.max_tokens, do_sample=False, num_beams=1)
+        options |= dict(decoder_start_token_id=0, pad_token_id=tokenizer.pad_id)
+        options |= dict(eos_token_id=[tokenizer.eos_id, tokenizer.end_id])
+        options |= dict(attention_mask=(torch.arange(S) < self.lengths[:, None]).long())
+        states = self.model.encoder(input_ids=ids, attention_mask=seen)
+        written = self.model.generate(encoder_outputs=states, **options)
         return [self.finished(row[1:].tolist()) for row in written]
 
     def finished(self, ids):
@@ -94,11 +93,10 @@ def compare(report: Report, folder: str, n: int, rounds: int) -> None:
     programs = {"ours": ours, "transformers, batched": theirs(True, n)}
     programs["transformers, one at a time"] = theirs(False, n // 8)
     figures = alternate(programs, rounds)
-    texts = {name: [chain.text for chain in written] for name, written in chains.items()}
-    same = [
-        sum(map(str.__eq__, texts["ours"], texts[batched])) / len(texts[batched])
-        for batched in (True, False)
-    ]
+    alike = lambda written: statistics.mean(
+        a.text == b.text for a, b in zip(chains["ours"], written)
+    )
+    same = [alike(chains[batched]) for batched in (True, False)]
     stops = ", ".join(sorted({chain.stop for chain in chains["ours"]}))
     report.add("chains", figures, "chain", **{"the same chains": same, "stops": stops})
 

@@ -2,7 +2,7 @@
 
 Three jobs, each against ``transformers`` with the same weights, AdamW and clipping on both sides:
 
-- dense: updates on rows without padding, and our share of a plain matrix product's FLOP/s;
+- dense: updates on rows without padding;
 - ragged: USM on real chains, ours as it trains by default, with one encoding of a chain and batches
   of like length, and with an encoding for each pair; theirs the pairs in random batches of 64. The
   unit is a target token;
@@ -22,20 +22,13 @@ from itertools import cycle
 from pathlib import Path
 
 import torch
-from bench import Report, alternate, arguments, examples, in_transformers, matrix_product_flops
+from bench import Report, alternate, arguments, in_transformers
 
 from ases import training
 from ases.model import EncoderDecoder
-from ases.pairs import (
-    Pair,
-    collate,
-    make_batches,
-    make_rows,
-    rows_by_model,
-    source_length,
-    target_length,
-)
-from ases.recipe import segment
+from ases.pairs import Pair, collate, make_batches, rows_by_model, source_length, target_length
+from ases.recipe import segment, training_texts
+from ases.run.folder import load_splits
 from ases.settings import SIZES, ModelConfig, Settings
 from ases.tokenizer import Tokenizer
 
@@ -64,7 +57,7 @@ def their_update(model: EncoderDecoder):
 
 
 def our_update(model, **changes):
-    """A program that makes an update from a batch."""
+    """A program that makes an update from a batch; it needs no lengths."""
     queue = []
 
     def stream(rows, trained):
@@ -74,25 +67,12 @@ def our_update(model, **changes):
     settings = Settings(max_steps=10**9, validations=1, log_every=10**9, **changes)
     own = training.fit(training.Training("", model, settings), [[]], [[]])
 
-    def update(batch, rows=None):
+    def update(batch, _):
         queue.append(batch)
         training._stream = stream
         next(own)
 
     return update
-
-
-def flops(model: EncoderDecoder, B: int, S: int, T: int) -> float:
-    """Of an update: 2 for each weight and token, and of attention; three times that with backward."""
-    c = model.config
-    inner = c.num_heads * c.d_kv
-    encoder = sum(p.numel() for p in model.encoder.parameters())
-    decoder = sum(p.numel() for p in model.decoder.parameters())
-    cross = c.num_decoder_layers * 2 * c.d_model * inner  # keys and values of source tokens
-    head = c.vocab_size * c.d_model
-    weights = S * (encoder + cross) + T * (decoder - cross + head)
-    scores = inner * (c.num_layers * S * S + c.num_decoder_layers * (T * T + T * S))
-    return 3 * B * (2 * weights + 4 * scores)
 
 
 def dense(report: Report, size: str, rounds: int, n_updates: int = 10) -> None:
@@ -101,22 +81,18 @@ def dense(report: Report, size: str, rounds: int, n_updates: int = 10) -> None:
     theirs, ours = their_update(model), our_update(model, optimizer="adamw", learning_rate=1e-4)
     generator = random.Random(0)
     ids = lambda n: [generator.randint(3, VOCABULARY - 1) for _ in range(n)]
-    pairs = [Pair("", [ids(S)], ids(T)) for _ in range(B)]
-    batch = collate([row for p in pairs for row in make_rows([p], "bidirectional")], pad_id=0)
+    batch = collate([[Pair("", [ids(S)], ids(T))] for _ in range(B)], pad_id=0)
 
-    def repeated(update, *given):
+    def repeated(update):
         def program():
             for _ in range(n_updates):
-                update(*given)
+                update(batch, [S] * B)
             return n_updates
 
         return program
 
-    programs = {"ours": repeated(ours, batch), "transformers": repeated(theirs, batch, [S] * B)}
-    figures = alternate(programs, rounds)
-    best = matrix_product_flops()
-    share = flops(model, B, S, T) / statistics.median_high(figures["ours"]) / best
-    report.add(f"dense, {size}", figures, "update", **{"share of a matrix product": f"{share:.2f}"})
+    programs = {"ours": repeated(ours), "transformers": repeated(theirs)}
+    report.add(f"dense, {size}", alternate(programs, rounds), "update")
 
 
 def updates_on(rows, batches, n_updates, update):
@@ -128,7 +104,7 @@ def updates_on(rows, batches, n_updates, update):
         for _ in range(n_updates):
             chosen = [rows[i] for i in next(stream)]
             batch = collate(chosen, 0)
-            update(batch, chosen)
+            update(batch, list(map(source_length, chosen)))
             tokens += batch.target_tokens
         return tokens
 
@@ -136,36 +112,23 @@ def updates_on(rows, batches, n_updates, update):
 
 
 def ragged(report: Report, splits, tokenizer, size: str, rounds: int, n_updates: int) -> None:
-    chains = segment(splits["train"], Settings())
+    chains, programs = segment(splits["train"], Settings()), {}
     model = lambda: new_model(size, tokenizer.vocab_size)
-    programs, facts = {}, {}
     for name, encoder in (("ours", "block-causal"), ("ours, re-encoding", "bidirectional")):
         rows = rows_by_model("usm", chains, tokenizer, encoder)["usm"]
-        batches = make_batches(rows, 2048, 0, 0)
-        collated = [collate([rows[i] for i in b], 0) for b in batches]
-        room = sum(b.source.numel() + b.target.numel() for b in collated)
-        used = sum(b.source_tokens + b.target_tokens for b in collated)
-        facts[f"padding, {name}"] = f"{1 - used / room:.1%}"
         ours = our_update(model(), optimizer="adamw")
-        programs[name] = updates_on(rows, batches, n_updates, ours)
-
-    order, theirs = list(range(len(rows))), their_update(model())  # rows: a pair each
-    random.Random(0).shuffle(order)
-    batches = [order[i : i + 64] for i in range(0, len(order), 64)]
-    update = lambda batch, chosen: theirs(batch, [source_length(row) for row in chosen])
-    programs["transformers"] = updates_on(rows, batches, max(1, n_updates // 3), update)
-    report.add(f"ragged, {size}", alternate(programs, rounds), "target token", **facts)
+        programs[name] = updates_on(rows, make_batches(rows, 2048, 0, 0), n_updates, ours)
+    order = random.Random(0).sample(range(len(rows)), len(rows))  # rows: a pair each
+    batches, few = [order[i : i + 64] for i in range(0, len(order), 64)], max(1, n_updates // 3)
+    programs["transformers"] = updates_on(rows, batches, few, their_update(model()))
+    report.add(f"ragged, {size}", alternate(programs, rounds), "target token")
 
 
 def epochs(report: Report, splits, tokenizer, size: str, rounds: int, n_updates: int) -> None:
     """Seconds of an epoch: those of a target token times their number."""
-    chains = segment(splits["train"], Settings())
-    programs = {}
-    for name, mode, encoder in (
-        ("ours", "direct", "block-causal"),
-        ("usm, encoded once", "usm", "block-causal"),
-        ("usm, re-encoding", "usm", "bidirectional"),
-    ):
+    chains, programs = segment(splits["train"], Settings()), {}
+    jobs = [("ours", "direct", "block-causal"), ("usm, encoded once", "usm", "block-causal")]
+    for name, mode, encoder in [*jobs, ("usm, re-encoding", "usm", "bidirectional")]:
         rows = rows_by_model(mode, chains, tokenizer, encoder)[mode]
         ours = our_update(new_model(size, tokenizer.vocab_size))
         program = updates_on(rows, make_batches(rows, 2048, 0, 0), n_updates, ours)
@@ -177,10 +140,9 @@ def epochs(report: Report, splits, tokenizer, size: str, rounds: int, n_updates:
 def seconds_of_a_token(tree: Path, n_updates: int, threads: int) -> float:
     """From the log of ``tree``'s train.py, which leaves out validation; the median report's."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "train.py", "--test-problems", "1", "--out-dir", folder + "/run"]
-        command += ["--max-steps", str(n_updates)]
-        one = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        subprocess.run(command, cwd=tree, env=one, check=True, capture_output=True)
+        line = f"train.py --test-problems 1 --max-steps {n_updates} --out-dir {folder}/run"
+        own = dict(cwd=tree, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+        subprocess.run([sys.executable, *line.split()], **own, check=True, capture_output=True)
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     speeds = [row["tokens_per_second"] for row in map(json.loads, lines) if "loss" in row]
     return 1 / statistics.median(speeds)
@@ -192,11 +154,9 @@ def against(report: Report, commit: str, rounds: int, n_updates: int) -> None:
         trees = {"ours": root, commit: Path(folder) / "tree"}
         subprocess.run(["git", "clone", "-q", root, trees[commit]], check=True)
         subprocess.run(["git", "-C", trees[commit], "checkout", "-q", commit], check=True)
-        figures: dict[str, list[float]] = {name: [] for name in trees}
-        for _ in range(rounds):
-            for name, tree in trees.items():
-                figures[name].append(seconds_of_a_token(tree, n_updates, report.options.threads))
-    report.add("default updates", figures, "token")
+        measure = lambda tree: seconds_of_a_token(tree, n_updates, report.options.threads)
+        rows = [{name: measure(tree) for name, tree in trees.items()} for _ in range(rounds)]
+    report.add("default updates", {name: [row[name] for row in rows] for name in trees}, "token")
 
 
 def main() -> None:
@@ -209,9 +169,10 @@ def main() -> None:
         return report.write()
     if "dense" in options.jobs:
         dense(report, size, rounds)
-    splits = examples(options.task, options.data, options.problems)
-    texts = [text for e in splits["train"] for text in (e.question, e.answer)]
-    tokenizer = Tokenizer.train(texts, 4096)
+    given = dict(data=options.data) if options.data else dict(train_problems=options.problems)
+    splits, _ = load_splits(Settings(task=options.task, **given))
+    splits["train"] = splits["train"][: options.problems]
+    tokenizer = Tokenizer.train(training_texts(splits), 4096)
     for name, job in (("ragged", ragged), ("epoch", epochs)):
         if name in options.jobs:
             job(report, splits, tokenizer, size, rounds, updates)

@@ -39,12 +39,9 @@ def compile_kernel(name: str, width: int, n_queries: int, bias: bool, spans: boo
     options = {option: tile.pop(option) for option in ("num_warps", "num_stages")}
     constants = tile | dict(HAS_BIAS=bias, GRADIENT=bias, HAS_FIRST=spans, HAS_LAST=spans)
     constants |= dict(WIDTH=width, BLOCK_K=width, PRECISION="tf32")
-    types = {
-        "spans": kernels.SpanEnds("*i32", "i32", "i32", "*i32", "i32", "i32"),
-        "bias": kernels.Bias("*fp32", "i32", "i32"),
-        "stats": kernels.Stats("*fp32", "*fp32", "*fp32"),
-        "scale": "fp32",
-    }
+    types = {"spans": kernels.SpanEnds("*i32", "i32", "i32", "*i32", "i32", "i32")}
+    types |= {"bias": kernels.Bias("*fp32", "i32", "i32"), "scale": "fp32"}
+    types |= {"stats": kernels.Stats("*fp32", "*fp32", "*fp32")}
     types |= dict.fromkeys(tensors, kernels.Rows("*bf16", "i32", "i32", "i32"))
     types |= dict.fromkeys(constants, "constexpr")
     signature, constexprs, attributes = {}, {}, {}
@@ -79,21 +76,14 @@ def machine_code(compiled) -> dict:
         "instructions": len(lines),
         "wgmma": count("HGMMA"),
         "mma": count("HMMA"),
-        "exp2": count("MUFU.EX2"),
-        "async 16": len(re.findall(r"LDGSTS\S*\.128", text)),
-        "async 4": count(r"LDGSTS(?!.*128)"),
     }
 
 
-#: kernel, head width, queries, bias, spans
-CONFIGURATIONS = [
-    *((name, 64, 1024, True, True) for name in KERNELS),
-    *((name, 64, 1024, False, True) for name in KERNELS),
-    *((name, 64, 1024, True, False) for name in KERNELS),
-    *((name, 128, 1024, True, True) for name in KERNELS),
-    *((name, 32, 1024, True, True) for name in KERNELS),
-    ("forward", 64, 1, True, True),
-]
+#: Head width, bias and spans for 1,024 queries; one query needs the forward kernel only.
+COMMON = [(64, True, True), (64, False, True), (64, True, False), (128, True, True)]
+COMMON += [(32, True, True)]
+CONFIGURATIONS = [(name, width, 1024, *parts) for width, *parts in COMMON for name in KERNELS]
+CONFIGURATIONS += [("forward", 64, 1, True, True)]
 
 
 def main() -> None:

@@ -79,15 +79,19 @@ def place(value, where):
 
 
 def replace_values(content, mutations: list):
-    """Replace values within a JSON value, delete some, or add an unknown key."""
+    """Replace values, some tensors by others, delete some values, or add an unknown key."""
     for where, value in mutations:
         container, key = place(content, where)
+        old, new = container[key], copy.deepcopy(value)
+        if isinstance(old, torch.Tensor) and new in (0, 1, -1, 0.5):
+            others = {0: old.flatten()[:0], 1: old.double(), -1: old.int(), 0.5: old.flatten()}
+            new = others[new]
         if where > 0.97 and isinstance(container, dict):
-            container["unknown"] = copy.deepcopy(value)
+            container["unknown"] = new
         elif where < 0.05:
             del container[key]
         else:
-            container[key] = copy.deepcopy(value)
+            container[key] = new
     return content
 
 
@@ -101,17 +105,10 @@ def damage_lines(content: bytes, mutations: list) -> bytes:
 
 
 def damage_checkpoint(content: bytes, mutations: list) -> bytes:
-    """Replace values, some tensors by others, and mend the digest."""
-    value = listed(torch.load(io.BytesIO(content), weights_only=True))
+    """Replace values, and mend the digest."""
+    value, file = listed(torch.load(io.BytesIO(content), weights_only=True)), io.BytesIO()
     del value["digest"]
-    for where, new in mutations:
-        container, key = place(value, where)
-        old, new = container[key], copy.deepcopy(new)
-        if isinstance(old, torch.Tensor) and new in (0, 1, -1, 0.5):
-            others = {0: old.flatten()[:0], 1: old.double(), -1: old.int(), 0.5: old.flatten()}
-            new = others[new]
-        container[key] = new
-    file = io.BytesIO()
+    replace_values(value, mutations)
     torch.save(value | {"digest": weights_digest(value)}, file)
     return file.getvalue()
 
@@ -147,8 +144,7 @@ def whole(originals, tmp_path):
     return shutil.copytree(originals, tmp_path / "whole")
 
 
-SLOW = [HealthCheck.too_slow]
-CALM = settings(deadline=5000, database=None, suppress_health_check=SLOW)
+CALM = settings(deadline=5000, database=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture
