@@ -32,12 +32,6 @@ MAX_NUMBER = 20
 PRETRAINING = 3000  # updates
 VOCABULARY = 4096
 BLANK = "▢"  # replaces clauses left out
-#: Arguments of ``Writer.write``.
-DECODINGS: dict[str, dict[str, Any]] = {
-    "greedy": {},
-    "second try": {"second_try": beam_search},
-    "4 beams": {"search": beam_search, "batch_tokens": 16384},
-}
 #: Scores to keep in the results.
 KEPT = {"mwp": ("accuracy", "bleu"), "pet": ("rougeL", "rouge1", "rouge2", "bleu")}
 
@@ -61,13 +55,12 @@ def run_trial(trial: Trial, folder: str) -> dict:
     if generated and trial.mode == "direct":
         result["by_role"] = entropies_of_roles(writer, splits["test"])
         result["by_entropy"] = rules_against_roles(writer, splits["test"])
-    for decoding in DECODINGS if trial.data != GENERATED else ("greedy",):
-        for name, examples in _tests(trial, splits).items():
-            label = name if decoding == "greedy" else f"{name}, {decoding}"
-            chains = writer.write([e.question for e in examples], **DECODINGS[decoding])
-            scores = score_chains(trial.task, examples, chains)
-            kept = {name: scores[name] for name in KEPT[trial.task]}
-            result["tests"][label] = kept | {"end": scores["stop_reasons"]["end"]}
+    for name, examples in _tests(trial, splits).items():
+        second_try = beam_search if name == "test, second try" else None
+        chains = writer.write([e.question for e in examples], second_try=second_try)
+        scores = score_chains(trial.task, examples, chains)
+        kept = {name: scores[name] for name in KEPT[trial.task]}
+        result["tests"][name] = kept | {"end": scores["stop_reasons"]["end"]}
     return _rounded(result)
 
 
@@ -105,10 +98,10 @@ def _limited(splits: Splits, trial: Trial) -> Splits:
 
 
 def _tests(trial: Trial, splits: Splits) -> dict[str, list[Example]]:
+    if trial.data != GENERATED:
+        return {"test": splits["test"], "test, second try": splits["test"]}
     tests = {name: splits[name] for name in ("test", "longer") if name in splits}
-    if trial.task == "mwp" and trial.data == GENERATED:
-        tests |= {f"{n} steps": problems_of(n) for n in STEPS}
-    return tests
+    return tests | ({f"{n} steps": problems_of(n) for n in STEPS} if trial.task == "mwp" else {})
 
 
 @lru_cache
