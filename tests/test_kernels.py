@@ -123,11 +123,12 @@ def runs(kind, Q, T, seed=0):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("span", [None, 7])
+@pytest.mark.parametrize("span", [7, pytest.param(None, marks=pytest.mark.slow)])
 def test_every_mask(kind, span):
     check(2, 1, 70, 75, 16, seed=1, span=span, scale=0.3, mask=runs(kind, 70, 75))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_production_configuration(kind):
     """bfloat16 queries, float32 bias, several blocks of queries, more keys than queries.
@@ -149,6 +150,7 @@ def test_head_widths(K, dtype):
     check(2, 1, 37, 41, K, dtype=dtype, seed=K, scale=K**-0.5, mask=runs("causal", 37, 41))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["split", "expanded", "strided", "expanded gradient"])
 def test_strides(layout):
     check(2, 3, 35, 50, 20, seed=5, layout=layout, scale=0.3, mask=runs("any", 35, 50))

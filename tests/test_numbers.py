@@ -40,6 +40,7 @@ def losses(trained, updates, monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_close_to_float32(batches, monkeypatch):
     """The first loss within 0.5 %; those of 40 updates, over which errors add up, within 3 %."""
     batches, vocab_size = batches
