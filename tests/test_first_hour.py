@@ -219,6 +219,20 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
 
 
 @pytest.mark.slow
+def test_ctrl_c_while_chains_are_written_keeps_the_training(tmp_path):
+    line = f"train.py --size micro --train-problems 60 --test-problems 200 --out-dir {tmp_path}/run"
+    child = start(f"{line} --max-steps 4 --device cpu")
+    while "writing 200 chains" not in child.stdout.readline():
+        assert child.poll() is None
+    child.send_signal(signal.SIGINT)
+    _, told = child.communicate()
+    assert child.returncode == 130 and "usm is saved as of step 4. Continue with" in told
+    assert not (tmp_path / "run" / "results.json").exists()
+    done = succeed(f"train.py --resume {tmp_path}/run")
+    assert "usm was trained already, for 4 steps" in done.stderr
+
+
+@pytest.mark.slow
 def test_an_early_ctrl_c_leaves_no_traceback(tmp_path):
     line = f"train.py --max-steps 100000 --out-dir {tmp_path}/run --overwrite"
     for delay in (0.1, 0.2, 0.4, 0.8, 1.2):
