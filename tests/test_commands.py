@@ -266,6 +266,7 @@ segment.py --segmentation entropy --scorer RUNS/usm → --scorer needs a direct 
 segment.py --check → --check needs --data
 segment.py --check --show 1 --data x → --show has no effect
 segment.py --skip-bad-rows → --skip-bad-rows has no effect
+segment.py --data a.jsonl --seed 3 → --seed has no effect with --data
 segment.py --data none.csv --out a/out.jsonl → none.csv: cannot be read
 segment.py --data a.jsonl --out a.jsonl --overwrite → are the same path
 segment.py --data a.jsonl --report a.jsonl --overwrite → are the same path
