@@ -51,11 +51,11 @@ def segment(
             scorer.settings.max_question,
         )
     segmented = []
-    for example, own, uncertain in zip(examples, pieces, token_entropies):
-        labels = rule.label(own, uncertain, settings)
+    for example, own, h in zip(examples, pieces, token_entropies):
+        labels = rule.label(own, h, settings)
         segments = make_segments(own, labels, settings.merge)
-        entropies = uncertain and piece_entropies(uncertain, settings.gamma)
-        segmented.append(Segmented(example, own, labels, segments, entropies, uncertain))
+        entropies = h and piece_entropies(h, settings.gamma)
+        segmented.append(Segmented(example, own, labels, segments, entropies, h))
     return segmented
 
 
