@@ -8,7 +8,7 @@ Three jobs, each against ``transformers`` with the same weights, AdamW and clipp
   unit is a target token;
 - epoch: an epoch of USM and of direct, ours, from ``--updates`` updates each; nothing is validated.
 
-`--against COMMIT` does another job: the default run's updates, here and in that commit's tree.
+`--against COMMIT` does another job: the default run's updates and chains, here and in that commit.
 """
 
 import json
@@ -137,15 +137,17 @@ def epochs(report: Report, splits, tokenizer, size: str, rounds: int, n_updates:
     report.add(f"epoch, {size} (ours: direct)", alternate(programs, rounds), "epoch")
 
 
-def seconds_of_a_token(tree: Path, n_updates: int, threads: int) -> float:
-    """From the log of ``tree``'s train.py, which leaves out validation; the median report's."""
+def default_run(tree: Path, n_updates: int, threads: int) -> dict[str, float]:
+    """Seconds of ``tree``'s train.py for a token, without validation, and for a test chain."""
     with tempfile.TemporaryDirectory() as folder:
-        line = f"train.py --test-problems 1 --max-steps {n_updates} --out-dir {folder}/run"
+        line = f"train.py --test-problems 2000 --max-steps {n_updates} --out-dir {folder}/run"
         own = dict(cwd=tree, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
         subprocess.run([sys.executable, *line.split()], **own, check=True, capture_output=True)
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+        results = json.loads((Path(folder) / "run" / "results.json").read_text())
     speeds = [row["tokens_per_second"] for row in map(json.loads, lines) if "loss" in row]
-    return 1 / statistics.median(speeds)
+    seconds = {"token": 1 / statistics.median(speeds)}
+    return seconds | {"chain": results["decode_seconds"] / results["n"]}
 
 
 def against(report: Report, commit: str, rounds: int, n_updates: int) -> None:
@@ -154,9 +156,11 @@ def against(report: Report, commit: str, rounds: int, n_updates: int) -> None:
         trees = {"ours": root, commit: Path(folder) / "tree"}
         subprocess.run(["git", "clone", "-q", root, trees[commit]], check=True)
         subprocess.run(["git", "-C", trees[commit], "checkout", "-q", commit], check=True)
-        measure = lambda tree: seconds_of_a_token(tree, n_updates, report.options.threads)
+        measure = lambda tree: default_run(tree, n_updates, report.options.threads)
         rows = [{name: measure(tree) for name, tree in trees.items()} for _ in range(rounds)]
-    report.add("default updates", {name: [row[name] for row in rows] for name in trees}, "token")
+    for unit in ("token", "chain"):
+        figures = {name: [row[name][unit] for row in rows] for name in trees}
+        report.add("default run", figures, unit)
 
 
 def main() -> None:
