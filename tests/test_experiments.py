@@ -140,7 +140,7 @@ ACCURACIES = {
 def found():
     """Trials of five seeds that had about these accuracies."""
     found, rng = {}, np.random.default_rng(0)
-    same = dict(machine="a", segments=5.0, updates=100)
+    same = dict(session="a", segments=5.0, updates=100)
     for column, row in itertools.product(ACCURACIES, PROBLEMS):
         for trial in EXPERIMENTS["words"].cell(row, column)[0][:5]:
             accuracy = ACCURACIES[column][row] + rng.normal(0, 0.01)

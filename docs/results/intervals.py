@@ -41,7 +41,7 @@ class Cell:
     rows: list[dict]  # from trials.jsonl
     values: list[float]  # the score of each
     differences: list[float]  # from direct with the same seed
-    time: float  # median over seeds trained on one machine, as a multiple of direct's
+    time: float  # multiple of direct's in the same session; median over seeds
 
     @property
     def significant(self) -> bool:
@@ -67,7 +67,7 @@ def find_cell(results: Results, experiment: str, row: str, column: str) -> Cell 
         return results[trial]["tests"][test][score]
 
     pairs = [(results[t], results[t.baseline]) for t in others]
-    times = [a["seconds"] / b["seconds"] for a, b in pairs if a["machine"] == b["machine"]]
+    times = [a["seconds"] / b["seconds"] for a, b in pairs if a["session"] == b["session"]]
     return Cell(
         [results[t] for t in found],
         [value(t) for t in found],

@@ -1,6 +1,5 @@
 """Run missing trials in parallel, each on one core, and keep what is finished."""
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -21,7 +20,8 @@ from ases.run.write import write_text
 
 RESULTS = Path(__file__).parent
 FIELDS = [field.name for field in fields(Trial)]
-MACHINE = hashlib.sha256(str(uuid.getnode()).encode()).hexdigest()[:6]
+#: Names this call: on another machine, or beside other work, seconds differ.
+SESSION = uuid.uuid4().hex[:6]
 
 
 def read_results() -> dict[Trial, dict]:
@@ -62,7 +62,7 @@ def run_missing(trials: Sequence[Trial], folder: str, processes: int) -> None:
         futures = {pool.submit(run_trial, trial, folder): trial for trial in missing}
         for done in tqdm(as_completed(futures), total=len(futures), unit="trial", disable=None):
             trial = futures[done]
-            row = asdict(trial) | {"format": VERSION, "machine": MACHINE} | done.result()
+            row = asdict(trial) | {"format": VERSION, "session": SESSION} | done.result()
             write_results(read_results() | {trial: row})
 
 
