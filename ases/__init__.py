@@ -17,8 +17,8 @@ docs/minimal.py has the method on one page. The modules, in reading order:
 13. metrics       accuracy, BLEU, ROUGE, role agreement
 14. answers       parsing numbers in text
 
-``parallel`` trains in several processes. ``kernels`` has fused attention; ``tasks``, generated
-examples; ``extra``, beam search and T5 checkpoints; ``run``, commands and files.
+``parallel`` trains in several processes. ``kernels``: fused attention; ``tasks``: generated
+examples; ``extra``: beam search and T5 checkpoints; ``run``: commands and files.
 
 Terms: a *chain* (of thought) is an answer with its reasoning; a *piece* is one of its clauses; a
 *segment* is a run of pieces with the same label. *ES* (extractive) restates the context; *AS*

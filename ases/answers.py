@@ -4,7 +4,7 @@ The statement is the text after the last "the answer is" or "####", up to the en
 line. It states a number if, after its last "=", it holds exactly one, with only words, units,
 currency signs, quotes, brackets around words, and emphasis beside it: "$1,005.50", "-1/2",
 "18 dollars" and "5 + 5 = 10", but not "1e5", "2½", "5x", "(1, 2)", "3 hours and 20 minutes" or
-"7 million". Part of a number is worse than none. Model output is never evaluated.
+"7 million". Half a number is worse than none. Model output is never evaluated.
 """
 
 import re

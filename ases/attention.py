@@ -29,7 +29,7 @@ def block_span(ends: Tensor, query_lengths: Tensor | None = None) -> Span:
 
     Args:
         ends: (B, Q) integers, one past the last key each query sees.
-        query_lengths: (B,) integers; queries from there on are padding and see nothing.
+        query_lengths: (B,) integers; later queries are padding and see nothing.
     """
     last = ends.to(torch.int32)
     if query_lengths is None:

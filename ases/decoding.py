@@ -50,7 +50,7 @@ class Decoded:
 
     ids: list[int]  # without the stop token
     end: str  # "chain": the end-of-chain token; "segment": </s>; "length": cut at the limit
-    score: float = 0.0  # log-probability; beam search divides by length ** length_penalty
+    score: float = 0.0  # log-probability; with beams, / length ** length_penalty
 
 
 Context = list[list[int]]  # the blocks of ``join_context``
@@ -112,7 +112,7 @@ def generate_chains(
 
 
 class SegmentWriter:
-    """Encodes what is new to a role's model, and decodes its next segment.
+    """Encodes what a role's model has not read, and decodes its next segment.
 
     Args:
         models: by role: {"ES": esm, "AS": asm}, or the USM twice, or {"CHAIN": direct}.

@@ -41,7 +41,7 @@ class RMSNorm(nn.Module):
 
 
 class _Normalise(torch.autograd.Function):
-    """RMSNorm with a hand-written gradient: a third of PyTorch's operations."""
+    """RMSNorm with a hand-written gradient: a third as many operations."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -360,7 +360,7 @@ class EncoderDecoder(nn.Module):
     def _initialise(self) -> None:
         """T5's scheme (Mesh TensorFlow): each matrix preserves the variance of its input.
 
-        Without 1/√K in the scores, the queries start that much smaller.
+        Without 1/√K in the scores, the query weights start √K times smaller.
         """
         c = self.config
         from_model, from_heads = c.d_model**-0.5, (c.num_heads * c.d_kv) ** -0.5

@@ -1,6 +1,6 @@
 """The two optimizers and the learning-rate schedule.
 
-Muon orthogonalises the updates of matrices, so that all directions change alike (Jordan et al.
+Muon orthogonalises the updates of matrices, so all directions move equally (Jordan et al.
 2024). AdamW updates the rest. PyTorch's Muon takes one matrix at a time, always in bfloat16. Small
 models have many small matrices, and few CPUs multiply bfloat16 fast: this Muon batches matrices of
 one shape, in bfloat16 only on GPUs that support it. The tests compare the two.
@@ -50,7 +50,7 @@ def make_optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Op
 def orthogonalise(matrices: Tensor) -> Tensor:
     """Roughly U Vᵀ of each matrix U S Vᵀ, (n, rows, columns): singular values from 0.7 to 1.2.
 
-    Newton–Schulz iteration: an odd polynomial of a matrix acts on its singular values.
+    Newton–Schulz iteration: an odd matrix polynomial acts on the singular values only.
     """
     # Five times a·x + b·x³ + c·x⁵ brings singular values from 0.01 to 1 close to 1 (Jordan).
     a, b, c = 3.4445, -4.7750, 2.0315

@@ -1,7 +1,7 @@
 """Segments → pairs → rows → batches.
 
 A *pair* is one training example: context → next segment. A context grows by appending. Each part is
-a block that ends with </s>. In later contexts, a segment's block is the target it had:
+a block that ends with </s>. A segment's target is its block in later contexts:
 
     question </s>                          →  segment 1 </s>
     question </s> segment 1 </s>           →  segment 2 </s>
@@ -66,7 +66,7 @@ def join_context(
 def encode_question(
     question: str, tokenizer: Tokenizer, max_question: int
 ) -> tuple[list[int], int]:
-    """Ids of a question, and how many were dropped: a long question loses its middle [ours].
+    """Ids of a question, and how many were dropped: long questions lose their middle [ours].
 
     Raises ValueError: ``max_question`` is not positive.
     """
@@ -86,7 +86,7 @@ def encode_question(
 def make_pairs(
     question: str, segments: Sequence[Segment], tokenizer: Tokenizer, max_question: int = 1024
 ) -> list[Pair]:
-    """One pair per segment. The USM learns all, the ESM those of ES, the ASM those of AS.
+    """One pair per segment. The USM learns all, the ESM the ES ones, the ASM the AS ones.
 
     Raises ValueError: no segments.
     """

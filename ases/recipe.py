@@ -5,7 +5,7 @@
     chains = writer.write([example.question for example in splits["test"]])
     results = score_chains("mwp", splits["test"], chains)
 
-Read this file first: it is the method from end to end.
+Read this file after docs/minimal.py: it is the method from end to end.
 """
 
 from collections import Counter
@@ -138,7 +138,7 @@ def train(
 
     needs_entropy = settings.mode != "direct" and RULES[settings.segmentation].needs_entropy
     if needs_entropy and not scorer and not cut:
-        # Any labels do: a direct pair has all pieces.
+        # Labels don't matter: a direct pair has all pieces.
         direct = [rows_of("direct", segment(splits[name]))["direct"] for name in SPLITS]
         model = fit_all({"scorer": direct[0]}, {"scorer": direct[1]})["scorer"]
         scorer = Writer(replace(settings, mode="direct"), tokenizer, {"direct": model})
@@ -173,7 +173,7 @@ def _with_limits(
 
 
 def training_texts(splits: Splits) -> list[str]:
-    """The only texts a tokenizer may learn from: the training split's questions and answers."""
+    """What a tokenizer is trained on: the training split's questions and answers."""
     return [text for example in splits["train"] for text in (example.question, example.answer)]
 
 
@@ -192,7 +192,7 @@ def _random_model(settings: Settings, tokenizer: Tokenizer) -> Callable[[], Enco
     if unknown := set(settings.model) - {f.name for f in fields(ModelConfig)}:
         raise InputError(f"model: no field {min(unknown)!r}; expected those of ModelConfig")
     n = tokenizer.vocab_size
-    # A bidirectional encoder, the paper's and T5's, already knows where a context ends.
+    # A bidirectional encoder, the paper's and T5's, can tell where a context ends.
     given: dict = dict(vocab_size=n, start_from_state=settings.encoder == "block-causal")
     given |= SIZES[settings.size] | dict(dropout_rate=settings.dropout) | settings.model
     config = ModelConfig(**given)
@@ -236,13 +236,13 @@ class Writer:
         """Write a chain for each question, in batches of similar length; greedy by default.
 
         Args:
-            batch_tokens: limits a batch's tokens; questions count twice, to leave room for chains.
+            batch_tokens: most tokens in a batch; questions count double, to allow for chains.
             search, second_try: see ``SegmentWriter``.
             finished: see ``generate_chains``.
         """
         a_list = isinstance(questions, (list, tuple))
         if not a_list or not all(isinstance(q, str) for q in questions):
-            raise ValueError("expected a list of questions, each a text")
+            raise ValueError("expected a list of questions, each a string")
         for model in self.models.values():
             model.eval()
         settings, tokenizer, models = self.settings, self.tokenizer, self.by_role
@@ -262,7 +262,7 @@ class Writer:
         return [chains[i] for i in range(len(ids))]
 
     def count_shortened(self, questions: Sequence[str]) -> int:
-        """Count the questions too long to keep their middle."""
+        """Count the questions whose middle is cut."""
         limit = self.settings.max_question
         return sum(encode_question(q, self.tokenizer, limit)[1] > 0 for q in questions)
 

@@ -53,7 +53,7 @@ _STOP = (
 )
 _CLOSERS = "\"')]}”’）】」』》"
 
-# The end also takes in further marks, closing quotes and brackets, and newlines with the blanks
+# The cut also takes in further marks, closing quotes and brackets, and newlines with the blanks
 # before them. URLs match first, which skips the marks inside them.
 _URL = r"https?://[!-~]*[A-Za-z0-9/_=&#%-]"
 _CUT = re.compile(rf"(?P<url>{_URL})|(?:{_STOP})(?:{_STOP}|[{re.escape(_CLOSERS)}])*(?:\s*\n)?")
@@ -122,7 +122,7 @@ def is_abbreviation(chain: str, end: int) -> bool:
 # --- labels --------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Rule:
-    """A way to label pieces. To add one, write ``label`` and a line in ``RULES``. A rule that also
+    """Labels pieces. To add a rule, write ``label`` and a line in ``RULES``. A rule that also
     reads questions must be passed to ``ases.train`` as ``cut``, a function of examples."""
 
     #: (pieces, token entropies of each piece or None, settings) → ES or AS for each piece

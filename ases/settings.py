@@ -27,8 +27,8 @@ ENCODERS = ("block-causal", "bidirectional")
 STOPS = {
     "end": "wrote the end-of-chain token",
     "no-end": "ended without that token (direct chains only)",
-    "rounds": "had as many segments as a chain may have",
-    "length": "had a segment cut at its limit",
+    "rounds": "reached the limit of segments",
+    "length": "had a segment that reached its limit of tokens",
     "stuck": "wrote a segment twice in a row, or two empty ones",
 }
 
@@ -64,7 +64,7 @@ class Settings:
     # --- data
     task: str = setting("mwp", "what the chains are about", choices=TASKS)
     data: str | None = setting(
-        None, "JSON Lines, JSON or a table", shown="generated, or RUN's own", metavar="FILE"
+        None, "JSON Lines, JSON, CSV or TSV", shown="generated, or RUN's own", metavar="FILE"
     )
     question_field: str = setting("question", "column of questions in --data", metavar="NAME")
     answer_field: str = setting("answer", "column of answers", metavar="NAME")
@@ -80,44 +80,46 @@ class Settings:
     # --- segmentation
     mode: str = setting("usm", "direct: baseline; dsm: two models; usm: one", choices=MODES)
     segmentation: str = setting("interleave", "how to label pieces", choices=RULES)
-    beta: float = setting(1.0, "AS: above beta times the chain's mean entropy", low=0)
+    beta: float = setting(1.0, "AS if above beta times the chain's mean entropy", low=0)
     # The paper sweeps a gamma that its released code lacks. As an exponent, it covers that code's
     # two options: sum (0) and mean (1) [ours].
     gamma: float = setting(1.0, "piece entropy = sum / tokens ** gamma", low=-10, high=10)
     entropy_context: str = setting(
-        "prefix", "see the chain so far, or just the question", choices=("prefix", "question")
+        "prefix", "score pieces after the chain so far, or alone", choices=("prefix", "question")
     )
     scorer: str | None = setting(
         None, "direct run that measures entropy", shown="train.py trains one", metavar="RUN"
     )
-    merge: bool = setting(True, "keep every piece a segment, like the released code")
+    merge: bool = setting(True, "one segment per piece, like the released code")
 
     # --- model
-    encoder: str = setting("block-causal", "encode a chain once, or each context", choices=ENCODERS)
-    size: str = setting("tiny", "shape of the model", choices=SIZES)
-    dropout: float = setting(0.0, "share of activations dropped in training", low=0, high=0.99)
-    init: str | None = setting(None, "T5 checkpoint", shown="random weights", metavar="FOLDER")
-    vocab_size: int = setting(4096, "size of the vocabulary, at most", low=260, high=1_000_000)
-    max_question: int = setting(
-        1024, "most tokens of a question; longer ones lose their middle", low=16
+    encoder: str = setting(
+        "block-causal", "encode a chain once, or every context", choices=ENCODERS
     )
-    max_chain: int = setting(4096, "most tokens of a training chain", low=16)
+    size: str = setting("tiny", "shape of the model", choices=SIZES)
+    dropout: float = setting(0.0, "fraction of activations dropped in training", low=0, high=0.99)
+    init: str | None = setting(None, "T5 checkpoint", shown="random weights", metavar="FOLDER")
+    vocab_size: int = setting(4096, "maximum vocabulary size", low=260, high=1_000_000)
+    max_question: int = setting(
+        1024, "maximum tokens of a question; the middle of longer ones is cut", low=16
+    )
+    max_chain: int = setting(4096, "maximum tokens of a training chain", low=16)
 
     # --- training: the budget is max_steps or max_minutes, whichever runs out first
     max_steps: int | None = setting(1400, "total updates", low=1, shown="1400, or --max-minutes")
     max_minutes: float | None = setting(None, "total training time", above=0, shown="no limit")
-    batch_tokens: int = setting(2048, "padded tokens in a batch, source and target", low=16)
+    batch_tokens: int = setting(2048, "tokens per batch: source, target and padding", low=16)
     accumulate: int = setting(1, "batches in an update", low=1)
     optimizer: str | None = setting(
         None, "for matrices in blocks", choices=("muon", "adamw"), shown="muon; adamw with --init"
     )
     learning_rate: float | None = setting(
-        None, "peak rate of adamw", above=0, shown="0.03 beside muon, 0.003 alone"
+        None, "peak rate of adamw", above=0, shown="0.03 with muon, 0.003 without"
     )
     muon_learning_rate: float = setting(0.01, "peak rate of muon", above=0)
     momentum: float = setting(0.95, "of muon", low=0, high=0.999)
-    warmup: float = setting(0.05, "share of the budget for warm-up", low=0, high=0.9)
-    weight_decay: float = setting(0.2, "decoupled, of matrices", low=0)
+    warmup: float = setting(0.05, "fraction of the budget for warm-up", low=0, high=0.9)
+    weight_decay: float = setting(0.2, "of matrices, decoupled", low=0)
     clip: float = setting(1.0, "largest global norm of gradients", above=0)
     validations: int = setting(10, "validations and checkpoints in the budget", low=1)
     log_every: int = setting(50, "log the loss every N updates", low=1)
@@ -127,10 +129,10 @@ class Settings:
 
     # --- decoding
     max_tokens: int | None = setting(
-        None, "most tokens of a segment", low=1, shown="twice training's"
+        None, "maximum tokens of a segment", low=1, shown="twice training's"
     )
     max_rounds: int | None = setting(
-        None, "most segments of a chain", low=1, shown="twice training's"
+        None, "maximum segments of a chain", low=1, shown="twice training's"
     )
 
     #: ``ModelConfig`` fields that override those of ``size``.
@@ -156,7 +158,9 @@ class ModelConfig:
     # gated-gelu: T5 v1.1, Flan-T5, mT5. relu: T5 v1.0.
     feed_forward: str = setting("gated-gelu", "activation", choices=("gated-gelu", "relu"))
     layer_norm_epsilon: float = setting(1e-6, "added to the mean square", low=0)
-    dropout_rate: float = setting(0.0, "share of activations dropped in training", low=0, high=0.99)
+    dropout_rate: float = setting(
+        0.0, "fraction of activations dropped in training", low=0, high=0.99
+    )
     # Two settings, not one: a checkpoint may tie the weights and still not scale.
     tie_word_embeddings: bool = setting(False, "the embedding is the output head")
     scale_decoder_outputs: bool = setting(False, "multiply the decoder's output by D ** -0.5")

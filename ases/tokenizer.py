@@ -1,6 +1,6 @@
 """Byte-level BPE that round-trips any string exactly.
 
-Each digit is a token of its own, together with a blank before it: models this small do not learn
+Each digit is a token of its own, with the space before it: models this small do not learn
 arithmetic if "128" is one token. Pieces are encoded one by one, so each token belongs to exactly
 one piece. Piece entropies need this.
 """

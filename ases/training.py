@@ -172,7 +172,7 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
             own = randomness(training.random) if model.config.dropout_rate else nullcontext()
             with own, autocast(settings):
                 loss = loss_of(batch.to(settings.device))
-            (loss * parallel.count() / target_tokens).backward()  # DDP divides by the count
+            (loss * parallel.count() / target_tokens).backward()  # DDP averages gradients
             training.loss_sum += parallel.total(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
 

@@ -7,9 +7,9 @@ AS-ES learning (Xi et al., Findings of ACL 2024) trains a small model to reason 
     3. train an encoder-decoder to write the next segment from the question and the segments so far
     4. write a new chain one segment at a time
 
-This is the simplest version: it encodes every context again, as the paper does (for the paper's
+This is the simplest version: it re-encodes every context, as the paper does (for the paper's
 encoder, set BLOCK_CAUSAL = False). The package does the same, faster and on your data; its tests
-compare pieces, pairs, losses and chains. Read top to bottom.
+check that both agree. Read top to bottom.
 """
 
 import math
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 MODE = "usm"  # one model for all segments; "dsm": one for ES, one for AS; "direct": no segments
 UPDATES, BATCH, PROBLEMS = 800, 8, 500  # BATCH: chains per update
 WIDTH, HEAD, HEADS, HIDDEN, LAYERS = 64, 32, 2, 128, 2
-BUCKETS, SPAN = 32, 128  # of the position bias
+BUCKETS, SPAN = 32, 128  # position bias
 BLOCK_CAUSAL = True  # context tokens see no later segment; False: they see all (paper)
 PAD, EOS, END = 0, 1, 2  # PAD also starts the decoder; EOS ends a segment, END the chain
 
@@ -33,7 +33,7 @@ PAD, EOS, END = 0, 1, 2  # PAD also starts the decoder; EOS ends a segment, END 
 
 def split_pieces(chain: str) -> list[str]:
     """Cut after punctuation, but not inside a number. Joined, the pieces are the chain."""
-    # The last match is empty.
+    # Drop the empty match at the end.
     return re.findall(r"(?:[^.,;!?\n]|[.,](?=\d))*(?:[.,;!?\n]+|$)", chain)[:-1]
 
 
@@ -48,7 +48,7 @@ def interleaved_labels(pieces: list[str]) -> list[str]:
 def entropy_labels(
     entropies: list[list[float]], beta: float = 1.0, gamma: float = 1.0
 ) -> list[str]:
-    """By uncertainty: AS if a piece has more entropy than its chain's mean piece. (Not used below:
+    """By uncertainty: AS if a piece's entropy exceeds its chain's mean. (Not used below:
     token entropies come from a model trained on question → chain.)
     """
     of_pieces = [sum(tokens) / len(tokens) ** gamma for tokens in entropies]
@@ -101,7 +101,7 @@ class PositionBias(nn.Module):
         difference = torch.arange(n_keys) - torch.arange(n_queries)[:, None]
         n = BUCKETS // 2 if self.both_sides else BUCKETS
         distance = difference.abs() if self.both_sides else (-difference).clamp(min=0)
-        near = n // 2  # one bucket per distance; beyond, log-spaced buckets
+        near = n // 2  # up to here one bucket per distance, then log-spaced
         far = torch.log(distance.clamp(min=1) / near) / math.log(SPAN / near) * (n - near)
         bucket = torch.where(distance < near, distance, (near + far.long()).clamp(max=n - 1))
         if self.both_sides:
@@ -181,7 +181,7 @@ class Model(nn.Module):
         target = padded(inputs)
         x = self.embedding(target)
         if BLOCK_CAUSAL:
-            # Start the decoder from the newest token's state: nothing else marks the last segment.
+            # Start the decoder from the newest token's state, too: nothing else marks the last segment.
             newest = states[torch.arange(len(states)), real.sum(1) - 1]
             x = torch.cat([x[:, :1] + newest[:, None], x[:, 1:]], 1)
         n = target.shape[1]
@@ -207,7 +207,7 @@ def padded(rows: list[list[int]], value: int = PAD) -> Tensor:
 
 
 def orthogonal(x: Tensor) -> Tensor:
-    """Move all singular values near 1 (Newton-Schulz with Jordan's coefficients)."""
+    """Push singular values toward 1 (Newton-Schulz with Jordan's coefficients)."""
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(5):
         square = x @ x.T
@@ -248,7 +248,7 @@ def train(model: Model, chains: list[list[tuple]]) -> None:
 
 @torch.no_grad()
 def write_segment(model: Model, context: list[list[int]], most: int) -> list[int]:
-    """Greedy decoding until EOS, END or ``most`` tokens."""
+    """Greedy decoding up to EOS, END or ``most`` tokens."""
     ids = []
     while len(ids) < most and ids[-1:] not in ([EOS], [END]):
         ids.append(int(model([context], [[PAD, *ids]])[0, -1].argmax()))

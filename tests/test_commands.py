@@ -243,8 +243,8 @@ train.py --max-steps many --beta -1 --task chess --learning-rate 0 → --max-ste
 train.py --seed {"9" * 30} → --seed is
 train.py --seed {"9" * 400} → --seed is
 train.py --seed 1 --seed 2 → --seed is given twice
-train.py --frobnicate → --frobnicate is no flag; see --help
-train.py --max_steps 3 → --max_steps is no flag; did you mean --max-steps?
+train.py --frobnicate → --frobnicate is not a flag; see --help
+train.py --max_steps 3 → --max_steps is not a flag; did you mean --max-steps?
 train.py --epochs 3 --lr 0.1 --batch-size 8 → did you mean --max-steps … did you mean --learning-rate … did you mean --batch-tokens
 train.py usm → unexpected argument 'usm'
 train.py --mode direct --segmentation entropy → --segmentation has no effect with --mode direct; remove it

@@ -29,7 +29,16 @@ def test_the_picture_is_what_its_script_draws():
     assert (ROOT / "docs" / "method.svg").read_text(encoding="utf-8") == picture.draw()
 
 
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+
+
 def test_every_link_leads_somewhere():
     for page in outputs.PAGES:
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), (page.name, target)
+        links = re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8"))
+        for target, anchor in links:
+            place = page.parent / target if target else page
+            assert place.exists(), (page.name, target)
+            assert not anchor or anchor in anchors(place), (page.name, target, anchor)

@@ -69,7 +69,7 @@ def test_a_scorer_that_was_trained_anew_is_noticed(runs, tmp_path):
     succeed(f"train.py --resume {tmp_path}/run")
     shutil.rmtree(scorer)
     train("direct", scorer, steps=5)
-    assert "retrained since it labelled" in fail(f"train.py --resume {tmp_path}/run")
+    assert "retrained after it labelled" in fail(f"train.py --resume {tmp_path}/run")
 
 
 # --- settings and logs ---------------------------------------------------------------------------

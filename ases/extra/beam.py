@@ -14,7 +14,7 @@ class Beams:
 
     A finished candidate scores Σ log p / length ** length_penalty. The source is done when no
     running candidate, ended here, would beat the worst of ``width`` finished ones: the usual
-    bound, exact for length_penalty = 0. A candidate that ends as ``forbidden`` is dropped.
+    bound, exact for length_penalty = 0. A candidate equal to ``forbidden`` is dropped.
     """
 
     def __init__(

@@ -29,21 +29,21 @@ class Options:
     """All flags that are not settings of a run."""
 
     device: str = setting("auto", "auto: cuda if there is a GPU", choices=DEVICES)
-    out_dir: str | None = setting(
-        None, "where results go", shown="in runs/ or RUN", metavar="FOLDER"
-    )
-    overwrite: bool = setting(False, "replace older results there")
+    out_dir: str | None = setting(None, "output folder", shown="in runs/ or RUN", metavar="FOLDER")
+    overwrite: bool = setting(False, "replace older results in the output folder")
     resume: str | None = setting(None, "run to continue; its budget may grow", metavar="RUN")
     run: list | None = setting(None, "run folder; repeat it to compare runs", metavar="FOLDER")
     split: str | None = setting(None, "examples to use", shown="all; a run's: test", choices=SPLITS)
     beams: int = setting(1, "beam search; 1 decodes greedily", low=1, high=64)
     second_try: bool = setting(False, "retry segments that failed, with 4 beams")
     question: str | None = setting(None, "print the chain for this question")
-    questions: str | None = setting(None, "write chains for all; -: standard input", metavar="FILE")
+    questions: str | None = setting(
+        None, "write a chain for each; - reads standard input", metavar="FILE"
+    )
     check: bool = setting(False, "list the unusable rows of --data")
     show: int | None = setting(None, "print the first N examples instead of JSON", low=0)
     show_wrong: int = setting(0, "print N wrong chains and their references", low=0)
-    report: str | None = setting(None, "page to browse and search", metavar="FILE.html")
+    report: str | None = setting(None, "write a page to browse and search", metavar="FILE.html")
     out: str | None = setting(None, "file for JSON lines", shown="standard output", metavar="FILE")
 
 
@@ -199,7 +199,7 @@ def parse(command: str, about: str, epilog: str = "", positional: str = "") -> G
         for name in names.split():
             declared[name] = known[name]
             _add_flag(group, *declared[name])
-    group.add_argument("-h", "--help", action="help", help="show this and stop")
+    group.add_argument("-h", "--help", action="help", help="show this help and exit")
 
     namespace, unknown = parser.parse_known_args()
     wrong = _unknown_flags(unknown, [_flag(name) for name in declared])
@@ -254,7 +254,9 @@ def _unknown_flags(words: Iterable[str], flags: list[str]) -> list[str]:
             known = SYNONYMS.get(name, "")
             if known.split(" ")[0] not in flags:
                 known = next(iter(alike), "")
-            told.append(f"{word} is no flag; {f'did you mean {known}?' if known else 'see --help'}")
+            told.append(
+                f"{word} is not a flag; {f'did you mean {known}?' if known else 'see --help'}"
+            )
         elif not told:  # after an unknown flag, its value
             told.append(f"unexpected argument {word!r}; quote a text with spaces")
     return told

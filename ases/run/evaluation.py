@@ -101,7 +101,7 @@ def question_notes(
     config: Any = writer.settings
     asked = set(questions)
     if trained_on is None:
-        show("note: this run's data is gone; which questions it was trained on is unknown")
+        show("note: this run's data is gone; its training questions are unknown")
     elif seen := len(asked & {e.question for e in trained_on}):
         show(f"note: {seen:,} of {len(asked):,} questions were in this run's training data")
     if n := writer.count_shortened(questions):

@@ -215,7 +215,7 @@ def _resume(folder: Path, given: Given, device: str) -> Run:
     path = folder / "tokenizer.json"  # missing if the run stopped at once
     tokenizer = _load_tokenizer(folder, config) if path.exists() else _new_tokenizer(config, splits)
     scorer = load_scorer(config, device)
-    anew = f"retrained since it labelled the chains of {folder}"
+    anew = f"retrained after it labelled the chains of {folder}"
     refuse_if(_digest(scorer) != config.scorer_digest, config.scorer, anew)
     if longer and (folder / "scorer.best.pt").exists() and config.max_rounds is not None:
         # Training the run's own scorer longer would change the labels.
@@ -391,11 +391,9 @@ def evaluation_folders(
         if out_dir:
             place = Path(out_dir) / (run.resolve().name if len(writers) > 1 else "")
         link, own = not out_dir and place.is_symlink(), place.resolve() == run.resolve()
-        refuse_if(link, place, "a link; remove it, or choose an --out-dir")
+        refuse_if(link, place, "a link; remove it, or set --out-dir")
         refuse_if(own, place, "holds the run's own results; choose another --out-dir")
-        refuse_if(
-            place in places.values(), place, "needed by two runs of one name; leave --out-dir out"
-        )
+        refuse_if(place in places.values(), place, "needed by two runs of one name; omit --out-dir")
         config: Any = writer.settings
         files = [place / "results.json", place / "predictions.jsonl"]
         may_replace = overwrite or (names and _wrote(config.run_id, *files))

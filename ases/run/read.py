@@ -60,7 +60,7 @@ class Dataset:
 
     def described(self, skipped: bool = False) -> str:
         """The file's name, and what was left out or rewritten."""
-        others = "whose chain states another number than its label"
+        others = "whose chain and label state different numbers"
         notes = (
             (len(self.empty), "row", "{} without question or answer left out"),
             (len(self.problems), "bad row", "{} skipped"),
@@ -113,7 +113,7 @@ def read_questions(path: str, column: str | None = None) -> list[Example]:
     else:
         lines = enumerate(text.split("\n"), 1)
         questions = [Example(f"line-{n}", line.strip(), "") for n, line in lines if line.strip()]
-    refuse_if(not questions, path, f"no question; expected one a line, or {FORMATS}")
+    refuse_if(not questions, path, f"no question; expected one per line, or {FORMATS}")
     return questions
 
 
@@ -279,7 +279,10 @@ def _json_rows(text: str) -> Rows:
             # A number with thousands of digits raises a ValueError without ``msg``.
             told = f"not JSON ({getattr(error, 'msg', 'a value is too large')})"
             line = str(number + getattr(error, "lineno", 1) - 1)
-            yield line, InputError(f"{told}; expected one JSON object a line, or an array of them")
+            yield (
+                line,
+                InputError(f"{told}; expected one JSON object per line, or an array of them"),
+            )
         else:
             for n, row in enumerate(value if array else [value], 1):
                 yield f"item {n}" if array else str(number), row
@@ -300,7 +303,7 @@ def _table_rows(path: Path, text: str, columns: Columns, delimiter: str) -> Rows
                 told = f"{len(values)} fields; expected {len(header)}, as in the header"
                 yield line, InputError(told)
             elif delimiter == "\t" and any(set(value) & set("\r\n") for value in values):
-                told = "a quoted field of several lines; expected a row a line (a stray quote?)"
+                told = "a quoted field of several lines; expected one row per line (stray quote?)"
                 yield line, InputError(told)
             else:
                 yield line, dict(zip(header, values))
@@ -314,7 +317,7 @@ def _table_rows(path: Path, text: str, columns: Columns, delimiter: str) -> Rows
 
 def _header(place: str, values: list[str], columns: Columns) -> list[str]:
     header = [name.strip() for name in values]
-    wanted = f"{columns.words}, or their names as --question-field and so on"
+    wanted = f"{columns.words}, or name them with --question-field etc."
     missing = not set(columns.needed) <= set(header)
     refuse_if(missing, place, f"columns {', '.join(header)[:120]!r}; expected {wanted}")
     for name in (*columns.needed, "id", "qid"):
@@ -326,7 +329,7 @@ def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:
     """A field as stripped text; its type must be one of ``kinds``."""
     if name not in row:
         found = ", ".join(map(str, row))[:120]
-        others = f"the fields are {found!r}; --question-field and so on name others"
+        others = f"the fields are {found!r}; name others with --question-field etc."
         raise InputError(f"field {name!r} is missing; expected a text ({others})")
     if type(row[name]) not in kinds:
         raise InputError(f"field {name!r} is {type(row[name]).__name__}; expected a text")

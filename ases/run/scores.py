@@ -10,7 +10,7 @@ WIDTH = 80
 SCORES = {
     "n": ("{}", "chains that were written and scored"),
     "accuracy": ("{:.3f}", "share whose stated answer is the reference's number"),
-    "accuracy_strict": ("{:.3f}", "GSM8K's own rule: the same, compared as text"),
+    "accuracy_strict": ("{:.3f}", "the same, and equal as strings (GSM8K's rule)"),
     "bleu": ("{:.1f}", "n-grams shared with the reference, 0 to 100 (sacrebleu's)"),
     "rouge_tokens": ("{}", "ROUGE's unit, if not Google's words"),
     "rouge1": ("{:.3f}", "F1 of shared words or characters"),

@@ -1,4 +1,4 @@
-"""Word problems: a chain of schemas over one running quantity.
+"""Word problems: a sequence of schemas on one running total.
 
 A schema makes one step of a story: a sentence of the question, the facts that the chain restates
 (ES), the derivation (AS) and the new value. It returns None if the numbers do not fit.
