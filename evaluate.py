@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
 """Score trained runs, or ask one a question: `python evaluate.py --run runs/mwp-usm`."""
 
-if __name__ == "__main__":  # no traceback on Ctrl-C, even during imports
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
+import signal
 from pathlib import Path
+
+if __name__ == "__main__":  # no traceback on Ctrl-C during imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from ases.data import InputError, shown
 from ases.run.cli import Options, choose_device, of, parse, run_command

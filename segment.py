@@ -2,13 +2,12 @@
 """Cut and label chains of thought: `python segment.py "Tom has 3 pens, so …"`, `--show 3` for
 generated examples, or `--data FILE --out FILE` for JSON lines."""
 
-if __name__ == "__main__":  # no traceback on Ctrl-C, even during imports
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == "__main__":  # no traceback on Ctrl-C during imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from ases.data import Example, InputError, shown
 from ases.run.cli import Options, choose_device, colours_wanted, of, parse, run_command
@@ -33,12 +32,12 @@ def check(settings: Settings) -> None:
 
 
 def main() -> None:
-    given = parse("segment", ABOUT, positional="text: a chain to cut, in place of a data set")
+    given = parse("segment", ABOUT, text="a chain to cut, in place of a data set")
     options, settings = of(Options, given), of(Settings, given)
     if options.check:
         return check(settings)
     # Importing PyTorch is slow; --help and usage errors do not wait for it.
-    from ases.recipe import agreement, segment
+    from ases.recipe import segment
     from ases.run.folder import load_scorer, load_splits, pick_split
     from ases.run.page import segmentation_page
     from ases.run.show import segmented_row, segmented_summary, show_segmented
@@ -65,7 +64,7 @@ def main() -> None:
         write_text(path, segmentation_page(segmented, settings, description, tokenizer))
     if not out + report and options.show is None and "text" not in given:
         sys.stdout.write(rows)
-    summary = segmented_summary(segmented, settings, agreement(segmented))
+    summary = segmented_summary(segmented, settings)
     note = "note: scored as the answer to an empty question"
     sys.stdout.flush()
     told = [description] if "text" not in given else [note] if scorer else []

@@ -181,7 +181,7 @@ class Model(nn.Module):
         target = padded(inputs)
         x = self.embedding(target)
         if BLOCK_CAUSAL:
-            # Start the decoder from the newest token's state, too: nothing else marks the last segment.
+            # Start the decoder from the newest token's state, too: nothing else marks it.
             newest = states[torch.arange(len(states)), real.sum(1) - 1]
             x = torch.cat([x[:, :1] + newest[:, None], x[:, 1:]], 1)
         n = target.shape[1]

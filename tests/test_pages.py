@@ -88,7 +88,7 @@ def test_an_evaluation_is_filtered_and_searched(evaluation, opened):
     assert visible(page) == ["x2"] and page.inner_text("#count") == "1 of 4"
     page.fill("#search", "")
     page.select_option("#stop", "")
-    page.select_option("#verdict", "split")
+    page.select_option("#verdict", "runs disagree")
     assert visible(page) == ["x1", "x2", "x3"]
     assert page.locator(".note").count() == 3  # the first wrong step of each wrong chain
 

@@ -109,7 +109,7 @@ def test_plain_lines_every_half_minute(capsys, monkeypatch):
     for share in (0.3, 0.4, 0.5, 0.6):
         now[0] += 20
         meter.update(share, f"step {share * 100:.0f}")
-    meter.line(0.7, "at last")
+    meter.update(0.7, "at last", now=True)
     meter.close()
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "usm  40%, 02:00 left, step 40"  # 40 s for a fifth, three of them to go

@@ -20,6 +20,8 @@ from ases.training import Training, Watcher, usable_device
 
 #: Version of config.json, results.json and checkpoints. Bump it on incompatible changes.
 FORMAT = 4
+#: Entries of the log that progress shows.
+SHOWN = {"loss": "loss {:.3f}", "validation_loss": "val {:.3f}", "tokens_per_second": "{:,} tok/s"}
 
 
 def check_format(path: Path, content: object) -> None:
@@ -96,29 +98,25 @@ class Recorder(Watcher):
         self.writes = parallel.rank() == 0
         self.signals = Signals()
         self.log = self.folder / "metrics.jsonl"
-        self.meter: Meter | None = None
         self.saved = ""  # model and step, for messages
-        self.notes: dict[str, str] = {}  # latest loss, validation loss, speed
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def start(self, training: Training) -> None:
-        save = getattr(training.settings, "save", None)
-        if save and self.writes:  # decoding limits are known by now
-            save(self.folder)
         if self.resume:
             self._load(training)
         if not self.writes:
             return
+        if hasattr(training.settings, "save"):  # decoding limits are known by now
+            training.settings.save(self.folder)
         if training.step:
             what = "was trained already, for" if training.share >= 1 else "continues after"
-            self._remember(training)
             say(f"{training.name} {what} {training.step:,} steps")
         if self.log.exists():  # drop rows that will be written again
             rows = read_rows(self.log, LOG)
             kept = [r for r in rows if r["model"] != training.name or r["step"] <= training.step]
             write_text(self.log, "".join(json.dumps(row) + "\n" for row in kept))
-        self.notes = {}
+        self.latest: dict = {}  # entries of the log
         if training.share < 1:
             self.meter = Meter(training.name, 1.0, training.share)
             self.signals.held = True
@@ -133,6 +131,7 @@ class Recorder(Watcher):
                 best = load_checkpoint(self.folder / f"{training.name}.best.pt")["model"]
                 training.model.load_state_dict(best)  # check that they fit
             training.load_state_dict(state, best)
+            self.saved = f"{training.name} is saved as of step {training.step:,}"
         except (ValueError, RuntimeError, TypeError, LookupError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{path}: cannot be resumed ({reason})") from None
@@ -140,40 +139,24 @@ class Recorder(Watcher):
     def record(self, training: Training, report: dict[str, dict]) -> None:
         if not self.writes:
             return
-        if row := report.get("training"):
-            self.notes["loss"] = f", loss {row['loss']:.3f}"
-            self.notes["speed"] = f", {row['tokens_per_second'] / 1000:.1f}k tok/s"
-        if row := report.get("validation"):
-            self.notes["validation"] = f", val {row['validation_loss']:.3f}"
-        rows = [{"model": training.name} | row for row in report.values()]
-        if rows:
+        for row in report.values():
+            self.latest |= row
             with writing(self.log), open(self.log, "a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+                file.write(json.dumps({"model": training.name} | row, allow_nan=False) + "\n")
+        validated, stopping = "validation" in report, self.signals.pending is not None
+        if validated and training.best["best_step"] == training.step:
+            weights = {"model": training.best_weights} | training.best
+            self._write(training, "best", {"config": asdict(training.model.config)} | weights)
+        if validated or stopping:
+            self._write(training, "last", training.state_dict())
+            self.saved = f"{training.name} is saved as of step {training.step:,}"
         share = min(1.0, training.share)
-        notes = "".join(self.notes.get(kind, "") for kind in ("loss", "validation", "speed"))
-        note = f"step {training.step}{notes}"
-        if "validation" in report:
-            if training.best["best_step"] == training.step:
-                weights = {"model": training.best_weights} | training.best
-                self._write(training, "best", {"config": asdict(training.model.config)} | weights)
-            self._save(training)
-            self.meter.line(share, note)
-        self.meter.update(share, note)
-
-        if self.signals.pending is not None:
-            self._save(training)
-        if self.signals.pending is not None or share >= 1:
+        told = [text.format(self.latest[k]) for k, text in SHOWN.items() if k in self.latest]
+        self.meter.update(share, ", ".join([f"step {training.step}", *told]), now=validated)
+        if stopping or share >= 1:
             self.meter.close()
-            self.signals.held = False
-            self.signals.check()
-
-    def _save(self, training: Training) -> None:
-        self._write(training, "last", training.state_dict())
-        self._remember(training)
+            self.signals.release()
 
     def _write(self, training: Training, kind: str, content: dict) -> None:
         content = {"name": training.name, "run": self.run_id} | content
         save_checkpoint(self.folder / f"{training.name}.{kind}.pt", content)
-
-    def _remember(self, training: Training) -> None:
-        self.saved = f"{training.name} is saved as of step {training.step:,}"

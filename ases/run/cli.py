@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -19,7 +20,6 @@ from ases.settings import Settings, expected, is_valid, kind, setting
 T = TypeVar("T")
 Given = dict[str, Any]  # flags on the command line: name → value
 
-DEVICES = ("auto", "cpu", "cuda")
 SPLITS = ("train", "validation", "test", "longer", "all")
 
 
@@ -28,7 +28,7 @@ SPLITS = ("train", "validation", "test", "longer", "all")
 class Options:
     """All flags that are not settings of a run."""
 
-    device: str = setting("auto", "auto: cuda if there is a GPU", choices=DEVICES)
+    device: str = setting("auto", "auto: cuda if there is a GPU", choices=("auto", "cpu", "cuda"))
     out_dir: str | None = setting(None, "output folder", shown="in runs/ or RUN", metavar="FOLDER")
     overwrite: bool = setting(False, "replace older results in the output folder")
     resume: str | None = setting(None, "run to continue; its budget may grow", metavar="RUN")
@@ -84,50 +84,47 @@ _OF_SCORES = "data split answer_field label_field skip_bad_rows show_wrong repor
 _FREE_IN_RESUMING = {"resume", "device", "data", "max_steps", "max_minutes"}
 _OF_A_RUN = set(" ".join(FLAGS["train"].values()).split()) - _FREE_IN_RESUMING
 _OF_ENTROPY = "beta gamma entropy_context"  # your own rule may read them, too
+_ENTROPY = "without --segmentation entropy"
 
-
-def _whole_file(given: Given) -> bool:
-    return "segment" in given and "data" in given and given.get("split", "all") == "all"
-
-
-def _alternates(given: Given) -> bool:
-    return given.get("segmentation", "interleave") == "interleave"
-
-
-def _measures(given: Given) -> bool:
-    return RULES[given.get("segmentation", "interleave")].needs_entropy
-
-
-#: (flags without effect, when, by flags and command, why)
+#: (flags without effect, when, by command, flags and two defaults, why)
 CONFLICTS: list[tuple[str, Callable[[Given], bool], str]] = [
-    (" ".join(_OF_A_RUN), lambda g: "resume" in g, "with --resume: the run keeps its settings"),
+    (
+        " ".join(sorted(_OF_A_RUN)),
+        lambda g: "resume" in g,
+        "with --resume: the run keeps its settings",
+    ),
     (f"{_OF_SCORES} questions question_field", lambda g: "question" in g, "with --question"),
     ("out_dir overwrite", lambda g: "question" in g, "with --question"),
     (_OF_SCORES, lambda g: "questions" in g, "with --questions"),
     (OF_FILES, lambda g: not {"data", "questions"} & set(g), "without --data"),
     ("segmentation", lambda g: g.get("mode") == "direct", "with --mode direct"),
-    (_OF_ENTROPY, _alternates, "without --segmentation entropy"),
-    ("scorer", lambda g: not _measures(g), "without --segmentation entropy"),
+    (_OF_ENTROPY, lambda g: g["segmentation"] == "interleave", _ENTROPY),
+    ("scorer", lambda g: not RULES[g["segmentation"]].needs_entropy, _ENTROPY),
     ("size dropout", lambda g: "init" in g, "with --init: the checkpoint has a shape"),
     ("split show report out", lambda g: "check" in g, "with --check"),
-    ("seed train_problems test_problems", _whole_file, "with --data unless --split picks a part"),
+    (
+        "seed train_problems test_problems",
+        lambda g: {"segment", "data"} <= g.keys() and g["split"] == "all",
+        "with --data unless --split picks a part",
+    ),
     (f"{_DATA} split check show", lambda g: "text" in g, "with a text"),
 ]
 
 
 def conflicts(command: str, given: Given) -> list[str]:
     """Complaints about flags that conflict, are missing, or name unusable paths."""
+    facts: Given = {"segmentation": "interleave", "split": "all", command: True} | given
     reasons = {
         name: why
         for names, applies, why in reversed(CONFLICTS)  # the first one counts
         for name in names.split()
-        if name in given and applies(given | {command: True})
+        if name in given and applies(facts)
     }
     found = [f"{_flag(name)} has no effect {why}; remove it" for name, why in reasons.items()]
 
     runs, question = [Path(r).resolve() for r in given.get("run", [])], given.get("question", "?")
-    rule = given.get("segmentation")
-    needs_scorer = command == "segment" and _measures(given) and "scorer" not in given
+    rule = facts["segmentation"]
+    needs_scorer = command == "segment" and RULES[rule].needs_entropy and "scorer" not in given
     no_gpu = given.get("device") == "cuda" and choose_device("auto") == "cpu"
     surrogates = any("\ud800" <= c <= "\udfff" for c in question)
     mistakes = {
@@ -147,8 +144,7 @@ def conflicts(command: str, given: Given) -> list[str]:
         if path.is_dir():
             found.append(f"--{name} is {str(path)!r}, a folder; expected a file")
         elif path.exists() and "overwrite" not in given:
-            told = f"--{name} is {str(path)!r}, which exists"
-            found.append(f"{told}; choose another file, or pass --overwrite")
+            found.append(f"--{name} is {str(path)!r}, which exists; choose another or --overwrite")
     if command == "evaluate" and places and places["report"].suffix != ".html":
         found.append(f"--report is {given['report']!r}; expected a name that ends in .html")
     for together in ("data out report", "out_dir scorer", "out_dir init"):
@@ -167,50 +163,41 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see --help")
 
 
-class _Once(argparse.Action):
-    """Refuses a flag given twice."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        if hasattr(namespace, self.dest):
-            parser.error(f"{option_string} is given twice")
-        setattr(namespace, self.dest, values)
-
-
-def parse(command: str, about: str, epilog: str = "", positional: str = "") -> Given:
-    """Parse a command's flags. ``positional``: name and help of its argument, "text: a chain"."""
-    name, _, help = positional.partition(": ")
+def parse(command: str, about: str, epilog: str = "", text: str = "") -> Given:
+    """Parse a command's flags. ``text``: help of its positional argument."""
+    form = partial(argparse.RawDescriptionHelpFormatter, max_help_position=24, width=80)
     parser = Parser(
-        usage=f"%(prog)s [flags] [{name.upper()}]" if name else "%(prog)s [flags]",
+        usage="%(prog)s [flags] [TEXT]" if text else "%(prog)s [flags]",
         description=about,
         epilog=epilog,
-        formatter_class=partial(
-            argparse.RawDescriptionHelpFormatter, max_help_position=24, width=80
-        ),
+        formatter_class=form,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=False,
     )
-    if positional:
-        parser.add_argument(name, nargs="?", help=help)
-    declared = {}
-    known = {f.name: (cls, f) for cls in (Settings, Options) for f in fields(cls)}
+    if text:
+        parser.add_argument("text", nargs="?", help=text)
+    declared = {f.name: (cls, f) for cls in (Settings, Options) for f in fields(cls)}
     for title, names in FLAGS[command].items():
         group = parser.add_argument_group(title)
         for name in names.split():
-            declared[name] = known[name]
             _add_flag(group, *declared[name])
     group.add_argument("-h", "--help", action="help", help="show this help and exit")
 
     namespace, unknown = parser.parse_known_args()
-    wrong = _unknown_flags(unknown, [_flag(name) for name in declared])
+    wrong = _unknown_flags(unknown, [_flag(n) for n in " ".join(FLAGS[command].values()).split()])
     given: Given = vars(namespace)
-    for name, (cls, f) in ((n, declared[n]) for n in declared if n in given):
-        text = given[name]
+    for name in [name for name in declared if name in given]:
+        cls, f = declared[name]
+        typed, wanted = given[name], kind(cls, name)
+        if isinstance(typed, list) and wanted is not list:
+            wrong += [f"{_flag(name)} is given twice"] if len(typed) > 1 else []
+            given[name] = typed = typed[0]
         with suppress(ValueError):
-            given[name] = kind(cls, name)(text) if isinstance(text, str) else text
+            given[name] = wanted(typed) if isinstance(typed, str) else typed
         if not is_valid(cls, f, given[name]):
             del given[name]
-            wrong.append(f"{_flag(name)} is {text!r}; expected {expected(cls, f)}")
+            wrong.append(f"{_flag(name)} is {typed!r}; expected {expected(cls, f)}")
     wrong += conflicts(command, given)
     if wrong:
         raise InputError(" | ".join(wrong))
@@ -219,8 +206,8 @@ def parse(command: str, about: str, epilog: str = "", positional: str = "") -> G
 
 def of(cls: type[T], given: Given, **more: Any) -> T:
     """Build ``cls`` from the flags that are fields of it; ``more`` overrides them."""
-    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    return cls(**{name: value for name, value in given.items() if name in names} | more)
+    known = cls.__dataclass_fields__  # type: ignore[attr-defined]
+    return cls(**{name: given[name] for name in given if name in known} | more)
 
 
 def _flag(name: str) -> str:
@@ -241,22 +228,19 @@ def _add_flag(group: Any, cls: type, f: Any) -> None:
     metavar = facts["metavar"] or {int: "N", float: "X"}.get(wanted, "TEXT")
     if facts["choices"]:
         metavar = "{" + ",".join(facts["choices"]) + "}"
-    action = "append" if wanted is list else _Once
-    group.add_argument(_flag(f.name), dest=f.name, metavar=metavar, action=action, help=text)
+    # ``append`` notices a flag given twice.
+    group.add_argument(_flag(f.name), dest=f.name, metavar=metavar, action="append", help=text)
 
 
 def _unknown_flags(words: Iterable[str], flags: list[str]) -> list[str]:
     told: list[str] = []
     for word in words:
-        name = word.split("=", 1)[0].replace("_", "-")
         if word.startswith("-"):
-            alike = difflib.get_close_matches(name, flags, n=1, cutoff=0.75)
-            known = SYNONYMS.get(name, "")
-            if known.split(" ")[0] not in flags:
-                known = next(iter(alike), "")
-            told.append(
-                f"{word} is not a flag; {f'did you mean {known}?' if known else 'see --help'}"
-            )
+            name = word.split("=", 1)[0].replace("_", "-")
+            ours, alike = SYNONYMS.get(name, ""), difflib.get_close_matches(name, flags, 1, 0.75)
+            known = [ours] if ours.split(" ")[0] in flags else alike
+            hint = f"did you mean {known[0]}?" if known else "see --help"
+            told.append(f"{word} is not a flag; {hint}")
         elif not told:  # after an unknown flag, its value
             told.append(f"unexpected argument {word!r}; quote a text with spaces")
     return told
@@ -282,27 +266,24 @@ def run_command(main: Callable[[], None], alone: bool = True) -> None:
     try:
         if alone and several_processes():
             raise InputError("this command runs in one process; start it without torchrun")
-        main()
+        return main()
     except (InputError, FloatingPointError) as error:
-        _end(f"error: {error}", 2)
+        told, code = f"error: {error}", 2
     except BrokenPipeError:  # the reader closed the pipe, as `head` does
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:  # a full disk, an unwritable folder
         place = error.filename or "output"
-        _end(f"error: {place}: cannot be read or written ({error.strerror or error})", 2)
+        told, code = f"error: {place}: cannot be read or written ({error.strerror or error})", 2
     except (MemoryError, RuntimeError) as error:
         if "memory" not in str(error) and not isinstance(error, MemoryError):
             raise
         reason = " ".join(str(error).split())[:120]
-        _end(f"error: not enough memory ({reason}); try a smaller model or batches", 2)
+        told, code = f"error: not enough memory ({reason}); try a smaller model or batches", 2
     except KeyboardInterrupt as interrupt:
-        told = interrupt.args[0] if interrupt.args else "stopped"
-        _end(told, 128 + getattr(interrupt, "number", 2))
-
-
-def _end(message: str, code: int) -> None:
-    print(shown(message), file=sys.stderr)
+        told, number = interrupt.args or ("stopped", signal.SIGINT)
+        code = 128 + number
+    print(shown(told), file=sys.stderr)
     sys.exit(code)
 
 

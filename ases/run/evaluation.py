@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,11 @@ def evaluate(
     results["problems"] = hashlib.sha256("\0".join(sorted(questions)).encode()).hexdigest()[:16]
     results["cut_questions"] = writer.count_shortened(questions)
     results |= {"beams": beams, "second_try": second_try, "decode_seconds": round(seconds, 1)}
+    if reports := writer.reports:  # just trained; the scorer's time is separate
+        times = {name: report["seconds"] for name, report in reports.items()}
+        scorer = times.pop("scorer", None)
+        results |= {"train_seconds": round(sum(times.values()), 1), "scorer_seconds": scorer}
+        results["training"] = reports
     return results, predictions
 
 
@@ -55,17 +60,10 @@ def write_chains(
 ) -> list[Chain]:
     """Write a chain for each example, with a progress bar."""
     search = None if beams == 1 else partial(beam_search, width=beams)
-    meter = Meter("chains", len(examples))
-    try:
-        return writer.write(
-            [e.question for e in examples],
-            search,
-            65536 // beams,
-            lambda n: meter.update(meter.done + n, f"{meter.done + n:.0f} of {len(examples)}"),
-            beam_search if second_try else None,
-        )
-    finally:
-        meter.close()
+    retry = beam_search if second_try else None
+    questions = [e.question for e in examples]
+    with closing(Meter("chains", len(examples))) as meter:
+        return writer.write(questions, search, 65536 // beams, meter.add, retry)
 
 
 def prediction(task: str, example: Example, chain: Chain) -> dict:
@@ -108,9 +106,8 @@ def question_notes(
         long = f"{counted(n, 'question')} longer than {config.max_question} tokens"
         show(f"note: {long}; the middle is left out")
     letters = [c for c in "".join(questions) if not c.isspace()]
-    known = set(config.characters)
-    unknown = [c for c in letters if c not in known]
-    if unknown and known:
+    unknown = [c for c in letters if c not in config.characters]
+    if unknown and config.characters:
         some = " ".join(dict.fromkeys(unknown[:1000]))[:39]
         share = f"{len(unknown) / len(letters):.1%}"
         show(f"note: {share} of the characters never occurred in training: {some}")
@@ -122,23 +119,9 @@ def write_evaluation(
     """Write both files, with the digest of the predictions in the results."""
     lines = json_lines(predictions)
     results |= {"predictions_digest": hashlib.sha256(lines.encode()).hexdigest()}
-    replace_text(folder / f"predictions{suffix}.jsonl", lines)
-    replace_text(folder / f"results{suffix}.json", json.dumps(results, indent=2) + "\n")
-
-
-def replace_text(path: Path, content: str) -> None:
-    """``write_text``, but replace a symlink instead of following it."""
-    if path.is_symlink():
-        path.unlink()
-    write_text(path, content)
-
-
-def training_facts(reports: dict[str, dict]) -> dict:
-    """Training entries of ``results.json``; the scorer's time is separate."""
-    seconds = {name: report["seconds"] for name, report in reports.items()}
-    scorer = seconds.pop("scorer", None)
-    total = round(sum(seconds.values()), 1)
-    return {"train_seconds": total, "scorer_seconds": scorer, "training": reports}
+    write_text(folder / f"predictions{suffix}.jsonl", lines, follow=False)
+    results_text = json.dumps(results, indent=2) + "\n"
+    write_text(folder / f"results{suffix}.json", results_text, follow=False)
 
 
 # --- what evaluate.py does -----------------------------------------------------------------------
@@ -161,7 +144,7 @@ def ask(writers: dict, options: Options, given: dict) -> None:
         lines = json_lines([prediction(writer.settings.task, *row) for row in rows])
         if outputs:
             path = outputs[folder] / "predictions.jsonl"
-            replace_text(path, lines)
+            write_text(path, lines, follow=False)
             tell(f"written: {path}")
         else:
             sys.stdout.write(lines)
@@ -180,7 +163,7 @@ def score(writers: dict, options: Options, given: dict) -> None:
         asked[folder] = examples_for(folder, writer.settings, changes, options.split)
         _, split, description, _ = asked[folder]
         tell(f"{folder}: {description}")
-        stem = Path(given["data"]).stem if "data" in given else ""
+        stem = Path(given.get("data", "")).stem
         beams = f"beam{options.beams}" if options.beams > 1 else ""
         parts = ["eval", split, stem, beams, "second-try" * options.second_try]
         names[folder] = "-".join(filter(None, parts))

@@ -12,11 +12,9 @@ runs/mwp-usm/
 import hashlib
 import json
 import secrets
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,6 @@ import torch
 from ases import parallel
 from ases.data import Example, InputError, refuse_if, split_examples
 from ases.extra.t5 import T5Tokenizer, load_t5, lost_characters
-from ases.model import EncoderDecoder
 from ases.recipe import Splits, Writer, check_lengths, training_texts
 from ases.run.checkpoints import FORMAT, check_format, load_checkpoint, load_model, weights_digest
 from ases.run.cli import Given, Options, choose_device, of
@@ -36,8 +33,6 @@ from ases.run.write import check_place, write_text
 from ases.settings import MODES, ModelConfig, Settings, complaints
 from ases.tasks import TASKS, make_splits
 from ases.tokenizer import Tokenizer
-
-N_TRAIN, N_VALIDATION, N_TEST = 2000, 300, 500  # of generated data
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ def load_splits(settings: Settings, whole: bool = False) -> tuple[Splits, str]:
     if settings.data is None:
         if TASKS[settings.task].make is None:
             raise InputError(f"--task {settings.task} needs --data: it has no generated examples")
-        sizes = (n_train or N_TRAIN, N_VALIDATION, n_test or N_TEST)
+        sizes = (n_train or 2000, 300, n_test or 500)
         splits = make_splits(settings.task, *sizes, settings.seed, settings.max_number)
         origin = f"generated {settings.task} problems, seed {settings.seed}"
     else:
@@ -131,40 +126,63 @@ class Run:
     scorer: Writer | None
     resumed: bool
 
-    @property
-    def initial(self) -> Callable[[], EncoderDecoder] | None:
-        """Loads the checkpoint of ``--init``; None means random weights."""
-        return partial(load_t5, self.config.init) if self.config.init else None
-
 
 def open_run(given: Given) -> Run:
     """Create or resume a run, from the flags of train.py."""
     options = of(Options, given)
-    device = choose_device(options.device)
-    if options.resume is not None:
-        return _resume(Path(options.resume), given, device)
-
-    config = _new_config(given, device)
-    splits, description = load_splits(config)
+    device, resumed = choose_device(options.device), options.resume is not None
+    folder = Path(options.resume or options.out_dir or Path("runs") / _default_name(given))
+    config, lock = _old_config(folder, given) if resumed else (_new_config(given, device), None)
+    splits, description = own_splits(folder, config) if resumed else load_splits(config)
     tell(description)
-    config = replace(config, data_digest=data_digest(splits), run_id=secrets.token_hex(8))
+    config = replace(config, device=device, data_digest=data_digest(splits))
     scorer = load_scorer(config, device)
-    tokenizer = _new_tokenizer(config, splits)
-    known = "" if config.init else "".join(sorted(set("".join(training_texts(splits)))))
-    config = replace(config, scorer_digest=_digest(scorer), characters=known)
-    check_lengths(splits, tokenizer, config.max_chain)  # before an older run is overwritten
-    folder = Path(options.out_dir or Path("runs") / _default_name(given))
-    lock = None
-    if parallel.rank() == 0:
-        inputs = [path for path in (config.data, config.scorer, config.init) if path]
-        lock = prepare_folder(folder, options.overwrite, inputs)
+    digest = weights_digest(scorer.models["direct"].state_dict()) if scorer else ""
+    path = folder / "tokenizer.json"
+    known = resumed and path.exists()  # not if it stopped at once
+    tokenizer = _load_tokenizer(folder, config) if known else _new_tokenizer(config, splits)
+
+    if resumed:
+        anew = f"retrained after it labelled the chains of {folder}"
+        refuse_if(digest != config.scorer_digest, config.scorer, anew)
+        longer = {"max_steps", "max_minutes"} & given.keys()
+        if longer and (folder / "scorer.best.pt").exists() and config.max_rounds is not None:
+            # Training the run's own scorer longer would change the labels.
+            model = load_model(folder / "scorer.best.pt", device, config.run_id)
+            scorer = Writer(config, tokenizer, {"direct": model})
+    else:
+        seen = "" if config.init else "".join(sorted(set("".join(training_texts(splits)))))
+        run_id = secrets.token_hex(8)
+        config = replace(config, run_id=run_id, scorer_digest=digest, characters=seen)
+        check_lengths(splits, tokenizer, config.max_chain)  # before an older run is overwritten
+        if parallel.rank() == 0:
+            inputs = [p for p in (config.data, config.scorer, config.init) if p]
+            lock = prepare_folder(folder, options.overwrite, inputs)
+    if lock:
         config.save(folder)  # first: a folder with it can be resumed or overwritten
-        write_text(folder / "tokenizer.json", tokenizer.text())
-    return Run(config, folder, lock, splits, tokenizer, scorer, resumed=False)
+        if not known:
+            write_text(path, tokenizer.text())
+    return Run(config, folder, lock, splits, tokenizer, scorer, resumed)
 
 
-def _digest(scorer: Writer | None) -> str:
-    return weights_digest(scorer.models["direct"].state_dict()) if scorer else ""
+def _old_config(folder: Path, given: Given) -> tuple[RunConfig, Lock | None]:
+    """Lock a run's folder; its data may have moved, its budget may grow."""
+    config, lock = RunConfig.load(folder), None
+    if parallel.rank() == 0:
+        lock = Lock(folder)
+        for path in _leftovers(folder):
+            path.unlink(missing_ok=True)
+    for path in sorted(folder.glob("*.pt")):  # fail now, not after training another model
+        load_checkpoint(path, config.run_id)
+    changes: Given = {n: given[n] for n in ("max_steps", "max_minutes") if n in given}
+    for name, value in changes.items():
+        had = getattr(config, name)
+        if had is None or value < had:
+            wanted = "this run has no such limit" if had is None else f"expected at least its {had}"
+            raise InputError(f"--{name.replace('_', '-')} is {value} with --resume; {wanted}")
+    if "data" in given:
+        changes["data"] = str(Path(given["data"]).resolve())
+    return replace(config, **changes), lock
 
 
 def _new_config(given: Given, device: str) -> RunConfig:
@@ -175,9 +193,8 @@ def _new_config(given: Given, device: str) -> RunConfig:
     # bfloat16 is fast on GPUs only; float16 would overflow in T5's feed-forward layers.
     if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         new["dtype"] = "bfloat16"
-    paths = {name: given[name] for name in ("data", "scorer", "init") if name in given}
     # Absolute paths make --resume work from any folder.
-    paths = {name: str(Path(path).resolve()) for name, path in paths.items()}
+    paths = {n: str(Path(given[n]).resolve()) for n in ("data", "scorer", "init") if n in given}
     return of(RunConfig, new | given | paths, device=device)
 
 
@@ -191,41 +208,6 @@ def _default_name(given: Given) -> str:
             shown = name if value is True else f"{name}-{value}"
             parts.append(value if isinstance(value, str) else shown)
     return "-".join(parts).replace("_", "-")[:150]
-
-
-def _resume(folder: Path, given: Given, device: str) -> Run:
-    """Reopen a run; its data may have moved, its budget may grow."""
-    config = RunConfig.load(folder)
-    lock = lock_folder(folder) if parallel.rank() == 0 else None
-    for path in sorted(folder.glob("*.pt")):  # fail now, not after training another model
-        load_checkpoint(path, config.run_id)
-    if "data" in given:
-        config = replace(config, data=str(Path(given["data"]).resolve()))
-    splits, description = own_splits(folder, config)
-    tell(description)
-
-    longer = {name: given[name] for name in ("max_steps", "max_minutes") if name in given}
-    for name, value in longer.items():
-        had = getattr(config, name)
-        if had is None or value < had:
-            wanted = "this run has no such limit" if had is None else f"expected at least its {had}"
-            raise InputError(f"--{name.replace('_', '-')} is {value} with --resume; {wanted}")
-    config = replace(config, device=device, **longer)
-
-    path = folder / "tokenizer.json"  # missing if the run stopped at once
-    tokenizer = _load_tokenizer(folder, config) if path.exists() else _new_tokenizer(config, splits)
-    scorer = load_scorer(config, device)
-    anew = f"retrained after it labelled the chains of {folder}"
-    refuse_if(_digest(scorer) != config.scorer_digest, config.scorer, anew)
-    if longer and (folder / "scorer.best.pt").exists() and config.max_rounds is not None:
-        # Training the run's own scorer longer would change the labels.
-        model = load_model(folder / "scorer.best.pt", device, config.run_id)
-        scorer = Writer(config, tokenizer, {"direct": model})
-    if lock:
-        config.save(folder)
-        if not path.exists():
-            write_text(path, tokenizer.text())
-    return Run(config, folder, lock, splits, tokenizer, scorer, resumed=True)
 
 
 def _new_tokenizer(config: RunConfig, splits: Splits) -> Tokenizer:
@@ -253,60 +235,37 @@ def _load_tokenizer(folder: Path, config: RunConfig) -> Tokenizer:
 def prepare_folder(folder: Path, overwrite: bool, inputs: Sequence[str] = ()) -> Lock:
     """Create and lock a run's folder; with ``overwrite``, empty an older run's.
     Raises InputError: the folder is in use, or one of ``inputs`` is inside."""
-    used = folder.exists()
-    if used and folder.is_dir():
-        used = not set(folder.iterdir()) <= set(_leftovers(folder))
-    if used:
+    check_place(folder / "config.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(folder)
+    if not set(folder.iterdir()) <= set(_leftovers(folder)):
         other = "choose another --out-dir"
         try:
             RunConfig.load(folder)
         except InputError:
             refuse_if(True, folder, f"exists, but is not a run folder of this version; {other}")
-        resume = f"--resume {shlex.quote(str(folder))}"
-        refuse_if(not overwrite, folder, f"already holds a run; {other}, --overwrite, or {resume}")
-    for path in inputs:
-        inside = Path(path).resolve().is_relative_to(folder.resolve())
-        refuse_if(inside, path, f"lies in {folder}; choose another --out-dir")
-    check_place(folder / "config.json")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = lock_folder(folder)
-    if used:
-        _empty(folder)
+        refuse_if(not overwrite, folder, f"already holds a run; {other}, --overwrite or --resume")
+        for path in inputs:
+            inside = Path(path).resolve().is_relative_to(folder.resolve())
+            refuse_if(inside, path, f"lies in {folder}; {other}")
+    empty_folder(folder)
     return lock
 
 
-def lock_folder(folder: Path) -> Lock:
-    """Lock a folder and remove the temporary files of killed commands."""
-    lock = Lock(folder)
-    for path in _leftovers(folder):
-        path.unlink(missing_ok=True)
-    return lock
-
-
-def _leftovers(folder: Path) -> list[Path]:
-    files = _files_of_a_run(folder)
-    return [path for file in files for path in file.parent.glob(f".{file.name}.*.tmp")]
-
-
-def discard_folder(folder: Path) -> None:
-    """Remove a run's files, and its folder if that is then empty."""
-    _empty(folder)
-    if not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def _empty(folder: Path) -> None:
+def empty_folder(folder: Path) -> None:
     """Remove a run's files, and evaluation folders that are then empty."""
-    for path in _files_of_a_run(folder):
+    files = _files_of_a_run(folder) + _leftovers(folder)
+    for path in files:
         path.unlink(missing_ok=True)
-    for evaluation in _evaluations(folder):
-        if not any(evaluation.iterdir()):
+    for evaluation in {path.parent for path in files} - {folder}:
+        with suppress(OSError):  # it holds other files
             evaluation.rmdir()
 
 
-def _evaluations(folder: Path) -> list[Path]:
-    # Symlinks lead out of the folder.
-    return [path for path in folder.glob("eval-*") if path.is_dir() and not path.is_symlink()]
+def _leftovers(folder: Path) -> list[Path]:
+    """Temporary files of killed commands."""
+    files = _files_of_a_run(folder)
+    return [path for file in files for path in file.parent.glob(f".{file.name}.*.tmp")]
 
 
 def _files_of_a_run(folder: Path) -> list[Path]:
@@ -314,7 +273,9 @@ def _files_of_a_run(folder: Path) -> list[Path]:
     for model in ["scorer", *(name for sub_models in MODES.values() for name in sub_models)]:
         names += [f"{model}.best.pt", f"{model}.last.pt"]
     outputs = "predictions.jsonl results.json predictions-longer.jsonl results-longer.json".split()
-    evaluated = [place / name for place in _evaluations(folder) for name in outputs]
+    # Symlinks lead out of the folder.
+    places = [p for p in folder.glob("eval-*") if p.is_dir() and not p.is_symlink()]
+    evaluated = [place / name for place in places for name in outputs]
     return [folder / name for name in names + outputs] + evaluated
 
 
@@ -362,17 +323,14 @@ def examples_for(
     ``changes``: to the run's data settings. If the run's own data has moved, it is split as before.
     Returns examples, split, a line about them, and the run's training split, None if it is gone.
     """
-    moved, own = replace(config, **changes), None
-    if "data" not in changes:
-        own = own_splits(folder, config)
-    elif config.data is not None:
-        with suppress(InputError):  # another file, then
-            own = own_splits(folder, moved)
-    if own:
-        splits, description = own
+    moved, trained_on = replace(config, **changes), None
+    try:
+        splits, description = own_splits(folder, moved)
         split, trained_on = split or "test", splits["train"]
-    else:
-        split, trained_on = split or "all", None
+    except InputError:
+        if not changes:
+            raise
+        split = split or "all"  # of another file
         whole = replace(moved, train_problems=None, test_problems=None)
         splits, description = load_splits(whole, split == "all")
         with suppress(InputError):
@@ -396,19 +354,14 @@ def evaluation_folders(
         refuse_if(place in places.values(), place, "needed by two runs of one name; omit --out-dir")
         config: Any = writer.settings
         files = [place / "results.json", place / "predictions.jsonl"]
-        may_replace = overwrite or (names and _wrote(config.run_id, *files))
+        may_replace = overwrite
+        with suppress(InputError, LookupError, TypeError):  # what this run wrote, unchanged
+            found = read_json(files[0], "results")
+            digest = hashlib.sha256(read_bytes(files[1], "predictions")).hexdigest()
+            own_files = (found["run"], found["predictions_digest"]) == (config.run_id, digest)
+            may_replace |= own_files and bool(names)
         told = "holds results already; choose another --out-dir, or pass --overwrite"
         refuse_if(any(path.exists() for path in files) and not may_replace, place, told)
         check_place(files[0])
         places[run] = place
     return places
-
-
-def _wrote(owner: str, results: Path, predictions: Path) -> bool:
-    """Whether run ``owner`` wrote these, and the predictions are unchanged."""
-    try:
-        found = read_json(results, "results")
-        digest = hashlib.sha256(read_bytes(predictions, "")).hexdigest()
-        return (found["run"], found["predictions_digest"]) == (owner, digest)
-    except (InputError, LookupError, TypeError):
-        return False

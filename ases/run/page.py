@@ -7,7 +7,7 @@ from typing import Any
 
 from ases.pairs import Segmented
 from ases.run.scores import same_problems, score_rows
-from ases.run.show import first_difference, is_wrong, parts_of
+from ases.run.show import first_difference, is_wrong, parts_of, segmented_row
 from ases.segmentation import RULES, split_pieces
 from ases.settings import Settings
 from ases.tokenizer import Tokenizer
@@ -32,21 +32,18 @@ def evaluation_page(
     problems: dict[tuple[str, str], dict] = {}
     for run, lines in predictions.items():
         for line in lines:
-            problem = problems.setdefault((line["id"], line["question"]), _problem(line))
+            pieces = [["", piece] for piece in split_pieces(line["reference"])]
+            gold = [[piece["role"], piece["text"]] for piece in line.get("gold", ())]
+            about = {"id": line["id"], "question": line["question"], "label": line.get("label")}
+            about |= {"reference": gold or pieces, "chains": []}  # with the true roles, if known
+            problem = problems.setdefault((line["id"], line["question"]), about)
             wrong = is_wrong(line)
-            chain = {"run": run, "wrong": wrong, "mark": first_difference(line) if wrong else None}
-            problem["chains"].append(chain | {"stop": line["stop"], "parts": parts_of(line)})
-    about: dict = {"title": "Chains of thought: " + ", ".join(results), "runs": list(results)}
-    about |= {"scores": score_rows(results), "notes": [*notes, same_problems(results)]}
-    return page(about | {"curves": curves, "problems": list(problems.values())})
-
-
-def _problem(line: dict) -> dict:
-    pieces = [["", piece] for piece in split_pieces(line["reference"])]
-    if "gold" in line:  # with the true roles
-        pieces = [[piece["role"], piece["text"]] for piece in line["gold"]]
-    about = {"id": line["id"], "question": line["question"], "label": line.get("label")}
-    return about | {"reference": pieces, "chains": []}
+            chain = {"run": run, "verdict": "wrong" if wrong else "right", "stop": line["stop"]}
+            mark = first_difference(line) if wrong else None
+            problem["chains"].append(chain | {"mark": mark, "parts": parts_of(line)})
+    whole: dict = {"title": "Chains of thought: " + ", ".join(results), "runs": list(results)}
+    whole |= {"scores": score_rows(results), "notes": [*notes, same_problems(results)]}
+    return page(whole | {"curves": curves, "problems": list(problems.values())})
 
 
 def segmentation_page(
@@ -56,17 +53,13 @@ def segmentation_page(
     tokenizer: Tokenizer | None = None,
 ) -> str:
     """Pieces and labels of each example; with a scorer, entropies by its ``tokenizer``."""
-    examples = []
-    for s in segmented:
-        pieces: list[dict] = [{"label": role, "text": t} for role, t in zip(s.labels, s.pieces)]
-        example: dict = {"id": s.example.id, "question": s.example.question, "pieces": pieces}
+    examples = [segmented_row(s) for s in segmented]
+    for s, example in zip(segmented, examples):
+        del example["answer"], example["segments"]  # its pieces are enough
         if s.entropies is not None:
-            example["mean"] = sum(s.entropies) / len(s.entropies)
-            ids = tokenizer.encode_pieces(s.pieces)
-            for piece, entropy, own, of_tokens in zip(pieces, s.entropies, ids, s.token_entropies):
-                piece["entropy"] = entropy
-                piece["tokens"] = _tokens(piece["text"], own, of_tokens, tokenizer)
-        examples.append(example)
+            rows = zip(example["pieces"], tokenizer.encode_pieces(s.pieces), s.token_entropies)
+            for piece, ids, entropies in rows:
+                piece["tokens"] = _tokens(piece["text"], ids, entropies, tokenizer)
     notes = [description, RULES[settings.segmentation].words]
     if RULES[settings.segmentation].needs_entropy:
         notes.append(

@@ -11,11 +11,16 @@ from ases.run.read import read_curves
 from ases.run.write import check_place
 
 
-def plot(folders: list[Path], out: Path) -> None:
+def main() -> None:
     """Draw losses: training thin, validation with dots."""
-    pyplot = need_pyplot()
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    for folder in folders:
+    parser = Parser(prog="python -m ases.run.plot", description="Draw the loss curves of runs.")
+    parser.add_argument("run", nargs="+", type=Path, help="folder that train.py wrote")
+    parser.add_argument("--out", type=Path, default=Path("curves.svg"), help="[%(default)s]")
+    options = parser.parse_args()
+    check_place(options.out)
+    refuse_if(options.out.is_dir(), "--out", f"{options.out} is a folder; expected a file")
+    figure, axes = need_pyplot().subplots(figsize=(7, 4))
+    for folder in options.run:
         for name, own in read_curves(folder).items():
             [line] = axes.plot(*zip(*own["training"] or [(0, math.nan)]), linewidth=0.8, alpha=0.5)
             label = f"{folder.name}: {name}"
@@ -24,7 +29,8 @@ def plot(folders: list[Path], out: Path) -> None:
     axes.set(xlabel="updates", ylabel="nats per target token", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend(title="training (thin) and validation loss", fontsize=8)
-    save_figure(figure, out)
+    save_figure(figure, options.out)
+    tell(f"written: {options.out}")
 
 
 def need_pyplot() -> Any:
@@ -45,17 +51,6 @@ def save_figure(figure: Any, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, format="svg", metadata={"Date": None})
     need_pyplot().close(figure)
-
-
-def main() -> None:
-    parser = Parser(prog="python -m ases.run.plot", description="Draw the loss curves of runs.")
-    parser.add_argument("run", nargs="+", type=Path, help="folder that train.py wrote")
-    parser.add_argument("--out", type=Path, default=Path("curves.svg"), help="[%(default)s]")
-    options = parser.parse_args()
-    check_place(options.out)
-    refuse_if(options.out.is_dir(), "--out", f"{options.out} is a folder; expected a file")
-    plot(options.run, options.out)
-    tell(f"written: {options.out}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import FrameType
 
@@ -12,15 +12,11 @@ from ases.data import InputError
 
 
 class Interrupted(KeyboardInterrupt):
-    """Signal ``number`` ended the command."""
-
-    def __init__(self, message: str, number: int):
-        super().__init__(message)
-        self.number = number
+    """A signal ended the command; its arguments are a message and the signal's number."""
 
 
 class Signals:
-    """SIGINT and SIGTERM raise ``Interrupted``; while ``held``, the first waits for ``check``."""
+    """SIGINT and SIGTERM raise ``Interrupted``; while ``held``, the first waits for ``release``."""
 
     def __init__(self):
         self.held = False
@@ -35,7 +31,9 @@ class Signals:
             raise Interrupted("stopped", number)
         self.pending = number
 
-    def check(self) -> None:
+    def release(self) -> None:
+        """Hold no longer; a signal that waited raises now."""
+        self.held = False
         if self.pending is not None:
             raise Interrupted("stopped", self.pending)
 
@@ -84,17 +82,14 @@ def meeting() -> Iterator[None]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     rank = distributed.get_rank()
     try:
-        if rank == 0:
+        with ExitStack() as silence:
+            if rank > 0:
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_IGN)
+                nowhere = silence.enter_context(open(os.devnull, "w"))
+                silence.enter_context(redirect_stdout(nowhere))
+                silence.enter_context(redirect_stderr(nowhere))
             yield
-        else:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
-            with (
-                open(os.devnull, "w") as nowhere,
-                redirect_stdout(nowhere),
-                redirect_stderr(nowhere),
-            ):
-                yield
     except InputError:
         if os.environ["LOCAL_RANK"] == "0":  # one line a machine
             raise
@@ -102,8 +97,7 @@ def meeting() -> Iterator[None]:
     except RuntimeError as error:
         # gloo and NCCL word such errors in many ways.
         words = ("gloo", "NCCL", "Connection", "peer")
-        lost = isinstance(error, distributed.DistError) or any(w in str(error) for w in words)
-        if not lost:
+        if not isinstance(error, distributed.DistError) and not any(w in str(error) for w in words):
             raise
         if rank == 0:
             told = "error: another process has ended; --resume continues from the last checkpoint"

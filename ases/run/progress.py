@@ -24,7 +24,7 @@ def tell(line: object) -> None:
 class Meter:
     """Shows progress and the time left on stderr."""
 
-    def __init__(self, name: str, total: float, done: float = 0.0):
+    def __init__(self, name: str, total: float, done: float = 0):
         self.name, self.total, self.done, self.first = name, total, done, done
         self.started = self.shown = time.monotonic()
         self.bar = tqdm(
@@ -36,23 +36,20 @@ class Meter:
             disable=None,  # unless stderr is a terminal
         )
 
-    def update(self, done: float, note: str = "") -> None:
-        """Set the progress to ``done``, with a ``note`` beside it."""
+    def update(self, done: float, note: str, now: bool = False) -> None:
+        """Set the progress to ``done``. ``now``: without a bar, print a line at once."""
         self.done = done
         if not self.bar.disable:
             self.bar.set_postfix_str(note, refresh=False)
             self.bar.update(done - self.bar.n)
-        elif time.monotonic() - self.shown >= INTERVAL:
-            self.line(done, note)
-
-    def line(self, done: float, note: str) -> None:
-        """Print a line now, unless there is a bar."""
-        self.done = done
-        if self.bar.disable:
+        elif now or time.monotonic() - self.shown >= INTERVAL:
             self.shown = time.monotonic()
             rate = (done - self.first) / (self.shown - self.started + 1e-9)
             left = tqdm.format_interval((self.total - done) / rate) if rate > 0 else "?"
             say(f"{self.name} {done / self.total:4.0%}, {left} left, {note}")
+
+    def add(self, n: int) -> None:
+        self.update(self.done + n, f"{self.done + n} of {self.total}")
 
     def close(self) -> None:
         self.bar.close()

@@ -13,11 +13,11 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ases.answers import Stated, find_answer
+from ases.answers import find_answer
 from ases.data import Example, InputError, refuse_if
 from ases.run.write import counted
 from ases.tasks import TASKS
@@ -90,38 +90,22 @@ def read_examples(
 
 
 def scan_examples(
-    path: str | Path, task: str, columns: Columns = Columns(), skip_contradicted: bool = False
+    path: str | Path,
+    task: str,
+    columns: Columns = Columns(),
+    skip_contradicted: bool = False,
+    text: str = "",
 ) -> Dataset:
-    """Read a whole file, collecting bad rows in ``problems``."""
+    """Read a whole file, or its ``text``, collecting bad rows in ``problems``."""
     if columns.label is not None and not TASKS[task].numbers:
         raise InputError(f"--label-field has no effect with --task {task}; remove it")
-    text = _decoded(path, read_bytes(Path(path), FORMATS), columns)
-    return _scan(Path(path), text, task, columns, skip_contradicted)
-
-
-def read_questions(path: str, column: str | None = None) -> list[Example]:
-    """A question a line; or a data file, if ``column`` is set or it looks like one. "-": stdin."""
-    columns = Columns(column or "question", None)
-    raw = sys.stdin.buffer.read() if path == "-" else read_bytes(Path(path), FORMATS)
-    path = "standard input" if path == "-" else path
-    text = _decoded(path, raw, columns)
-    if column or _delimiter(text, columns) or _has_header(path, text):
-        data = _scan(Path(path), text, "", columns)
-        if data.problems:
-            raise InputError(data.problems[0])
-        questions = data.examples
-    else:
-        lines = enumerate(text.split("\n"), 1)
-        questions = [Example(f"line-{n}", line.strip(), "") for n, line in lines if line.strip()]
-    refuse_if(not questions, path, f"no question; expected one per line, or {FORMATS}")
-    return questions
-
-
-def _scan(
-    path: Path, text: str, task: str, columns: Columns, skip_contradicted: bool = False
-) -> Dataset:
+    path = Path(path)
+    text = text or _decoded(path, read_bytes(path, FORMATS), columns)
     data, seen = Dataset(path.name), {}
-    for line, row in _rows(path, text, columns):
+    delimiter = _delimiter(text, columns)
+    is_json = delimiter is None and text.lstrip().startswith(("{", "[", '"'))
+    rows = _json_rows(text) if is_json else _table_rows(path, text, columns, delimiter)
+    for line, row in rows:
         try:
             if isinstance(row, InputError):
                 raise row
@@ -133,45 +117,52 @@ def _scan(
             if own := next((name for name in ("id", "qid") if name in row), None):
                 id_ = _text(row, own, (str, int))
                 refuse_if(not id_, f"field {own!r}", "empty; expected a text or a whole number")
-            refuse_if(
-                id_ in seen, "field 'id'", f"{id_!r} is the id of {path}:{seen.get(id_)}, too"
-            )
+            told = f"{id_!r} is the id of {path}:{seen.get(id_)}, too"
+            refuse_if(id_ in seen, "field 'id'", told)
             seen[id_] = line
             if empty := [name for name in columns.needed if not texts[name]]:
                 data.empty.append(f"{path}:{line}: field {empty[0]!r} is empty; expected a text")
                 continue
-            answer = texts.get(columns.answer, "")
-            example = Example(id_, texts[columns.question], answer)
-            if columns.answer is not None and TASKS[task].numbers:
-                stated = _stated(columns.answer, answer)
+            answer, label = texts.get(columns.answer, ""), None
+            if TASKS[task].numbers:
+                stated, place = find_answer(answer), f"field {columns.answer!r}"
+                told = "no readable final number; end it with 'The answer is N.' or '#### N'"
+                refuse_if(not stated, place, told)
                 data.restated += "####" in answer
                 data.dropped += stated.dropped
-                example = replace(example, answer=stated.text)
+                answer = stated.text
                 if columns.label is not None:
-                    text = f"The answer is {texts[columns.label]}"
-                    label = _stated(columns.label, text, "a number")
-                    refuse_if(label.dropped, f"field {columns.label!r}", "more than a number")
-                    true = label.text.rpartition("The answer is ")[2].removesuffix(".")
-                    example = replace(example, label=true)
-                    if label.number != stated.number:
-                        told = f"{path}:{line}: field {columns.answer!r} states another number"
-                        data.contradicted.append(f"{told} than {columns.label!r}: {true!r}")
+                    true = find_answer(f"The answer is {texts[columns.label]}")
+                    refuse_if(not true, f"field {columns.label!r}", "no readable final number")
+                    refuse_if(true.dropped, f"field {columns.label!r}", "more than a number")
+                    label = true.text.rpartition("The answer is ")[2].removesuffix(".")
+                    if true.number != stated.number:
+                        told = f"{place} states another number than {columns.label!r}: {label!r}"
+                        data.contradicted.append(f"{path}:{line}: {told}")
                         if skip_contradicted:
                             continue
-            data.examples.append(example)
+            data.examples.append(Example(id_, texts[columns.question], answer, label=label))
         except InputError as error:
             data.problems.append(f"{path}:{line}: {error}")
     return data
 
 
-def _stated(
-    column: str, text: str, wanted: str = "it to end with 'The answer is N.' or '#### N'"
-) -> Stated:
-    """Parse the answer that a text states. Raises InputError: there is none."""
-    stated = find_answer(text)
-    told = f"no readable final number; expected {wanted}"
-    refuse_if(stated is None, f"field {column!r}", told)
-    return stated
+def read_questions(path: str, column: str | None = None) -> list[Example]:
+    """A question a line; or a data file, if ``column`` is set or it looks like one. "-": stdin."""
+    columns = Columns(column or "question", None)
+    raw = sys.stdin.buffer.read() if path == "-" else read_bytes(Path(path), FORMATS)
+    path = "standard input" if path == "-" else path
+    text = _decoded(path, raw, columns)
+    if column or _delimiter(text, columns) or _has_header(path, text):
+        data = scan_examples(path, "text", columns, text=text)
+        if data.problems:
+            raise InputError(data.problems[0])
+        questions = data.examples
+    else:
+        lines = enumerate(text.split("\n"), 1)
+        questions = [Example(f"line-{n}", line.strip(), "") for n, line in lines if line.strip()]
+    refuse_if(not questions, path, f"no question; expected one per line, or {FORMATS}")
+    return questions
 
 
 def read_bytes(path: Path, wanted: str) -> bytes:
@@ -236,15 +227,6 @@ def _decoded(path: str | Path, raw: bytes, columns: Columns) -> str:
     return text
 
 
-def _rows(path: Path, text: str, columns: Columns) -> Rows:
-    delimiter = _delimiter(text, columns)
-    if delimiter is None and text.lstrip().startswith(("{", "[", '"')):
-        return _json_rows(text)
-    if delimiter is None:  # guess, so that the error shows the header's names
-        delimiter = max(",", "\t", ";", key=text.lstrip().split("\n", 1)[0].count)
-    return _table_rows(path, text, columns, delimiter)
-
-
 def _delimiter(text: str, columns: Columns) -> str | None:
     """The delimiter by which the first line has all needed names, perhaps quoted; else None."""
     first = text.lstrip().split("\n", 1)[0]
@@ -288,7 +270,9 @@ def _json_rows(text: str) -> Rows:
                 yield f"item {n}" if array else str(number), row
 
 
-def _table_rows(path: Path, text: str, columns: Columns, delimiter: str) -> Rows:
+def _table_rows(path: Path, text: str, columns: Columns, delimiter: str | None) -> Rows:
+    if delimiter is None:  # guess, so that the error shows the header's names
+        delimiter = max(",", "\t", ";", key=text.lstrip().split("\n", 1)[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     start, header = 1, []
     limit = csv.field_size_limit(2**31 - 1)  # the process's: lifted while a file is read
@@ -298,7 +282,13 @@ def _table_rows(path: Path, text: str, columns: Columns, delimiter: str) -> Rows
             if not values:
                 continue
             if not header:
-                header = _header(f"{path}:{line}", values, columns)
+                header, place = [name.strip() for name in values], f"{path}:{line}"
+                wanted = f"{columns.words}, or name them with --question-field etc."
+                told = f"columns {', '.join(header)[:120]!r}; expected {wanted}"
+                refuse_if(not set(columns.needed) <= set(header), place, told)
+                for name in (*columns.needed, "id", "qid"):
+                    told = f"column {name!r} appears twice; expected once"
+                    refuse_if(header.count(name) > 1, place, told)
             elif len(values) != len(header):
                 told = f"{len(values)} fields; expected {len(header)}, as in the header"
                 yield line, InputError(told)
@@ -313,16 +303,6 @@ def _table_rows(path: Path, text: str, columns: Columns, delimiter: str) -> Rows
         raise InputError(f"{path}:{start}: {reason}") from None
     finally:
         csv.field_size_limit(limit)
-
-
-def _header(place: str, values: list[str], columns: Columns) -> list[str]:
-    header = [name.strip() for name in values]
-    wanted = f"{columns.words}, or name them with --question-field etc."
-    missing = not set(columns.needed) <= set(header)
-    refuse_if(missing, place, f"columns {', '.join(header)[:120]!r}; expected {wanted}")
-    for name in (*columns.needed, "id", "qid"):
-        refuse_if(header.count(name) > 1, place, f"column {name!r} appears twice; expected once")
-    return header
 
 
 def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:

@@ -20,14 +20,13 @@ SCORES = {
     "parseable": ("{:.3f}", "share that states a number as its answer"),
     "rounds_mean": ("{:.1f}", "mean number of segments"),
     "train_seconds": ("{:.1f}", "training time of the run, without a scorer's"),
-}
+} | {f"stop: {reason}": ("{:.3f}", f"share that {text}") for reason, text in STOPS.items()}
 
 
 def explained() -> str:
     """The meaning of each row, for --help."""
     lines = ["scores, with 95 % intervals (Wilson's for shares, bootstrap for BLEU and ROUGE):"]
     lines += [f"  {name:<16} {text}" for name, (_, text) in SCORES.items()]
-    lines += [f"  {'stop: ' + name:<16} share that {text}" for name, text in STOPS.items()]
     return "\n".join(lines)
 
 
@@ -39,9 +38,7 @@ def table(columns: dict[str, dict]) -> str:
         legend = [f"{letter} = {name}" for letter, name in zip(letters, columns)]
         columns = dict(zip(letters, columns.values()))
 
-    lines = [["", *columns]]
-    for row in score_rows(columns):
-        lines.append([row["name"], *(row.get("cells") or map("{:.3f}".format, row["shares"]))])
+    lines = [["", *columns], *([row["name"], *row["cells"]] for row in score_rows(columns))]
     first, *widths = [max(map(len, column)) for column in zip(*lines)]
     parts, n = ["\n".join(legend)] if legend else [], max(1, (WIDTH - first) // (max(widths) + 2))
     for part in (slice(begin, begin + n) for begin in range(0, len(widths), n)):
@@ -54,28 +51,18 @@ def table(columns: dict[str, dict]) -> str:
 
 
 def score_rows(columns: dict[str, dict]) -> list[dict]:
-    """Non-empty rows: name, meaning, and cells or (stop reasons) shares."""
-    rows: list[dict] = []
-    for name, (_, meaning) in SCORES.items():
-        cells = [score_cell(results, name) for results in columns.values()]
-        rows += [{"name": name, "meaning": meaning, "cells": cells}] if any(cells) else []
-    for reason, meaning in STOPS.items():
-        shares = [results["stop_reasons"].get(reason, 0.0) for results in columns.values()]
-        name = f"stop: {reason}"
-        rows += [{"name": name, "meaning": meaning, "shares": shares}] if any(shares) else []
+    """Non-empty rows: name, meaning, cells like "0.982 [0.966, 0.991]"."""
+    rows = []
+    for name, (form, meaning) in SCORES.items():
+        reason, cells = name.removeprefix("stop: "), []
+        values = [r.get(name, r["stop_reasons"].get(reason)) for r in columns.values()]
+        for value, results in zip(values, columns.values()):
+            missing = value in (None, "words")  # ROUGE's usual tokens
+            interval = ", ".join(map(form.format, results["intervals"].get(name, ())))
+            cells.append("" if missing else form.format(value) + (interval and f" [{interval}]"))
+        if any(cells) and (name == reason or any(values)):
+            rows.append({"name": name, "meaning": meaning, "cells": cells})
     return rows
-
-
-def score_cell(results: dict, name: str) -> str:
-    """A score with its interval, "0.982 [0.966, 0.991]"; "" if missing."""
-    value, shown = results.get(name), SCORES[name][0]
-    if value is None or value == "words":  # ROUGE's usual tokens
-        return ""
-    text = shown.format(value)
-    if name in results.get("intervals", {}):
-        low, high = map(shown.format, results["intervals"][name])
-        text += f" [{low}, {high}]"
-    return text
 
 
 def same_problems(results: dict[str, dict]) -> str:

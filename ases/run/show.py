@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ases.data import shown
 from ases.decoding import Chain
 from ases.pairs import Segmented
+from ases.recipe import agreement
 from ases.run.write import counted
 from ases.segmentation import AS, RULES, split_pieces
 from ases.settings import CHAIN, Settings
@@ -45,9 +46,7 @@ def show_segmented(s: Segmented, colour: bool = False) -> str:
     return "\n".join(lines)
 
 
-def segmented_summary(
-    segmented: Sequence[Segmented], settings: Settings, found: dict | None
-) -> str:
+def segmented_summary(segmented: Sequence[Segmented], settings: Settings) -> str:
     """Counts of pieces and segments, and agreement with the true roles, where known."""
     labels = [label for s in segmented for label in s.labels]
     lossless = sum("".join(s.pieces) == s.example.answer for s in segmented)
@@ -56,7 +55,7 @@ def segmented_summary(
     what = f"{counted(len(labels), 'piece')}, {share:.1%} AS, {counted(n_segments, 'segment')}"
     lines = [f"{counted(n, 'chain')}, {what}; pieces joined equal the chain in {lossless} of {n}"]
     lines.append(RULES[settings.segmentation].words)
-    for role, f in (found or {}).items():
+    for role, f in (agreement(segmented) or {}).items():
         told = f"precision {f['precision']:.3f}, recall {f['recall']:.3f}, F1 {f['f1']:.3f}"
         lines.append(f"agreement with the true roles: {role} {told}")
     return "\n".join(lines)

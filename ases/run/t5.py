@@ -8,8 +8,8 @@ two subfolders. Ignore the warning of transformers 5 that head and embedding are
 of Flan's own checkpoints, too.
 """
 
+import fnmatch
 import json
-import re
 from pathlib import Path
 
 from ases.data import InputError, refuse_if
@@ -57,10 +57,8 @@ def fetch(name: str, folder: Path) -> None:
 
     check_new(folder)
     try:
-        offered = set(HfApi().list_repo_files(name))
-        weights = [
-            f for f in offered if re.fullmatch(r"model[^/]*\.safetensors(\.index\.json)?", f)
-        ]
+        offered = HfApi().list_repo_files(name)
+        weights = fnmatch.filter(offered, "model*.safetensors*")
         tokenizers = [f for f in ("tokenizer.json", "spiece.model") if f in offered]
         for file in ["config.json", *tokenizers, *(sorted(weights) or ["pytorch_model.bin"])]:
             hf_hub_download(name, file, local_dir=folder)

@@ -22,8 +22,10 @@ def json_lines(rows: Iterable[dict]) -> str:
     return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", lines)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file, creating its folder."""
+def write_text(path: Path, text: str, follow: bool = True) -> None:
+    """Write a UTF-8 file, creating its folder. ``follow=False`` replaces a symlink."""
+    if path.is_symlink() and not follow:
+        path.unlink()
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:

@@ -44,14 +44,6 @@ _OTHERWISE = ("malignancy is considered", "malignancy is considered")
 _CHANGED = {"larger": "progression is considered", "smaller": "response to treatment is considered"}
 
 
-def _judgement(kind: str, uptake: str, size: int, change: str) -> str:
-    """Judgement of a finding; ``size`` in mm."""
-    if change and uptake == "marked":
-        return _CHANGED[change]
-    small, large = _JUDGEMENTS.get((uptake, kind), _OTHERWISE)
-    return large if size >= 10 else small
-
-
 def report(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
     """Findings, and the pieces of their impression as (role, text)."""
     findings, pieces = [], []
@@ -73,7 +65,10 @@ def report(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
         pieces.append(("ES", f"{start}{number}. {shape.capitalize()} in the {site} {noted},"))
         if change:  # a second ES piece: labels by position are wrong from here on
             pieces.append(("ES", f" {change} than before,"))
-        pieces.append(("AS", f" {_judgement(kind, uptake, size, change)}."))
+        judged = _JUDGEMENTS.get((uptake, kind), _OTHERWISE)[size >= 10]
+        if change and uptake == "marked":
+            judged = _CHANGED[change]
+        pieces.append(("AS", f" {judged}."))
     pieces.append(("ES", " No other abnormal uptake is seen."))
 
     for sentence in rng.sample(_NORMAL, rng.randint(1, 3)):

@@ -108,64 +108,25 @@ def _buys_with_change(s: Story, _: int) -> Step:
 
 # --- later schemas -------------------------------------------------------------------------------
 
-Tell = Callable[[Story, int], tuple[list[str], str]]  # (story, b) → wordings, fact
 Event = Callable[[Story, int], Step | None]
 
 
-def _change(sign: str, left: str = "", back: bool = False) -> Callable[[Tell], Event]:
-    """Decorator: a schema that adds to the quantity (+) or takes from it (-)."""
+def _change(sign: str, fact: str, *wordings: str) -> Event:
+    """A schema that adds b things to the quantity (+) or takes them from it (-)."""
 
-    def schema(tell: Tell) -> Event:
-        def event(s: Story, value: int) -> Step | None:
-            most = s.max - value if sign == "+" else value - 1
-            if most < 1:
-                return None
-            b = s.rng.randint(1, most)
-            wordings, fact = tell(s, b)
-            derivation, result = s.derive(value, sign, b)
-            return Step(s.say(*wordings), [fact], derivation + left, result, back)
+    def event(s: Story, value: int) -> Step | None:
+        most = s.max - value if sign == "+" else value - 1
+        if most < 1:
+            return None
+        b = s.rng.randint(1, most)
+        n, back = s.count(b), fact.endswith("than before")
+        words = vars(s) | {"b": b, "n": n, "thing": n.split()[1], "go": "goes" if b == 1 else "go"}
+        derivation, result = s.derive(value, sign, b)
+        left = " left" if sign == "-" and not back else ""
+        sentence = s.say(*wordings).format(**words)
+        return Step(sentence, [fact.format(**words)], derivation + left, result, back)
 
-        return event
-
-    return schema
-
-
-@_change("-", " left")
-def _gives_away(s: Story, b: int):
-    gives = f"{s.He} gives {s.count(b)} to {s.friend}."
-    return [gives, f"{s.friend} gets {b} of the {s.items}."], f"{s.friend} gets {s.count(b)}"
-
-
-@_change("-", " left")
-def _loses(s: Story, b: int):
-    missing = f"Then {s.count(b)} {'goes' if b == 1 else 'go'} missing."
-    return [f"{s.He} loses {s.count(b)}.", missing], f"{s.he} loses {s.count(b)}"
-
-
-@_change("+")
-def _finds(s: Story, b: int):
-    more = f"{s.He} finds {b} more {s.count(b).split()[1]}."
-    return [more, f"Then {s.he} finds {s.count(b)}."], f"{s.he} finds {s.count(b)}"
-
-
-@_change("+")
-def _birthday(s: Story, b: int):
-    gift = f"For {s.his} birthday {s.he} gets {s.count(b)}."
-    return [gift, f"{s.friend} brings {s.name} {s.count(b)}."], f"{s.he} is given {s.count(b)}"
-
-
-@_change("+", back=True)
-def _ends_with_more(s: Story, b: int):
-    more = f"In the end {s.he} has {s.count(b)} more than that."
-    evening = f"By evening {s.he} has {s.count(b)} more than before."
-    return [more, evening], f"{s.he} has {b} more than before"
-
-
-@_change("-", back=True)
-def _ends_with_fewer(s: Story, b: int):
-    night = f"By night {s.he} has {s.count(b)} fewer."
-    fewer = f"The next day {s.he} has {s.count(b)} fewer than that."
-    return [night, fewer], f"{s.he} has {b} fewer than before"
+    return event
 
 
 def _doubles(s: Story, value: int) -> Step | None:
@@ -198,8 +159,30 @@ def _shares(s: Story, value: int) -> Step | None:
 
 
 OPENINGS = [_groups_of, _has_and_buys, _works, _buys_with_change]
-EVENTS = [_gives_away, _loses, _finds, _birthday, _doubles, _shares]
-EVENTS += [_ends_with_more, _ends_with_fewer]
+EVENTS = [
+    _change(
+        "-", "{friend} gets {n}", "{He} gives {n} to {friend}.", "{friend} gets {b} of the {items}."
+    ),
+    _change("-", "{he} loses {n}", "{He} loses {n}.", "Then {n} {go} missing."),
+    _change("+", "{he} finds {n}", "{He} finds {b} more {thing}.", "Then {he} finds {n}."),
+    _change(
+        "+", "{he} is given {n}", "For {his} birthday {he} gets {n}.", "{friend} brings {name} {n}."
+    ),
+    _doubles,
+    _shares,
+    _change(
+        "+",
+        "{he} has {b} more than before",
+        "In the end {he} has {n} more than that.",
+        "By evening {he} has {n} more than before.",
+    ),
+    _change(
+        "-",
+        "{he} has {b} fewer than before",
+        "By night {he} has {n} fewer.",
+        "The next day {he} has {n} fewer than that.",
+    ),
+]
 
 
 # --- a problem -----------------------------------------------------------------------------------

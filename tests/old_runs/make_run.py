@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ases.recipe import train, training_texts
 from ases.run.checkpoints import FORMAT, Recorder
-from ases.run.evaluation import evaluate, training_facts, write_evaluation
+from ases.run.evaluation import evaluate, write_evaluation
 from ases.run.folder import RunConfig, data_digest, load_splits
 from ases.run.write import write_text
 from ases.settings import Settings
@@ -45,7 +45,7 @@ def main() -> None:
     write_text(folder / "tokenizer.json", tokenizer.text())
     writer = train(splits, config, Recorder(folder, False, config.run_id), tokenizer=tokenizer)
     results, predictions = evaluate(writer, splits["test"])
-    write_evaluation(folder, results | training_facts(writer.reports), predictions)
+    write_evaluation(folder, results, predictions)
 
 
 if __name__ == "__main__":
