@@ -15,7 +15,7 @@ docs/minimal.py has the method on one page. The modules, in reading order:
 11. entropy       a direct model's entropy at each token
 12. decoding      the iterative loop; greedy decoding
 13. metrics       accuracy, BLEU, ROUGE, role agreement
-14. answers       parsing numbers in text
+14. answers       parsing numbers in text; skip it at first
 
 ``parallel`` trains in several processes. ``kernels``: fused attention; ``tasks``: generated
 examples; ``extra``: beam search and T5 checkpoints; ``run``: commands and files.

@@ -40,12 +40,12 @@ def chain_entropies(
     rows, owners = [], []
     for e, (question, ids) in enumerate(zip(questions, encoded, strict=True)):
         question_ids, _ = encode_question(question, tokenizer, max_question)
-        source = join_context(question_ids, [], tokenizer)
+        blocks = join_context(question_ids, [], tokenizer)
         alone = [[p] for p in range(len(ids))]
         for group in [range(len(ids))] if context == "prefix" else alone:
             target = [i for p in group for i in ids[p]]
             if target:  # T5's tokenizer may give no token for a piece
-                rows.append([Pair(CHAIN, source, target)])
+                rows.append([Pair(CHAIN, blocks, target)])
                 owners.append([(e, p) for p in group])
 
     model.eval()

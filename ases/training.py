@@ -166,6 +166,7 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
     clock = time.perf_counter()
     while training.share < 1:
         chosen = [next(batches) for _ in range(settings.accumulate)]
+        # In one process, total(x) is x and count() is 1.
         target_tokens = parallel.total(sum(batch.target_tokens for batch in chosen))
         for batch in chosen:
             # Only dropout needs random numbers.

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 MODE = "usm"  # one model for all segments; "dsm": one for ES, one for AS; "direct": no segments
 UPDATES, BATCH, PROBLEMS = 800, 8, 500  # BATCH: chains per update
 WIDTH, HEAD, HEADS, HIDDEN, LAYERS = 64, 32, 2, 128, 2
-BUCKETS, SPAN = 32, 128  # position bias
+BUCKETS, REACH = 32, 128  # position bias
 BLOCK_CAUSAL = True  # context tokens see no later segment; False: they see all (paper)
 PAD, EOS, END = 0, 1, 2  # PAD also starts the decoder; EOS ends a segment, END the chain
 
@@ -102,7 +102,7 @@ class PositionBias(nn.Module):
         n = BUCKETS // 2 if self.both_sides else BUCKETS
         distance = difference.abs() if self.both_sides else (-difference).clamp(min=0)
         near = n // 2  # up to here one bucket per distance, then log-spaced
-        far = torch.log(distance.clamp(min=1) / near) / math.log(SPAN / near) * (n - near)
+        far = torch.log(distance.clamp(min=1) / near) / math.log(REACH / near) * (n - near)
         bucket = torch.where(distance < near, distance, (near + far.long()).clamp(max=n - 1))
         if self.both_sides:
             bucket = bucket + n * (difference > 0)
@@ -215,7 +215,7 @@ def orthogonal(x: Tensor) -> Tensor:
     return x
 
 
-def train(model: Model, chains: list[list[tuple]]) -> None:
+def train(model: Model, chains: list[list[tuple]], updates: int = UPDATES) -> None:
     """Train on the pairs of all chains: Muon for the blocks' matrices, AdamW for the rest."""
     matrices = [
         p for p in [*model.encoder.parameters(), *model.decoder.parameters()] if p.dim() == 2
@@ -223,8 +223,9 @@ def train(model: Model, chains: list[list[tuple]]) -> None:
     others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
     adam = torch.optim.AdamW(others, lr=0.03, betas=(0.9, 0.98), weight_decay=0.2)
     means = [torch.zeros_like(p) for p in matrices]
-    for step in range(UPDATES):
-        share = step / UPDATES
+    for step in range(updates):
+        share = step / updates
+        # Warm-up, then cosine decay; never zero.
         rate = min(share / 0.05, 0.5 + 0.5 * math.cos(math.pi * share)) + 1e-3
 
         loss, n = model.loss(sum(random.sample(chains, BATCH), []))
@@ -325,7 +326,8 @@ def main() -> None:
     if MODE == "dsm":
         models = {"ES": Model(len(words) + 3), "AS": Model(len(words) + 3)}
         for label, model in models.items():
-            train(model, [[pair for pair in pairs if pair[0] == label] for pairs in chains])
+            own = [[pair for pair in pairs if pair[0] == label] for pairs in chains]
+            train(model, own, UPDATES // 2)
     else:
         model = Model(len(words) + 3)
         train(model, chains)

@@ -171,8 +171,8 @@ def test_cells_are_compared_with_direct(found):
 def test_figures_are_drawn(found, tmp_path):
     figures.draw("words", found, tmp_path / "words.svg")
     assert (tmp_path / "words.svg").read_text().startswith("<?xml")
-    figures.draw("size", {}, tmp_path / "size.svg")
-    assert not (tmp_path / "size.svg").exists()
+    figures.draw("encoder", {}, tmp_path / "encoder.svg")
+    assert not (tmp_path / "encoder.svg").exists()
 
 
 def test_numbers_find_their_places(found):

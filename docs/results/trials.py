@@ -126,6 +126,7 @@ EXPERIMENTS = {
         {name: row | SECOND_TRY for name, row in DATASETS.items() if "data" in row},
         MODES,
         "score",
+        figure=False,
     ),
     "encoder": Experiment(
         "The paper's encoder",
@@ -160,16 +161,19 @@ EXPERIMENTS = {
             for labels in ("interleave", "entropy")
         },
         "score",
+        figure=False,
     ),
     "sweep": Experiment(
         "β and γ: USM by entropy, equal updates",
         {f"β = {beta}": UPDATES | {"beta": beta, "seeds": 3} for beta in (0.8, 1.0, 1.2, 1.4)},
         {f"γ = {gamma:g}": {"labels": "entropy", "gamma": gamma} for gamma in (1.0, 0.0)},
+        figure=False,
     ),
     "size": Experiment(
         "Sizes of models",
         {size: {"size": size, "seeds": 3} for size in ("micro", "tiny", "mini")},
         {name: MODES[name] for name in ("direct", "USM, equal updates", "USM, equal epochs")},
+        figure=False,
     ),
     "scorers": Experiment(
         "What entropy finds",
