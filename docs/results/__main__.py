@@ -29,7 +29,9 @@ def main() -> None:
         if not options.only_report:
             run_missing(EXPERIMENTS[name].trials, options.data_folder, options.processes)
         results = read_results()
+        trials = EXPERIMENTS[name].trials
         print(f"\n{EXPERIMENTS[name].title}\n\n{table(name, results)}")
+        print(f"{sum(t in results for t in trials)} of {len(trials)} trials are done")
         draw(name, results, RESULTS / f"{name}.svg")
     results = read_results()
     write_text(RESULTS / "tables.md", long_tables(results))

@@ -24,7 +24,7 @@ PAGES = [RESULTS.parent / "results.md", RESULTS.parent.parent / "README.md"]
 
 
 def table(name: str, results: Results) -> str:
-    """An experiment's table, and how many trials are missing."""
+    """An experiment's table."""
     experiment = EXPERIMENTS[name]
     if name in SPECIAL:
         lines = SPECIAL[name](results)
@@ -34,9 +34,6 @@ def table(name: str, results: Results) -> str:
             for row in experiment.rows
         ]
         lines = _markdown(["", *experiment.columns], cells)
-    missing = sum(trial not in results for trial in experiment.trials)
-    if missing:
-        lines += ["", f"{missing} of {len(experiment.trials)} trials are missing."]
     return "\n".join(lines) + "\n"
 
 
