@@ -107,12 +107,9 @@ def train(
     """
     splits = _checked_splits(examples, settings)
     usable_device(settings.device)
-    for path, loaded, wanted in (
-        (settings.scorer, scorer, "scorer=load_run(path)"),
-        (settings.init, initial, "initial=partial(load_t5, path)"),
-    ):
+    for path, loaded in ((settings.scorer, scorer), (settings.init, initial)):
         if path and not loaded:
-            raise ValueError(f"{path} is not loaded; pass {wanted}")
+            raise ValueError(f"{path} is not loaded; pass scorer= or initial=")
     tokenizer = tokenizer or Tokenizer.train(training_texts(splits), settings.vocab_size)
     check_lengths(splits, tokenizer, settings.max_chain)
     initial = initial or _random_model(settings, tokenizer)

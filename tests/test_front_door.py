@@ -81,7 +81,7 @@ MISTAKES += [
     (lambda w: train(model={"d_modle": 5}), "no field 'd_modle'"),
     (lambda w: train(device="gpu"), "device is 'gpu'"),
     (lambda w: train(scorer="runs/direct"), "runs/direct is not loaded; pass scorer="),
-    (lambda w: train(init="flan"), "flan is not loaded; pass initial="),
+    (lambda w: train(init="flan"), "flan is not loaded"),
     (lambda w: cut(segmentation="interleaved"), "segmentation is 'interleaved'"),
     (lambda w: cut(beta=float("nan")), "beta is nan"),
     (lambda w: ases.segment([ases.TOY], "entropy"), "'entropy'; expected Settings"),
