@@ -193,7 +193,9 @@ def filled(text: str, results: Results) -> str:
         else:
             *where, what = place.split("/")
             cell = find_cell(results, *where)
-            content = "?" if cell is None else _shown(cell) if what == "cell" else _difference(cell)
+            content = (
+                "not run" if cell is None else _shown(cell) if what == "cell" else _difference(cell)
+            )
         return f"<!-- {place} -->{content}<!-- end -->"
 
     places = "|".join([*EXPERIMENTS, *OTHERS, "[^<>]*/[^<>]*"])
