@@ -1,6 +1,7 @@
 """Run one trial: train, write chains, score them."""
 
 import copy
+import json
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -9,8 +10,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from cuts import CUTS
-from roles import entropies_of_roles, rules_against_roles
+from cuts import cut_by
+from roles import compare_roles
 from trials import GENERATED, STEPS, Trial
 
 from ases.data import Example, split_examples
@@ -25,8 +26,6 @@ from ases.tasks import make_splits
 from ases.tasks.word_problems import word_problem
 from ases.tokenizer import Tokenizer
 from ases.training import Training, Watcher
-
-Cut = Callable[[Sequence[Example]], list[Segmented]]
 
 MAX_NUMBER = 20
 PRETRAINING = 3000  # updates
@@ -53,15 +52,15 @@ def run_trial(trial: Trial, folder: str) -> dict:
     if generated and trial.seed == 0 and trial.problems == 1000:
         result["curves"] = curves.found
     if generated and trial.mode == "direct":
-        result["by_role"] = entropies_of_roles(writer, splits["test"])
-        result["by_entropy"] = rules_against_roles(writer, splits["test"])
+        result["by_role"], result["by_entropy"] = compare_roles(writer, splits["test"])
     for name, examples in _tests(trial, splits).items():
         second_try = beam_search if name == "test, second try" else None
         chains = writer.write([e.question for e in examples], second_try=second_try)
         scores = score_chains(trial.task, examples, chains)
         kept = {name: scores[name] for name in KEPT[trial.task]}
         result["tests"][name] = kept | {"end": scores["stop_reasons"]["end"]}
-    return _rounded(result)
+    # All floats in five decimals.
+    return json.loads(json.dumps(result), parse_float=lambda text: round(float(text), 5))
 
 
 class Curves(Watcher):
@@ -80,21 +79,11 @@ class Curves(Watcher):
 
 
 # --- data ----------------------------------------------------------------------------------------
-
-
 def _all_splits(trial: Trial, folder: str) -> Splits:
     if trial.data == GENERATED:
         return make_splits(trial.task, trial.problems, 300, 500, trial.seed, MAX_NUMBER)
     examples = read_examples(Path(folder) / trial.data, trial.task, skip_bad_rows=True).examples
     return split_examples(examples, trial.seed)
-
-
-def _limited(splits: Splits, trial: Trial) -> Splits:
-    """Cut real data to the trial's training size, 300 validation and 200 test rows."""
-    if trial.data == GENERATED:
-        return splits
-    limits = {"train": trial.problems, "validation": 300, "test": 200}
-    return {name: splits[name][:n] for name, n in limits.items()}
 
 
 def _tests(trial: Trial, splits: Splits) -> dict[str, list[Example]]:
@@ -116,25 +105,19 @@ def problems_of(steps: int, n: int = 100) -> list[Example]:
 
 
 # --- training ------------------------------------------------------------------------------------
-
-
-def _train(trial: Trial, folder: str) -> tuple[Splits, Cut, Writer, Curves, float]:
-    everything = _all_splits(trial, folder)
-    splits = _limited(everything, trial)
-    cut: Cut = segment
+def _train(trial: Trial, folder: str) -> tuple[Splits, Callable, Writer, Curves, float]:
+    splits = _all_splits(trial, folder)
+    if trial.data != GENERATED:
+        limits = {"train": trial.problems, "validation": 300, "test": 200}
+        splits = {name: splits[name][:n] for name, n in limits.items()}
+    cut: Callable = segment
     if trial.labels == "entropy":
         rule = Settings(segmentation="entropy", beta=trial.beta, gamma=trial.gamma)
         cut = partial(segment, settings=rule, scorer=_scorer(trial.baseline, folder))
     elif trial.labels != "interleave":
-        cut = CUTS[trial.labels]
+        cut = partial(cut_by, trial.labels)
 
-    settings = Settings(
-        mode=trial.mode,
-        encoder=trial.encoder,
-        size=trial.size,
-        seed=trial.seed,
-        max_number=MAX_NUMBER,
-    )
+    settings = Settings(mode=trial.mode, encoder=trial.encoder, size=trial.size, seed=trial.seed)
     start: dict[str, Any] = {"tokenizer": Tokenizer.train(training_texts(splits), VOCABULARY)}
     if trial.pretrained:
         model, start["tokenizer"] = _pretrained(trial.task, trial.data, trial.seed, folder)
@@ -154,8 +137,7 @@ def _train(trial: Trial, folder: str) -> tuple[Splits, Cut, Writer, Curves, floa
 
 @lru_cache(1)
 def _scorer(direct: Trial, folder: str) -> Writer:
-    _, _, writer, _, _ = _train(direct, folder)
-    return writer
+    return _train(direct, folder)[2]
 
 
 @lru_cache(1)
@@ -182,26 +164,15 @@ def _with_holes(examples: Sequence[Example], rng: random.Random) -> list[Example
                 kept += piece
             else:
                 gone += piece
-                kept += "" if kept.endswith(BLANK) else BLANK
+                kept = kept.removesuffix(BLANK) + BLANK
         if gone:
             holed.append(Example(e.id, kept, gone))
     return holed
 
 
 # --- results -------------------------------------------------------------------------------------
-
-
 def _target_tokens(writer: Writer, segmented: Sequence[Segmented]) -> dict[str, float]:
     """Target tokens per chain, by sub-model; times nats per token: its nats per chain."""
     settings = writer.settings
     rows = rows_by_model(settings.mode, segmented, writer.tokenizer, settings.encoder)
     return {name: sum(map(target_length, own)) / len(segmented) for name, own in rows.items()}
-
-
-def _rounded(found: Any) -> Any:
-    """Round all floats to five decimals."""
-    if isinstance(found, dict):
-        return {name: _rounded(value) for name, value in found.items()}
-    if isinstance(found, list):
-        return [_rounded(value) for value in found]
-    return round(found, 5) if isinstance(found, float) else found

@@ -17,13 +17,17 @@ RULES = {
 }
 
 
-def entropies_of_roles(writer: Writer, examples: Sequence[Example]) -> dict:
-    """Mean token entropy (nats) by true role; digits after "=" count as "computed" instead."""
-    pieces, entropies = _entropies(writer, examples)
+def compare_roles(writer: Writer, examples: Sequence[Example]) -> tuple[dict, dict]:
+    """Two results: mean token entropy (nats) by true role, where digits after "=" count as
+    "computed" instead; F1 of both roles by rule, or "position" for labels by position."""
+    pieces = [split_pieces(e.answer) for e in examples]
+    questions = [e.question for e in examples]
+    entropies = chain_entropies(writer.models["direct"], writer.tokenizer, questions, pieces)
+    gold = [[role for role, _ in e.gold] for e in examples]
+
     values: dict[str, list[float]] = {ES: [], AS: [], "computed": []}
-    for e, own, of_pieces in zip(examples, pieces, entropies):
-        ids = writer.tokenizer.encode_pieces(own)
-        for (role, _), piece, tokens in zip(e.gold or (), ids, of_pieces):
+    for roles, own, of_pieces in zip(gold, pieces, entropies):
+        for role, piece, tokens in zip(roles, writer.tokenizer.encode_pieces(own), of_pieces):
             behind_equals = False
             for token, entropy in zip(piece, tokens):
                 text = writer.tokenizer.decode([token])
@@ -31,22 +35,10 @@ def entropies_of_roles(writer: Writer, examples: Sequence[Example]) -> dict:
                 values["computed" if behind_equals and digits else role].append(entropy)
                 # The result ends at the first word after it.
                 behind_equals = "=" in text or (behind_equals and not text.strip("$ ").isalpha())
-    return {name: sum(own) / len(own) for name, own in values.items()}
 
-
-def rules_against_roles(writer: Writer, examples: Sequence[Example]) -> dict:
-    """F1 of both roles against the true ones, by rule; "position": labels by position."""
-    pieces, entropies = _entropies(writer, examples)
     labels = {"position": [interleaved_labels(len(own)) for own in pieces]}
     for name, rule in RULES.items():
         labels[name] = [entropy_labels([rule(p) for p in own], 1.0) for own in entropies]
-    gold = [[role for role, _ in e.gold or ()] for e in examples]
     found = {name: role_agreement(gold, own) for name, own in labels.items()}
-    return {name: {role: own[role]["f1"] for role in (ES, AS)} for name, own in found.items()}
-
-
-def _entropies(writer: Writer, examples: Sequence[Example]) -> tuple[list, list]:
-    pieces = [split_pieces(e.answer) for e in examples]
-    questions = [e.question for e in examples]
-    model = writer.models["direct"]
-    return pieces, chain_entropies(model, writer.tokenizer, questions, pieces)
+    by_rule = {name: {role: own[role]["f1"] for role in (ES, AS)} for name, own in found.items()}
+    return {name: sum(own) / len(own) for name, own in values.items()}, by_rule

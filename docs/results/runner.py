@@ -16,7 +16,7 @@ from tqdm import tqdm
 from trials import GENERATED, VERSION, Trial
 
 from ases.data import InputError
-from ases.run.write import write_text
+from ases.run.write import json_lines, write_text
 
 RESULTS = Path(__file__).parent
 FIELDS = [field.name for field in fields(Trial)]
@@ -63,13 +63,8 @@ def run_missing(trials: Sequence[Trial], folder: str, processes: int) -> None:
         for done in tqdm(as_completed(futures), total=len(futures), unit="trial", disable=None):
             trial = futures[done]
             row = asdict(trial) | {"format": VERSION, "session": SESSION} | done.result()
-            write_results(read_results() | {trial: row})
-
-
-def write_results(results: dict[Trial, dict]) -> None:
-    """Rewrite ``trials.jsonl``."""
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in results.values()]
-    write_text(RESULTS / "trials.jsonl", "".join(lines))
+            results = read_results() | {trial: row}
+            write_text(RESULTS / "trials.jsonl", json_lines(results.values()))
 
 
 def _prepare() -> None:
