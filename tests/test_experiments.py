@@ -195,7 +195,7 @@ def test_pages_show_what_the_trials_found():
     for page in tables.PAGES:
         assert tables.filled(page.read_text(), found) == page.read_text()
     assert tables.long_tables(found) == (FOLDER / "tables.md").read_text()
-    drawn = {n for n, e in EXPERIMENTS.items() if e.figure and set(e.trials) & set(found)}
+    drawn = {name for name in figures.FIGURES if set(EXPERIMENTS[name].trials) & set(found)}
     assert {path.stem for path in FOLDER.glob("*.svg")} == drawn
 
 

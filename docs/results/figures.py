@@ -1,6 +1,5 @@
 """Figures of the results."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,15 @@ from trials import EXPERIMENTS
 
 from ases.run.plot import need_pyplot, save_figure
 
+#: Experiments that have a figure.
+FIGURES = ("words", "longer", "steps", "data", "encoder", "labels", "losses")
+
 
 def draw(name: str, results: Results, out: Path) -> None:
     """Draw an experiment as SVG, if it has a figure and any results."""
-    experiment = EXPERIMENTS[name]
-    if not experiment.figure or not any(trial in results for trial in experiment.trials):
+    if name not in FIGURES or not any(trial in results for trial in EXPERIMENTS[name].trials):
         return
-    pyplot = need_pyplot()
-    figure, axes = pyplot.subplots(figsize=(8, 4))
+    figure, axes = need_pyplot().subplots(figsize=(8, 4))
     if name == "losses":
         _draw_losses(axes, results)
     else:
@@ -29,37 +29,29 @@ def draw(name: str, results: Results, out: Path) -> None:
 
 def _draw_cells(axes: Any, name: str, results: Results) -> None:
     """One mark with interval per cell; one faint dot per seed."""
-    experiment = EXPERIMENTS[name]
-    rows, columns = list(experiment.rows), list(experiment.columns)
+    rows, columns = EXPERIMENTS[name].rows, EXPERIMENTS[name].columns
     for c, column in enumerate(columns):
-        color = f"C{c}"
-        shift = 0.6 * ((c + 0.5) / len(columns) - 0.5)
-        places, means, reaches = [], [], []
+        color, marks = f"C{c}", []
         for r, row in enumerate(rows):
             cell = find_cell(results, name, row, column)
-            if cell is None:
-                continue
-            mean, reach = mean_interval(cell.values)
-            places.append(r + shift)
-            means.append(mean)
-            reaches.append(0 if math.isnan(reach) else reach)
-            dots = [r + shift] * len(cell.values)
-            axes.plot(dots, cell.values, ".", color=color, alpha=0.3, markersize=4)
+            if cell:
+                place = r + 0.6 * ((c + 0.5) / len(columns) - 0.5)
+                marks.append((place, *mean_interval(cell.values)))
+                dots = [place] * len(cell.values)
+                axes.plot(dots, cell.values, ".", color=color, alpha=0.3, markersize=4)
+        places, means, reaches = np.reshape(marks, (-1, 3)).T
         style = dict(fmt="o", color=color, capsize=3, markersize=5, label=column)
-        axes.errorbar(places, means, yerr=reaches, **style)
+        axes.errorbar(places, means, yerr=np.nan_to_num(reaches), **style)
     axes.set_xticks(range(len(rows)), [row.replace(", ", ",\n") for row in rows])
-    scores = {"accuracy": "accuracy", "score": "accuracy; ROUGE-L of reports"}
-    axes.set(ylabel=scores[experiment.score], ylim=(0, 1), xlabel=experiment.title)
+    score = "accuracy; ROUGE-L of reports" if name == "data" else "accuracy"
+    axes.set(ylabel=score, ylim=(0, 1), xlabel=EXPERIMENTS[name].title)
 
 
 def _draw_losses(axes: Any, results: Results) -> None:
     """First seed: training loss (thin) and best validation loss so far (Figure 4)."""
     experiment = EXPERIMENTS["losses"]
     for column in experiment.columns:
-        trial = experiment.cell("1,000 problems", column)[0][0]
-        if trial not in results:
-            continue
-        result = results[trial]
+        result = results.get(experiment.cell("1,000 problems", column)[0][0], {"curves": {}})
         for model, curves in result["curves"].items():
             tokens = result["target_tokens"][model]
             seconds, loss = np.array(curves["training"]).T

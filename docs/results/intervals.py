@@ -7,6 +7,7 @@ same seed have the same data.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 import numpy as np
 from trials import EXPERIMENTS, Trial
@@ -25,13 +26,11 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     >>> mean, round(reach, 3)
     (2.0, 2.484)
     """
-    n = len(values)
-    mean = sum(values) / n
+    n, mean = len(values), fmean(values)
     if n < 3:
         return mean, math.nan
-    variance = sum((v - mean) ** 2 for v in values) / (n - 1)
     t = STUDENT[n - 3] if n - 3 < len(STUDENT) else 2.0
-    return mean, t * math.sqrt(variance / n)
+    return mean, t * stdev(values) / math.sqrt(n)
 
 
 @dataclass
@@ -46,59 +45,46 @@ class Cell:
     @property
     def significant(self) -> bool:
         """Whether the interval of the mean difference excludes zero."""
-        if len(self.differences) < 3:
-            return False
-        mean, reach = mean_interval(self.differences)
-        return abs(mean) > reach
+        mean, reach = mean_interval(self.differences or [0.0])
+        return abs(mean) > reach  # False if the reach is NaN
 
 
 def find_cell(results: Results, experiment: str, row: str, column: str) -> Cell | None:
     """The cell; None without results."""
     trials, test = EXPERIMENTS[experiment].cell(row, column)
-    score = EXPERIMENTS[experiment].score
-    if score == "score":
-        score = "accuracy" if trials[0].task == "mwp" else "rougeL"
+    score = "accuracy" if trials[0].task == "mwp" else "rougeL"
     found = [t for t in trials if t in results]
     if not found or score not in results[found[0]]["tests"].get(test, {}):
         return None
     others = [t for t in found if t != t.baseline and t.baseline in results]
-
-    def value(trial: Trial) -> float:
-        return results[trial]["tests"][test][score]
-
     pairs = [(results[t], results[t.baseline]) for t in others]
     times = [a["seconds"] / b["seconds"] for a, b in pairs if a["session"] == b["session"]]
     return Cell(
-        [results[t] for t in found],
-        [value(t) for t in found],
-        [value(t) - value(t.baseline) for t in others],
-        float(np.median(times)) if times else math.nan,
+        rows=[results[t] for t in found],
+        values=[results[t]["tests"][test][score] for t in found],
+        differences=[a["tests"][test][score] - b["tests"][test][score] for a, b in pairs],
+        time=float(np.median(times)) if times else math.nan,
     )
 
 
-def problems_to_match(results: Results, column: str) -> list[tuple[str, float, float, float]]:
+def problems_to_match(results: Results, column: str) -> list[tuple]:
     """How many times as many problems direct needs to match ``column`` trained on n.
 
-    Interpolate direct's accuracy over log n, for each seed.
+    Interpolates direct's accuracy over log n, for each seed. If direct never gets as accurate, its
+    largest n counts: a lower bound.
 
-    Returns:
-        (n, ratio, low, high) for all n but the largest; the ratio is the geometric mean over seeds.
-        If direct never gets as accurate, its largest n counts: a lower bound.
+    Returns (row, ratio, low, high) for all n but the largest; the ratio is the geometric mean.
     """
-    experiment = EXPERIMENTS["words"]
-    sizes = [int(name.replace(",", "")) for name in experiment.rows]
-    ratios = []
-    for n, row in list(zip(sizes, experiment.rows))[:-1]:
+    experiment, ratios = EXPERIMENTS["words"], []
+    logs_of_n = np.log([int(name.replace(",", "")) for name in experiment.rows])
+    for log_n, row in list(zip(logs_of_n, experiment.rows))[:-1]:
         logs = []
         for seed in range(5):
-            cells = [experiment.cell(other, "direct")[0][seed] for other in experiment.rows]
-            trial = experiment.cell(row, column)[0][seed]
-            if not all(t in results for t in [*cells, trial]):
-                continue
-            direct = [results[t]["tests"]["test"]["accuracy"] for t in cells]
-            wanted = results[trial]["tests"]["test"]["accuracy"]
-            reached = np.interp(wanted, np.maximum.accumulate(direct), np.log(sizes))
-            logs.append(reached - math.log(n))
+            trials = [experiment.cell(other, "direct")[0][seed] for other in experiment.rows]
+            trials.append(experiment.cell(row, column)[0][seed])
+            if all(t in results for t in trials):
+                *direct, wanted = (results[t]["tests"]["test"]["accuracy"] for t in trials)
+                logs.append(np.interp(wanted, np.maximum.accumulate(direct), logs_of_n) - log_n)
         if len(logs) > 2:
             mean, reach = mean_interval(logs)
             ratios.append((row, *np.exp([mean, mean - reach, mean + reach]).tolist()))
