@@ -160,7 +160,7 @@ def test_cells_are_compared_with_direct(found):
     assert not direct.significant and np.isnan(direct.time)
     level = intervals.find_cell(found, "words", "4,000", "USM, equal updates")
     assert not level.significant
-    text = tables.table("words", found)
+    text = tables.TABLES["words"](found)
     assert text.count("**") == 8 and text.count("× 1.50") == 5  # bold: all but 4,000
     assert "500" in tables.long_tables(found)
     for row, ratio, low, high in intervals.problems_to_match(found, "USM, equal updates"):

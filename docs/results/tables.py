@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Iterable, Sequence
+from functools import partial, reduce
+from itertools import product
 from operator import getitem
 
 import numpy as np
@@ -11,35 +12,20 @@ from intervals import Cell, Results, find_cell, mean_interval, problems_to_match
 from runner import RESULTS
 from trials import EXPERIMENTS
 
-from ases.run.write import write_text
 from ases.segmentation import AS, ES
 
-#: Rows of the README's table: where they stand, and what they are.
-SUMMARY = {
-    ("words", "500"): "500 word problems, accuracy",
-    ("words", "1,000"): "1,000 word problems, accuracy",
-    ("data", "cPET, 500 reports"): "500 PET reports, ROUGE-L",
-}
 PAGES = [RESULTS.parent / "results.md", RESULTS.parent.parent / "README.md"]
+#: Rows of the README's table: what they are, and where they stand.
+SUMMARY = {
+    "500 word problems, accuracy": ("words", "500"),
+    "1,000 word problems, accuracy": ("words", "1,000"),
+    "500 PET reports, ROUGE-L": ("data", "cPET, 500 reports"),
+}
 
 
-def table(name: str, results: Results) -> str:
-    """An experiment's table."""
-    experiment = EXPERIMENTS[name]
-    if name in SPECIAL:
-        lines = SPECIAL[name](results)
-    else:
-        cells = [
-            [row, *(_shown(find_cell(results, name, row, column)) for column in experiment.columns)]
-            for row in experiment.rows
-        ]
-        lines = _markdown(["", *experiment.columns], cells)
-    return "\n".join(lines) + "\n"
-
-
-def _markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return lines + ["| " + " | ".join(row) + " |" for row in cells]
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |\n" for row in (header, *rows)]
+    return "".join([lines[0], "|" + "---|" * len(header) + "\n", *lines[1:]])
 
 
 def _shown(cell: Cell | None) -> str:
@@ -58,76 +44,71 @@ def _interval(values: Sequence[float], digits: int = 3) -> str:
 
 
 def _difference(cell: Cell) -> str:
+    if not cell.differences:
+        return ""
     mean, reach = mean_interval(cell.differences)
-    return f"{mean:+.3f}" + (
-        "" if math.isnan(reach) else f" [{mean - reach:+.3f}, {mean + reach:+.3f}]"
-    )
+    interval = f" [{mean - reach:+.3f}, {mean + reach:+.3f}]"
+    return f"{mean:+.3f}" + ("" if math.isnan(reach) else interval)
 
 
-def _mean(cell: Cell, *keys: str) -> float:
+def _mean(cell: Cell, *keys: str, digits: int = 2) -> str:
     """Mean over trials of the value under these nested keys."""
-    return float(np.mean([reduce(getitem, keys, row) for row in cell.rows]))
+    return f"{np.mean([reduce(getitem, keys, row) for row in cell.rows]):.{digits}f}"
 
 
-def _scorers(results: Results) -> list[str]:
+# --- tables --------------------------------------------------------------------------------------
+def _scores(rows: dict[str, tuple], columns: Iterable[str], results: Results) -> str:
+    """Cells of rows, each a name and its experiment and row."""
+    cells = [
+        [name, *(_shown(find_cell(results, *place, column)) for column in columns)]
+        for name, place in rows.items()
+    ]
+    return _markdown(["", *columns], cells)
+
+
+def _scorers(results: Results) -> str:
     """F1 of ES and AS against the true roles, by rule, and the scorer's entropies."""
-    rules = ("mean", "sum", "first token", "highest", "position")
-    cells = []
+    rules, lines = ("mean", "sum", "first token", "highest", "position"), []
     for row in EXPERIMENTS["scorers"].rows:
         cell = find_cell(results, "scorers", row, "direct")
-        if cell is None:
-            continue
-        line = [row, f"{_mean(cell, 'tests', 'test', 'accuracy'):.2f}"]
-        line += [f"{_mean(cell, 'by_role', kind):.2f}" for kind in (ES, AS, "computed")]
-        for rule in rules:
-            f1 = [_mean(cell, "by_entropy", rule, role) for role in (ES, AS)]
-            line.append(" / ".join(f"{value:.2f}" for value in f1))
-        cells.append(line)
+        if cell:
+            line = [row, _mean(cell, "tests", "test", "accuracy")]
+            line += [_mean(cell, "by_role", kind) for kind in (ES, AS, "computed")]
+            f1 = partial(_mean, cell, "by_entropy")
+            lines.append([*line, *(f"{f1(rule, ES)} / {f1(rule, AS)}" for rule in rules)])
     header = ["scorer", "accuracy", "entropy: ES", "AS", "computed", *(f"F1 by {r}" for r in rules)]
-    return _markdown(header, cells)
+    return _markdown(header, lines)
 
 
-def _losses(results: Results) -> list[str]:
+def _losses(results: Results) -> str:
     """Best validation losses, in nats per chain and per token."""
-    cells = []
+    lines = []
     for column in EXPERIMENTS["losses"].columns:
         cell = find_cell(results, "losses", "1,000 problems", column)
-        if cell is None:
-            continue
-        names = list(cell.rows[0]["validation_loss"])
-        a_chain = [
-            sum(row["validation_loss"][n] * row["target_tokens"][n] for n in names)
-            for row in cell.rows
-        ]
-        a_token = ", ".join(f"{n} {_mean(cell, 'validation_loss', n):.3f}" for n in names)
-        cells.append([column, _interval(a_chain, 2), a_token])
-    return _markdown(["", "nats per chain", "nats per token"], cells)
+        if cell:
+            pairs = [(row["validation_loss"], row["target_tokens"]) for row in cell.rows]
+            a_chain = [sum(losses[n] * tokens[n] for n in losses) for losses, tokens in pairs]
+            a_token = [f"{n} {_mean(cell, 'validation_loss', n, digits=3)}" for n in pairs[0][0]]
+            lines.append([column, _interval(a_chain, 2), ", ".join(a_token)])
+    return _markdown(["", "nats per chain", "nats per token"], lines)
 
 
-SPECIAL = {"scorers": _scorers, "losses": _losses}
-
-
-def summary(results: Results) -> str:
-    """The README's table."""
-    columns = ["direct", "USM, equal updates", "USM, equal epochs"]
-    cells = [
-        [words, *(_shown(find_cell(results, *place, column)) for column in columns)]
-        for place, words in SUMMARY.items()
-    ]
-    return "\n".join(_markdown(["", *columns], cells)) + "\n"
-
-
-def ratios(results: Results) -> str:
+def _ratios(results: Results) -> str:
     """Table of ``problems_to_match``."""
-    cells = []
+    lines = []
     for column in ("USM, equal updates", "USM, equal epochs"):
         found = problems_to_match(results, column)
-        cells.append([column, *(f"{r:.2f} [{low:.2f}, {high:.2f}]" for _, r, low, high in found)])
-    sizes = list(EXPERIMENTS["words"].rows)[:-1]
-    return "\n".join(_markdown(["", *sizes], cells)) + "\n"
+        lines.append([column, *(f"{r:.2f} [{low:.2f}, {high:.2f}]" for _, r, low, high in found)])
+    return _markdown(["", *list(EXPERIMENTS["words"].rows)[:-1]], lines)
 
 
-OTHERS = {"summary": summary, "ratios": ratios}
+#: Tables of the pages: name → what makes it from the results.
+TABLES = {
+    name: partial(_scores, {row: (name, row) for row in experiment.rows}, experiment.columns)
+    for name, experiment in EXPERIMENTS.items()
+}
+TABLES |= {"summary": partial(_scores, SUMMARY, EXPERIMENTS["size"].columns)}
+TABLES |= {"ratios": _ratios, "scorers": _scorers, "losses": _losses}
 
 
 def long_tables(results: Results) -> str:
@@ -136,67 +117,51 @@ def long_tables(results: Results) -> str:
     header = ["", "", "seeds", "score", "from direct", "BLEU", "ROUGE-1, 2", "end", "segments"]
     header += ["epochs", "updates", "seconds", "time"]
     for name, experiment in EXPERIMENTS.items():
-        cells = []
-        for row in experiment.rows:
-            for column in experiment.columns:
-                cell = find_cell(results, name, row, column)
-                if cell is not None:
-                    cells.append([row, column, *_details(cell, experiment.cell(row, column)[1])])
-        parts += [f"## {experiment.title}\n", "\n".join(_markdown(header, cells)) + "\n"]
+        lines = []
+        for row, column in product(experiment.rows, experiment.columns):
+            cell = find_cell(results, name, row, column)
+            if cell:
+                lines.append([row, column, *_details(cell, experiment.cell(row, column)[1])])
+        parts += [f"## {experiment.title}\n", _markdown(header, lines)]
     return "\n".join(parts)
 
 
 def _details(cell: Cell, test: str) -> list[str]:
-    tests = cell.rows[0]["tests"][test]
-    rouge = ""
-    if "rouge1" in tests:
-        rouge = ", ".join(f"{_mean(cell, 'tests', test, n):.3f}" for n in ("rouge1", "rouge2"))
-    epochs = [f"{_mean(cell, 'epochs_done', name):.1f}" for name in cell.rows[0]["epochs_done"]]
+    first, scores = cell.rows[0], partial(_mean, cell, "tests", test)
+    rouge = [scores(n, digits=3) for n in ("rouge1", "rouge2") if n in first["tests"][test]]
     return [
         str(len(cell.values)),
         _interval(cell.values),
-        _difference(cell) if cell.differences else "",
-        f"{_mean(cell, 'tests', test, 'bleu'):.1f}",
-        rouge,
-        f"{_mean(cell, 'tests', test, 'end'):.2f}",
-        f"{_mean(cell, 'segments'):.1f}",
-        ", ".join(epochs),
-        f"{_mean(cell, 'updates'):.0f}",
+        _difference(cell),
+        scores("bleu", digits=1),
+        ", ".join(rouge),
+        scores("end"),
+        _mean(cell, "segments", digits=1),
+        ", ".join(_mean(cell, "epochs_done", name, digits=1) for name in first["epochs_done"]),
+        _mean(cell, "updates", digits=0),
         f"{np.median([row['seconds'] for row in cell.rows]):.0f}",
         "" if math.isnan(cell.time) else f"× {cell.time:.2f}",
     ]
 
 
 # --- into the pages ------------------------------------------------------------------------------
-
-
-def fill_pages(results: Results) -> None:
-    """Fill the places in README.md and results.md."""
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        write_text(page, filled(text, results))
-
-
 def filled(text: str, results: Results) -> str:
     """Replace everything between ``<!-- PLACE -->`` and ``<!-- end -->``.
 
-    PLACE is an experiment's table ("words"), "summary", "ratios", or a cell like
-    "words/1,000/USM, equal epochs/cell"; ".../gain" is its difference from direct.
+    PLACE is a table's name ("words"), or a cell like "words/1,000/USM, equal epochs/cell";
+    ".../gain" is its difference from direct.
     """
 
     def again(match: re.Match) -> str:
         place = match[1]
-        if place in EXPERIMENTS:
-            content = f"\n\n{table(place, results)}\n"
-        elif place in OTHERS:
-            content = f"\n\n{OTHERS[place](results)}\n"
+        if place in TABLES:
+            content = f"\n\n{TABLES[place](results)}\n"
         else:
             *where, what = place.split("/")
             cell = find_cell(results, *where)
-            content = (
-                "not run" if cell is None else _shown(cell) if what == "cell" else _difference(cell)
-            )
+            shown = _shown if what == "cell" else _difference
+            content = shown(cell) if cell else "not run"
         return f"<!-- {place} -->{content}<!-- end -->"
 
-    places = "|".join([*EXPERIMENTS, *OTHERS, "[^<>]*/[^<>]*"])
+    places = "|".join([*TABLES, "[^<>]*/[^<>]*"])
     return re.sub(rf"<!-- ({places}) -->(?s:.*?)<!-- end -->", again, text)
