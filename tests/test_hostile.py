@@ -16,7 +16,7 @@ from tests.test_commands import SMALL, command, fail, process, succeed
 QUICK = "--size micro --train-problems 60 --test-problems 3 --device cpu".split()
 
 
-def train(mode, folder, steps=4):
+def train(mode, folder, steps=2):
     succeed(f"train.py --mode {mode} --out-dir {folder} --max-steps {steps}", *QUICK)
     return folder
 
@@ -64,11 +64,11 @@ def test_a_checkpoint_of_another_run_is_refused(runs, run, tmp_path):
 
 def test_a_scorer_that_was_trained_anew_is_noticed(runs, tmp_path):
     scorer = shutil.copytree(runs / "direct", tmp_path / "scorer")
-    entropy = f"--segmentation entropy --scorer {scorer} --max-steps 4"
+    entropy = f"--segmentation entropy --scorer {scorer} --max-steps 1"
     succeed(f"train.py {entropy} --out-dir {tmp_path}/run", *QUICK)
     succeed(f"train.py --resume {tmp_path}/run")
     shutil.rmtree(scorer)
-    train("direct", scorer, steps=5)
+    train("direct", scorer, steps=1)
     assert "retrained after it labelled" in fail(f"train.py --resume {tmp_path}/run")
 
 
@@ -125,7 +125,7 @@ def test_a_log_without_its_last_newline(run):
     log = run / "metrics.jsonl"
     log.write_text(log.read_text()[:-1])
     succeed(f"train.py --resume {run}")
-    succeed(f"train.py --resume {run} --max-steps 8")
+    succeed(f"train.py --resume {run} --max-steps 4")
     assert all(row["step"] for row in read(log))
 
 
@@ -219,7 +219,7 @@ def test_an_older_run_leaves_nothing_and_links_are_not_followed(runs, tmp_path):
     succeed(f"{evaluate} --overwrite")
     assert not results.is_symlink()
 
-    succeed(f"train.py --task pet --max-steps 4 --out-dir {run} --overwrite", *QUICK)
+    succeed(f"train.py --task pet --max-steps 1 --out-dir {run} --overwrite", *QUICK)
     own = "config.json metrics.jsonl predictions.jsonl results.json tokenizer.json"
     expected = f"{own} usm.best.pt usm.last.pt eval-test-beam2 eval-x notes.txt"
     assert {path.name for path in run.iterdir()} == set(expected.split())
