@@ -9,7 +9,7 @@ import pytest
 from conftest import parsed, read
 
 from ases.segmentation import RULES, Rule
-from tests.test_commands import SMALL, command, fail, process, start, succeed
+from tests.test_commands import SMALL, command, fail, start, succeed
 
 
 def problem(i, answer=None):
@@ -106,7 +106,7 @@ def test_chains_without_numbers(tmp_path):
         assert results["rouge_tokens"] == "characters"
 
 
-def test_questions_from_a_file_and_from_standard_input(evaluate, tmp_path):
+def test_questions_from_a_file_and_from_standard_input(evaluate, tmp_path, monkeypatch):
     questions = tmp_path / "q.txt"
     questions.write_text("Tom has 3 pens and finds 2. How many?\n\nWhat?\n")
     done = succeed(f"{evaluate} --questions {questions}")
@@ -114,7 +114,8 @@ def test_questions_from_a_file_and_from_standard_input(evaluate, tmp_path):
     assert [line["id"] for line in lines] == ["line-1", "line-3"]
     assert all("correct" not in line and line["segments"] for line in lines)
     with open(questions) as file:
-        assert process(f"{evaluate} --questions -", stdin=file).stdout == done.stdout
+        monkeypatch.setattr("sys.stdin", file)
+        assert succeed(f"{evaluate} --questions -").stdout == done.stdout
     succeed(f"{evaluate} --questions {questions} --out-dir {tmp_path}/out")
     assert read(tmp_path / "out" / "predictions.jsonl") == lines
     questions.write_text(" \n")
@@ -162,11 +163,11 @@ def test_a_rule_of_ones_own(monkeypatch, tmp_path):
     for told in (succeed(line).stderr, page.read_text()):
         assert "Long pieces are AS." in told and "alternate" not in told
     assert "length" in succeed("segment.py --help").stdout
-    succeed(f"train.py {rule} --max-steps 4 --out-dir {tmp_path}/run", *SMALL)
+    succeed(f"train.py {rule} --max-steps 1 --out-dir {tmp_path}/run", *SMALL)
 
 
 def test_a_scorer_of_another_task_is_told(tmp_path):
-    succeed(f"train.py --mode direct --max-steps 4 --out-dir {tmp_path}/s", *SMALL)
+    succeed(f"train.py --mode direct --max-steps 1 --out-dir {tmp_path}/s", *SMALL)
     entropy = f"--segmentation entropy --scorer {tmp_path}/s"
     done = succeed(f"segment.py --task pet --split test --test-problems 5 --show 1 {entropy}")
     assert "was trained for --task mwp; its entropies say little about pet chains" in done.stderr

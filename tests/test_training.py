@@ -251,10 +251,10 @@ def test_own_random_numbers():
     alone, threaded = ([new_model() for _ in range(2)] for _ in range(2))
     before = torch.get_rng_state()
     for seed, model in enumerate(alone):
-        fit(model, seed=seed, max_steps=40)
+        fit(model, seed=seed, max_steps=16)
     with ThreadPoolExecutor(2) as threads:
         for seed, model in enumerate(threaded):
-            threads.submit(fit, model, seed=seed, max_steps=40)
+            threads.submit(fit, model, seed=seed, max_steps=16)
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(*map(weights, alone))  # dropout follows the seed
     for one, other in zip(alone, threaded):
