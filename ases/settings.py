@@ -93,16 +93,12 @@ class Settings:
     merge: bool = setting(True, "one segment per piece, like the released code")
 
     # --- model
-    encoder: str = setting(
-        "block-causal", "encode a chain once, or every context", choices=ENCODERS
-    )
+    encoder: str = setting("block-causal", "encode chains once, or every context", choices=ENCODERS)
     size: str = setting("tiny", "shape of the model", choices=SIZES)
     dropout: float = setting(0.0, "fraction of activations dropped in training", low=0, high=0.99)
     init: str | None = setting(None, "T5 checkpoint", shown="random weights", metavar="FOLDER")
     vocab_size: int = setting(4096, "maximum vocabulary size", low=260, high=1_000_000)
-    max_question: int = setting(
-        1024, "maximum tokens of a question; the middle of longer ones is cut", low=16
-    )
+    max_question: int = setting(1024, "maximum tokens; longer questions lose their middle", low=16)
     max_chain: int = setting(4096, "maximum tokens of a training chain", low=16)
 
     # --- training: the budget is max_steps or max_minutes, whichever runs out first
@@ -127,13 +123,9 @@ class Settings:
     dtype: str = setting("float32", "of activations", choices=("float32", "bfloat16"))
     device: str = setting("cpu", "where to run: cpu or cuda")
 
-    # --- decoding
-    max_tokens: int | None = setting(
-        None, "maximum tokens of a segment", low=1, shown="twice training's"
-    )
-    max_rounds: int | None = setting(
-        None, "maximum segments of a chain", low=1, shown="twice training's"
-    )
+    # --- decoding; by default, twice the most in training
+    max_tokens: int | None = setting(None, "maximum tokens of a segment", low=1)
+    max_rounds: int | None = setting(None, "maximum segments of a chain", low=1)
 
     #: ``ModelConfig`` fields that override those of ``size``.
     model: dict = field(default_factory=dict)
@@ -152,15 +144,11 @@ class ModelConfig:
     # H times K may differ from D.
     num_heads: int = setting(2, "attention heads, H", low=1, high=10**6)
     relative_attention_num_buckets: int = setting(32, "a multiple of 4", low=4, high=10**6)
-    relative_attention_max_distance: int = setting(
-        128, "one bucket for all beyond", low=1, high=10**6
-    )
+    relative_attention_max_distance: int = setting(128, "one bucket beyond", low=1, high=10**6)
     # gated-gelu: T5 v1.1, Flan-T5, mT5. relu: T5 v1.0.
     feed_forward: str = setting("gated-gelu", "activation", choices=("gated-gelu", "relu"))
     layer_norm_epsilon: float = setting(1e-6, "added to the mean square", low=0)
-    dropout_rate: float = setting(
-        0.0, "fraction of activations dropped in training", low=0, high=0.99
-    )
+    dropout_rate: float = setting(0.0, "fraction of activations dropped", low=0, high=0.99)
     # Two settings, not one: a checkpoint may tie the weights and still not scale.
     tie_word_embeddings: bool = setting(False, "the embedding is the output head")
     scale_decoder_outputs: bool = setting(False, "multiply the decoder's output by D ** -0.5")
