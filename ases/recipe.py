@@ -42,14 +42,9 @@ def segment(
     if rule.needs_entropy:
         if scorer is None:
             raise ValueError(f"{settings.segmentation!r} needs a scorer, a direct model")
-        token_entropies = chain_entropies(
-            scorer.models["direct"],
-            scorer.tokenizer,
-            [e.question for e in examples],
-            pieces,
-            settings.entropy_context,
-            scorer.settings.max_question,
-        )
+        model, limit = scorer.models["direct"], scorer.settings.max_question
+        questions, context = [e.question for e in examples], settings.entropy_context
+        token_entropies = chain_entropies(model, scorer.tokenizer, questions, pieces, context, limit)
     segmented = []
     for example, own, h in zip(examples, pieces, token_entropies):
         labels = rule.label(own, h, settings)
