@@ -16,7 +16,7 @@ from functools import partial
 from ases.data import Example, InputError, split_examples
 from ases.decoding import Chain, Search, SegmentWriter, generate_chains
 from ases.entropy import chain_entropies
-from ases.metrics import role_agreement, score
+from ases.metrics import score
 from ases.model import EncoderDecoder
 from ases.pairs import Row, Segmented, encode_question, rows_by_model
 from ases.segmentation import RULES, make_segments, piece_entropies, split_pieces
@@ -44,7 +44,9 @@ def segment(
             raise ValueError(f"{settings.segmentation!r} needs a scorer, a direct model")
         model, limit = scorer.models["direct"], scorer.settings.max_question
         questions, context = [e.question for e in examples], settings.entropy_context
-        token_entropies = chain_entropies(model, scorer.tokenizer, questions, pieces, context, limit)
+        token_entropies = chain_entropies(
+            model, scorer.tokenizer, questions, pieces, context, limit
+        )
     segmented = []
     for example, own, h in zip(examples, pieces, token_entropies):
         labels = rule.label(own, h, settings)
@@ -52,13 +54,6 @@ def segment(
         entropies = h and piece_entropies(h, settings.gamma)
         segmented.append(Segmented(example, own, labels, segments, entropies, h))
     return segmented
-
-
-def agreement(segmented: Sequence[Segmented]) -> dict | None:
-    """Precision, recall and F1 of each role against the true roles; None without true roles."""
-    known = [s for s in segmented if s.example.gold]
-    gold = [[role for role, _ in s.example.gold] for s in known]
-    return role_agreement(gold, [s.labels for s in known]) if known else None
 
 
 def check(settings: Settings, examples: object) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from ases.data import shown
 from ases.decoding import Chain
+from ases.metrics import role_agreement
 from ases.pairs import Segmented
-from ases.recipe import agreement
 from ases.run.write import counted
 from ases.segmentation import AS, RULES, split_pieces
 from ases.settings import CHAIN, Settings
@@ -55,7 +55,10 @@ def segmented_summary(segmented: Sequence[Segmented], settings: Settings) -> str
     what = f"{counted(len(labels), 'piece')}, {share:.1%} AS, {counted(n_segments, 'segment')}"
     lines = [f"{counted(n, 'chain')}, {what}; pieces joined equal the chain in {lossless} of {n}"]
     lines.append(RULES[settings.segmentation].words)
-    for role, f in (agreement(segmented) or {}).items():
+    known = [s for s in segmented if s.example.gold]
+    gold = [[role for role, _ in s.example.gold] for s in known]
+    found = role_agreement(gold, [s.labels for s in known]) if known else {}
+    for role, f in found.items():
         told = f"precision {f['precision']:.3f}, recall {f['recall']:.3f}, F1 {f['f1']:.3f}"
         lines.append(f"agreement with the true roles: {role} {told}")
     return "\n".join(lines)
