@@ -9,6 +9,8 @@ are clamped to ±reach, so each head has 2·reach + 1 of them.
 Shapes here and in the kernels: B batch, H heads, Q queries, T keys, K head width.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -52,22 +54,18 @@ def packed_span(starts: Tensor) -> Span:
 
 
 # --- attention -----------------------------------------------------------------------------------
+@dataclass
 class Mask:
     """The keys each query sees and the bias of their scores; arguments as for ``attention``.
 
     Layers share one: it caches the dense mask for PyTorch's attention.
     """
 
-    def __init__(
-        self,
-        first: Tensor | None = None,
-        last: Tensor | None = None,
-        rel_bias: Tensor | None = None,
-        query_offset: int = 0,
-    ):
-        self.first, self.last = first, last
-        self.rel_bias, self.query_offset = rel_bias, query_offset
-        self._parts: tuple[Tensor | None, Tensor | None] | None = None
+    first: Tensor | None = None
+    last: Tensor | None = None
+    rel_bias: Tensor | None = None
+    query_offset: int = 0
+    _parts: tuple[Tensor | None, Tensor | None] | None = None  # what ``matrix`` returns
 
     def matrix(self, q: Tensor, n_keys: int) -> tuple[Tensor | None, Tensor | None]:
         """The addend of the scores, broadcastable to (B, H, Q, T), and which queries see no key,
@@ -181,11 +179,10 @@ def bias_matrix(rel_bias: Tensor, n_queries: int, n_keys: int, query_offset: int
 
 
 def seen_keys(first: Tensor | None, last: Tensor | None, n_keys: int) -> Tensor | None:
-    """Which keys are seen: booleans, broadcastable to (B, 1, Q, T); None: all."""
+    """Which keys are seen: booleans (B, 1, Q, T) or (1, 1, Q, T); None: all."""
     seen = None
     for end, inside in ((first, torch.ge), (last, torch.lt)):
         if end is not None:
-            end = end[:, :1] if end.stride(1) == 0 else end
             key = torch.arange(n_keys, dtype=end.dtype, device=end.device)
             part = inside(key, end[..., None])
             seen = part if seen is None else seen & part
@@ -198,7 +195,6 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Ten
     seen = seen_keys(mask.first, mask.last, n_keys)
     if seen is not None:
         # Zero queries without keys and keys without queries: they may hold NaN.
-        seen = seen.expand(-1, -1, n_queries, -1)
         q = q.masked_fill(~seen.any(-1)[..., None], 0)
         unseen = ~seen.any(-2)[..., None]
         k, v = k.masked_fill(unseen, 0), v.masked_fill(unseen, 0)
@@ -253,10 +249,8 @@ def _checked(name: str, end: Tensor | None, q: Tensor, n_keys: int) -> Tensor | 
         return end
 
     end = end if end.dtype == torch.int64 else end.to(torch.int32)
-    # An expanded tensor repeats one column: check only that.
-    column = end[:, :1] if end.stride(1) == 0 else end
-    outside = (column < 0) | (column > n_keys)
-    falls = column.diff(dim=1, prepend=column[:, :1]) < 0
+    outside = (end < 0) | (end > n_keys)
+    falls = end.diff(dim=1, prepend=end[:, :1]) < 0
     for wrong, wanted in (
         (outside, f"0 to {n_keys}, the number of keys"),
         (falls, "no decrease along the queries"),
