@@ -100,9 +100,7 @@ def tokenize_characters(text: str) -> list[str]:
 
 
 # --- BLEU ----------------------------------------------------------------------------------------
-def bleu_counts(
-    prediction: str, reference: str, tokenize: Callable[[str], list[str]] = tokenize_13a
-) -> list[int]:
+def bleu_counts(prediction: str, reference: str, tokenize: Callable = tokenize_13a) -> list[int]:
     """The ten counts that BLEU sums over a corpus: matching n-grams for n = 1 … 4, the prediction's
     n-grams for n = 1 … 4, its length and the reference's."""
     p, r = tokenize(prediction.rstrip()), tokenize(reference.rstrip())
@@ -129,9 +127,7 @@ def _ngrams(tokens: Sequence[str], n: int) -> Counter:
 
 
 # --- ROUGE ---------------------------------------------------------------------------------------
-def rouge(
-    prediction: str, reference: str, tokenize: Callable[[str], list[str]] = tokenize_rouge
-) -> dict[str, float]:
+def rouge(prediction: str, reference: str, tokenize: Callable = tokenize_rouge) -> dict[str, float]:
     """ROUGE-1, ROUGE-2 and ROUGE-L F1 of one pair of texts, 0 to 1."""
     p, r = tokenize(prediction), tokenize(reference)
     pairs, singles = ((_ngrams(p, n) & _ngrams(r, n)).total() for n in (2, 1))
@@ -168,9 +164,7 @@ def wilson_interval(hits: float, n: int) -> tuple[float, float]:
 
 
 def bootstrap_interval(
-    rows: Sequence[Sequence[float]] | np.ndarray,
-    statistic: Callable[[np.ndarray], float],
-    resamples: int = 1000,
+    rows: Sequence[Sequence[float]] | np.ndarray, statistic: Callable, resamples: int = 1000
 ) -> tuple[float, float]:
     """95 % percentile-bootstrap interval of a ``statistic`` of sums (k,), with a fixed seed.
     ``rows``: (n, k), what each question adds to the sums."""
@@ -247,9 +241,7 @@ def _tokens_of(references: Sequence[str]) -> tuple[str, str, Callable, Callable]
     return kind, name, of_bleu, tokenize_characters
 
 
-def role_agreement(
-    gold: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]
-) -> dict[str, dict[str, float]]:
+def role_agreement(gold: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]) -> dict:
     """Precision, recall and F1 of each role over all pieces; 0 where undefined.
 
     Raises ValueError: an example with more or fewer labels than gold roles.

@@ -91,12 +91,10 @@ class RelativeBias(nn.Module):
 
     def __init__(self, config: ModelConfig, bidirectional: bool):
         super().__init__()
-        self.table = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
-        reach = config.relative_attention_max_distance
+        n, reach = config.relative_attention_num_buckets, config.relative_attention_max_distance
+        self.table = nn.Embedding(n, config.num_heads)
         difference = torch.arange(-reach, reach + 1, device="cpu")  # also under a "meta" device
-        buckets = relative_position_bucket(
-            difference, bidirectional, config.relative_attention_num_buckets, reach
-        )
+        buckets = relative_position_bucket(difference, bidirectional, n, reach)
         self.register_buffer("buckets", buckets, persistent=False)
 
     def forward(self) -> Tensor:

@@ -9,6 +9,7 @@ one shape, in bfloat16 only on GPUs that support it. The tests compare the two.
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,13 +68,7 @@ class Muon(torch.optim.Optimizer):
     """Subtracts lr · √max(1, rows / columns) times an orthogonal matrix from each matrix, with
     Nesterov momentum; weight decay first scales the matrix by 1 − lr · weight_decay."""
 
-    def __init__(
-        self,
-        params: Iterable[Tensor] | Iterable[dict],
-        lr: float = 0.02,
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
-    ):
+    def __init__(self, params: Iterable[Any], lr=0.02, momentum=0.95, weight_decay=0.0):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
         for p in (p for group in self.param_groups for p in group["params"]):
             if p.dim() != 2:

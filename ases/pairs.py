@@ -63,9 +63,7 @@ def join_context(
     return [[*part, tokenizer.eos_id] for part in (question, *segments)]
 
 
-def encode_question(
-    question: str, tokenizer: Tokenizer, max_question: int
-) -> tuple[list[int], int]:
+def encode_question(text: str, tokenizer: Tokenizer, max_question: int) -> tuple[list[int], int]:
     """Ids of a question, and how many were dropped: long questions lose their middle [ours].
 
     Raises ValueError: ``max_question`` is not positive.
@@ -74,10 +72,10 @@ def encode_question(
         raise ValueError(f"max_question is {max_question}; expected 1 or more")
     # Encoding takes time: encode only the ends of long texts. Tokens average under 32 characters.
     most = 32 * max_question
-    shortened = len(question) > 2 * most
+    shortened = len(text) > 2 * most
     if shortened:
-        question = question[:most] + question[-most:]
-    ids = tokenizer.encode(question)
+        text = text[:most] + text[-most:]
+    ids = tokenizer.encode(text)
     dropped = max(0, len(ids) - max_question)
     head = (max_question + 1) // 2
     return [*ids[:head], *ids[head + dropped :]], dropped or int(shortened)
@@ -217,10 +215,8 @@ def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.frombuffer(flat, dtype=torch.int64).view(len(rows), longest)
 
 
-def make_batches(
-    rows: Sequence[Row], tokens_per_batch: int, seed: int, epoch: int
-) -> list[list[int]]:
-    """One epoch of batches, as indices of ``rows``: similar lengths, at most ``tokens_per_batch``
+def make_batches(rows: Sequence[Row], batch_tokens: int, seed: int, epoch: int) -> list[list[int]]:
+    """One epoch of batches, as indices of ``rows``: similar lengths, at most ``batch_tokens``
     padded tokens, random order. A longer row is a batch of its own.
 
     Deterministic: with equal arguments, (epoch, batch number) is a position in the data.
@@ -237,7 +233,7 @@ def make_batches(
         source, target = sizes[i]
         longest_source, longest_target = max(longest_source, source), max(longest_target, target)
         width = longest_source + longest_target
-        if not batches or (len(batches[-1]) + 1) * width > tokens_per_batch:
+        if not batches or (len(batches[-1]) + 1) * width > batch_tokens:
             batches.append([])
             longest_source, longest_target = source, target
         batches[-1].append(i)

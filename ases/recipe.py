@@ -38,17 +38,15 @@ def segment(
     check(settings, examples)
     rule = RULES[settings.segmentation]
     pieces = [split_pieces(e.answer) for e in examples]
-    token_entropies: list = [None] * len(examples)
+    of_tokens: list = [None] * len(examples)
     if rule.needs_entropy:
         if scorer is None:
             raise ValueError(f"{settings.segmentation!r} needs a scorer, a direct model")
         model, limit = scorer.models["direct"], scorer.settings.max_question
         questions, context = [e.question for e in examples], settings.entropy_context
-        token_entropies = chain_entropies(
-            model, scorer.tokenizer, questions, pieces, context, limit
-        )
+        of_tokens = chain_entropies(model, scorer.tokenizer, questions, pieces, context, limit)
     segmented = []
-    for example, own, h in zip(examples, pieces, token_entropies):
+    for example, own, h in zip(examples, pieces, of_tokens):
         labels = rule.label(own, h, settings)
         segments = make_segments(own, labels, settings.merge)
         entropies = h and piece_entropies(h, settings.gamma)

@@ -165,9 +165,7 @@ RULES = {
 
 
 # --- segments ------------------------------------------------------------------------------------
-def make_segments(
-    pieces: Sequence[str], labels: Sequence[str], merge: bool = True
-) -> list[Segment]:
+def make_segments(pieces: list[str], labels: list[str], merge: bool = True) -> list[Segment]:
     """Merge neighbours with the same label: segments alternate strictly, ES first [ours]. Without
     ``merge``, every piece is a segment (released code).
 

@@ -68,9 +68,7 @@ class Settings:
     )
     question_field: str = setting("question", "column of questions in --data", metavar="NAME")
     answer_field: str = setting("answer", "column of answers", metavar="NAME")
-    label_field: str | None = setting(
-        None, "column of true answers", shown="in the answer", metavar="NAME"
-    )
+    label_field: str | None = setting(None, "true answers", shown="in the answer", metavar="NAME")
     skip_bad_rows: bool = setting(False, "skip unusable rows")
     seed: int = setting(0, "random seed of data, weights, batches", low=0, high=2**63 - 1)
     train_problems: int | None = setting(None, "training examples", low=1, shown="2000, or all")

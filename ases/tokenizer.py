@@ -40,14 +40,13 @@ class Tokenizer:
             raise ValueError("expected a list of texts, not one text")
         backend = tokenizers.Tokenizer(models.BPE())
         digits = pre_tokenizers.Split(tokenizers.Regex(r" ?\p{N}"), "isolated")
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=list(cls.SPECIALS),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            initial_alphabet=byte_level.alphabet(),
             show_progress=False,
         )
         backend.train_from_iterator(texts, trainer)

@@ -137,14 +137,12 @@ def _load(matrix, start, inside, BLOCK: tl.constexpr, WIDTH: tl.constexpr, BLOCK
 
 
 @triton.jit
-def _store(
-    matrix, start, n, value, BLOCK: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr
-):
+def _store(matrix, start, n, x, BLOCK: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr):
     pointer, stride = matrix
     r, c = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK_K)[None, :]
     here = pointer + tl.cast(start, tl.int64) * stride
-    value = value.to(pointer.dtype.element_ty)
-    tl.store(here + r * stride + c, value, mask=(start + r < n) & (c < WIDTH))
+    x = x.to(pointer.dtype.element_ty)
+    tl.store(here + r * stride + c, x, mask=(start + r < n) & (c < WIDTH))
 
 
 @triton.jit
