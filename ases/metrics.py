@@ -32,7 +32,6 @@ def is_strictly_correct(prediction: str, reference: str) -> bool:
 
 
 # --- tokens --------------------------------------------------------------------------------------
-
 # Scripts without spaces between words: Chinese; then Thai, Lao, Tibetan, Burmese, Khmer, kana.
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _OTHERS = re.compile(

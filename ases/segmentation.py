@@ -37,7 +37,6 @@ class Segment:
 
 
 # --- pieces --------------------------------------------------------------------------------------
-
 # A piece ends at 。；！？…;? and newlines; at "!" except in "!="; at a comma except between digits
 # or in TeX's "1{,}000"; at a full stop except before a letter, digit, comma or TeX ("3.5", "U.S.",
 # ".5", "0.\overline3"); at a row of dots except before a digit ("5...10"). It never ends in TeX's

@@ -142,8 +142,6 @@ def _t5_name(name: str, config: ModelConfig) -> str:
 
 
 # --- reading -------------------------------------------------------------------------------------
-
-
 def _read_config(path: Path) -> dict:
     """ModelConfig's arguments from a config.json; the weights decide tie_word_embeddings."""
     wanted = "expected a T5-family model's"
@@ -237,8 +235,6 @@ def need_safetensors():
 
 
 # --- the tokenizer -------------------------------------------------------------------------------
-
-
 class T5Tokenizer(Tokenizer):
     """A T5-family tokenizer; its end-of-chain token is the sentinel <extra_id_0>.
 

@@ -87,8 +87,6 @@ class Bias(NamedTuple):
 
 
 # --- shared by all kernels -----------------------------------------------------------------------
-
-
 @triton.jit
 def _dot(a, b, PRECISION: tl.constexpr):
     if INTERPRETED:  # the interpreter cannot multiply bfloat16
@@ -215,8 +213,6 @@ def _scores(
 
 
 # --- forward -------------------------------------------------------------------------------------
-
-
 @triton.jit(do_not_specialize=_VARYING)
 def forward_kernel(
     q, k, v, bias, spans, out, stats,
@@ -267,8 +263,6 @@ def forward_kernel(
 
 
 # --- backward: queries and bias ------------------------------------------------------------------
-
-
 @triton.jit
 def _diagonals(ds, BLOCK: tl.constexpr, STEP: tl.constexpr):
     """Sums of a tile (2·STEP, STEP) along diagonals e − 2·STEP, e − STEP and e, e < STEP."""
@@ -371,8 +365,6 @@ def query_gradient_kernel(
 
 
 # --- backward: keys and values -------------------------------------------------------------------
-
-
 @triton.jit(do_not_specialize=_VARYING)
 def key_gradient_kernel(
     q, k, v, do, dk, dv, bias, spans, stats,

@@ -45,8 +45,6 @@ def tiles(dtype: torch.dtype, width: int, n_queries: int) -> dict[str, dict]:
 
 
 # --- kernel arguments ----------------------------------------------------------------------------
-
-
 def _unit_columns(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
@@ -110,8 +108,6 @@ def _constants(
 
 
 # --- the operator --------------------------------------------------------------------------------
-
-
 @torch.library.custom_op("ases::attention_forward", mutates_args=())
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None,
