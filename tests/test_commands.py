@@ -236,7 +236,6 @@ def test_segmentation_of_the_real_sets_is_lossless(name, task, rows, tmp_path):
 
 
 # --- mistakes ------------------------------------------------------------------------------------
-
 #: A command → what its line of error says: parts between "…".
 MISTAKES = f"""
 train.py --max-steps many --beta -1 --task chess --learning-rate 0 → --max-steps is 'many' … --beta is '-1' … --task is 'chess'; expected one of mwp, pet … --learning-rate is '0'; expected a number above 0

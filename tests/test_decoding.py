@@ -137,8 +137,6 @@ def test_beams_by_the_book(width, penalty):
 
 
 # --- the loop ------------------------------------------------------------------------------------
-
-
 def scripted(script, calls):
     """Writes ``script[question's first id][number of segments so far]``."""
 
@@ -201,8 +199,6 @@ def test_direct_is_one_round():
 
 
 # --- what is kept between rounds -----------------------------------------------------------------
-
-
 class Anew(Reader):
     """Forgets everything after each round."""
 

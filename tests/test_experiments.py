@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -115,7 +116,7 @@ runner.run_missing([short, replace(short, epochs=10**6)], "nowhere", 2)
 
 
 @pytest.mark.slow
-def test_killed_the_processleaves_results_and_no_process(results):
+def test_killed_the_process_leaves_results_and_no_process(results):
     command = [sys.executable, "-c", LONG, results, FOLDER]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE)
     try:
@@ -199,15 +200,14 @@ def test_pages_show_what_the_trials_found():
     assert {path.stem for path in FOLDER.glob("*.svg")} == drawn
 
 
-def test_mistakes(results, capsys):
-    other = json.dumps(asdict(SMALL) | {"format": 2})
-    mistakes = ("[]", "not a trial's JSON"), (other, "trial version 2; expected 3")
-    for content, told in mistakes:
+def test_mistakes(results, capsys, monkeypatch):
+    main, other = runpy.run_path(str(FOLDER))["main"], json.dumps(asdict(SMALL) | {"format": 2})
+    mistakes = [("[]", "2", "trials.jsonl:1: not a trial's JSON")]
+    mistakes += [(other, "2", "trials.jsonl:1: trial version 2; expected 3")]
+    mistakes += [("", "0", "--processes is 0")]
+    for content, processes, told in mistakes:
         (results / "trials.jsonl").write_text(content + "\n")
+        monkeypatch.setattr("sys.argv", ["results", "words", "--processes", processes])
         with pytest.raises(SystemExit) as end:
-            run_command(runner.read_results)
-        assert end.value.code == 2 and f"trials.jsonl:1: {told}" in capsys.readouterr().err
-    line = [sys.executable, FOLDER, "words", "--processes", "0"]
-    path = os.environ | {"PYTHONPATH": str(FOLDER.parent.parent)}
-    done = subprocess.run(line, env=path, capture_output=True, text=True)
-    assert done.returncode == 2 and "--processes is 0" in done.stderr
+            run_command(main)
+        assert end.value.code == 2 and told in capsys.readouterr().err

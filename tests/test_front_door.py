@@ -33,18 +33,23 @@ def writer():
     return train()
 
 
+IMPORTING = """
+import csv, sys
+before = csv.field_size_limit()
+import ases
+ases.TOY, ases.Settings
+assert "torch" not in sys.modules
+import ases.run.read, ases.run.folder, ases.run.page
+assert csv.field_size_limit() == before
+"""
+
+
 def test_every_name_is_there_and_importing_costs_and_changes_nothing():
     assert all(getattr(ases, name) is not None for name in ases.__all__)
     assert set(ases.__all__) <= set(dir(ases))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = ases.nonsense
-    code = (
-        "import csv, sys; before = csv.field_size_limit(); import ases; ases.TOY, ases.Settings\n"
-    )
-    code += "assert 'torch' not in sys.modules\n"
-    code += "import ases.run.read, ases.run.folder, ases.run.page\n"
-    code += "assert csv.field_size_limit() == before"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", IMPORTING]).returncode == 0
 
 
 @pytest.mark.parametrize("mode, roles", [("usm", {"ES", "AS"}), ("direct", {"CHAIN"})])

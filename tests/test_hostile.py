@@ -168,11 +168,7 @@ def test_a_quoting_mistake_is_not_one_bad_row_and_a_header_is_no_row(tmp_path):
     assert "0 of 0 rows" in fail(f"segment.py --data {tmp_path}/a.csv --check")
 
 
-def link_to_nothing(path):
-    path.symlink_to("nothing")
-
-
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, link_to_nothing])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("nothing")])
 def test_what_is_no_file(run, tmp_path, make):
     make(path := tmp_path / "thing")
     lines = [f"segment.py --data {path}", f"segment.py --data {path} --check"]

@@ -173,8 +173,6 @@ def test_extreme_scores(magnitude):
 
 
 # --- exact invariants ---------------------------------------------------------------------------
-
-
 def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in NAMES)
 
@@ -225,8 +223,6 @@ def test_minus_infinity_in_the_bias_hides_keys():
 
 
 # --- as a PyTorch operator ----------------------------------------------------------------------
-
-
 def test_a_frozen_bias_gets_no_gradient():
     q, k, v, rel_bias, do = make(1, 1, 40, 40, 16, seed=9)
     q.requires_grad_()

@@ -14,12 +14,17 @@ from ases.training import Training
 
 
 @pytest.fixture(scope="module")
-def batches():
-    """USM's batches of generated problems."""
+def rows():
+    """USM's rows of generated problems, and the size of their vocabulary."""
     splits = make_splits("mwp", 48, 4, 4, seed=0, max_number=20)
     tokenizer = Tokenizer.train(training_texts(splits), 400)
-    rows = rows_by_model("usm", segment(splits["train"]), tokenizer, "block-causal")["usm"]
-    return [collate(rows[i : i + 8], 0) for i in range(0, 48, 8)], tokenizer.vocab_size
+    own = rows_by_model("usm", segment(splits["train"]), tokenizer, "block-causal")["usm"]
+    return own, tokenizer.vocab_size
+
+
+@pytest.fixture
+def batches(rows):
+    return [collate(rows[0][i : i + 8], 0) for i in range(0, 48, 8)], rows[1]
 
 
 def new_training(vocab_size, **settings):
@@ -71,12 +76,9 @@ def test_compiling_changes_nothing_but_rounding(batches, backend):
             torch.testing.assert_close(p.grad, gradient, rtol=1e-3, atol=1e-4)
 
 
-def test_a_batch_in_parts_is_the_batch(monkeypatch):
+def test_a_batch_in_parts_is_the_batch(rows, monkeypatch):
     """Accumulated, whatever the parts, gradients and losses are those of the whole."""
-    splits = make_splits("mwp", 12, 4, 4, seed=1, max_number=20)
-    tokenizer = Tokenizer.train(training_texts(splits), 400)
-    rows = rows_by_model("usm", segment(splits["train"]), tokenizer, "block-causal")["usm"]
-    size = tokenizer.vocab_size
+    rows, size = rows[0][:12], rows[1]
     whole = losses(new_training(size), [[collate(rows, 0)]] * 3, monkeypatch)
     for parts in ((1, 11), (5, 1, 6), (1,) * 12):
         starts = [sum(parts[:i]) for i in range(len(parts))]

@@ -70,10 +70,8 @@ def test_there_are_at_least_ten_schemas_and_all_are_used(splits):
 
 
 def test_seeded_and_nested():
-    small, large, other = (
-        make_splits("mwp", n, 20, 30, seed, max_number=50)
-        for n, seed in ((50, 1), (80, 1), (50, 2))
-    )
+    sizes = (50, 1), (80, 1), (50, 2)
+    small, large, other = (make_splits("mwp", n, 20, 30, seed, 50) for n, seed in sizes)
     assert large["train"][:50] == small["train"] and large["test"] == small["test"]
     assert other != small
 

@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 from ases.data import InputError
 from ases.tokenizer import Tokenizer
 
-ENGLISH = Tokenizer.train(
-    ["Tom has 12 apples, so he has 12 apples.", "胰头部高代谢灶，考虑恶性。"] * 4, 400
-)
+TEXTS = ["Tom has 12 apples, so he has 12 apples.", "胰头部高代谢灶，考虑恶性。"]
+ENGLISH = Tokenizer.train(TEXTS * 4, 400)
+AWKWARD = [
+    "<pad></s><end><sep>",
+    "a<end>",
+    "\0\n\t \u2028",
+    "",
+    "👩‍👩‍👧",
+    "e\u0301",
+    "  two  blanks ",
+]
 
 
 @settings(max_examples=300, deadline=None)
@@ -21,10 +29,7 @@ def test_round_trip_of_any_string(text):
     assert ENGLISH.decode(ENGLISH.encode(text)) == text
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["<pad></s><end><sep>", "a<end>", "\0\n\t \u2028", "", "👩‍👩‍👧", "e\u0301", "  two  blanks "],
-)
+@pytest.mark.parametrize("text", AWKWARD)
 def test_round_trip_of_awkward_strings(text):
     ids = ENGLISH.encode(text)
     assert ENGLISH.decode(ids) == text and not ENGLISH.special_ids & set(ids)
@@ -38,12 +43,8 @@ def test_every_digit_is_a_token_of_its_own():
     for text in ["12", " 1,234.5", "3*4=12", "２３"]:
         tokens = [ENGLISH.decode([i]) for i in ENGLISH.encode(text)]
         assert all(len(re.findall(r"\d", token)) <= 1 for token in tokens), tokens
-    assert [ENGLISH.decode([i]) for i in ENGLISH.encode(" has 12 apples")] == [
-        " has",
-        " 1",
-        "2",
-        " apples",
-    ]
+    tokens = [ENGLISH.decode([i]) for i in ENGLISH.encode(" has 12 apples")]
+    assert tokens == [" has", " 1", "2", " apples"]
 
 
 def test_pieces_are_encoded_one_by_one(tokenizer):
@@ -55,10 +56,8 @@ def test_pieces_are_encoded_one_by_one(tokenizer):
 def test_saved_and_loaded(tmp_path, tokenizer):
     (tmp_path / "tokenizer.json").write_text(tokenizer.text(), encoding="utf-8")
     loaded = Tokenizer.load(tmp_path / "tokenizer.json")
-    assert (
-        loaded.encode(TOY.answer) == tokenizer.encode(TOY.answer)
-        and loaded.vocab_size == tokenizer.vocab_size
-    )
+    assert loaded.encode(TOY.answer) == tokenizer.encode(TOY.answer)
+    assert loaded.vocab_size == tokenizer.vocab_size
     assert not loaded.special_ids & set(loaded.encode("<end>"))
 
 

@@ -182,8 +182,6 @@ def test_between_equals_the_lower_loss_is_kept():
 
 
 # --- what nobody would notice at once ------------------------------------------------------------
-
-
 def test_the_weights_of_the_best_validation_are_kept(monkeypatch):
     seen, accuracies = [], iter([0.5, 0.9, 0.1, 0.2])
 
