@@ -123,7 +123,7 @@ def train(
 
     needs_entropy = settings.mode != "direct" and RULES[settings.segmentation].needs_entropy
     if needs_entropy and not scorer and not cut:
-        # Labels don't matter: a direct pair has all pieces.
+        # A direct pair has the whole chain, whatever the labels.
         direct = [rows_of("direct", segment(splits[name]))["direct"] for name in SPLITS]
         model = fit_all({"scorer": direct[0]}, {"scorer": direct[1]})["scorer"]
         scorer = Writer(replace(settings, mode="direct"), tokenizer, {"direct": model})
@@ -140,9 +140,9 @@ def _checked_splits(examples: Sequence[Example] | Splits, settings: Settings) ->
         check(settings, examples)
         examples = split_examples(examples, settings.seed)
     for name in SPLITS:
-        check(settings, examples.get(name))
-        if not examples[name]:
+        if not examples.get(name):
             raise ValueError(f"no examples in {name!r}; expected at least one")
+        check(settings, examples[name])
     return examples
 
 
@@ -170,7 +170,7 @@ def check_lengths(splits: Splits, tokenizer: Tokenizer, limit: int) -> None:
         n = len(tokenizer.encode(example.answer))
         if n > limit:
             told = f"{example.id}: a chain of {n} tokens; expected at most {limit}"
-            raise InputError(f"{told}: shorten it, leave it out, or raise max_chain")
+            raise InputError(f"{told}; shorten it or leave it out (Python: raise max_chain)")
 
 
 def _random_model(settings: Settings, tokenizer: Tokenizer) -> Callable[[], EncoderDecoder]:

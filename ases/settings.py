@@ -1,6 +1,7 @@
 """Every setting, declared once with its default, range and help.
 
-Flags, ``--help``, ``config.json`` and all checks derive from these fields. Cheap to import.
+``--help``, ``config.json`` and all checks derive from these fields. Some are flags too; all can be
+set from Python. Cheap to import.
 """
 
 from collections.abc import Collection
@@ -83,11 +84,12 @@ class Settings:
     # two options: sum (0) and mean (1) [ours].
     gamma: float = setting(1.0, "piece entropy = sum / tokens ** gamma", low=-10, high=10)
     entropy_context: str = setting(
-        "prefix", "score pieces after the chain so far, or alone", choices=("prefix", "question")
+        "prefix", "measure pieces after the chain so far, or alone", choices=("prefix", "question")
     )
     scorer: str | None = setting(
-        None, "direct run that measures entropy", shown="train.py trains one", metavar="RUN"
+        None, "direct run whose model measures entropy", shown="train.py trains one", metavar="RUN"
     )
+    # The help is that of --no-merge.
     merge: bool = setting(True, "one segment per piece, like the released code")
 
     # --- model
@@ -99,8 +101,10 @@ class Settings:
     max_question: int = setting(1024, "maximum tokens; longer questions lose their middle", low=16)
     max_chain: int = setting(4096, "maximum tokens of a training chain", low=16)
 
-    # --- training: the budget is max_steps or max_minutes, whichever runs out first
-    max_steps: int | None = setting(1400, "total updates", low=1, shown="1400, or --max-minutes")
+    # --- training: until max_steps or max_minutes runs out; None: no such limit
+    max_steps: int | None = setting(
+        1400, "updates of all sub-models", low=1, shown="1400, or --max-minutes"
+    )
     max_minutes: float | None = setting(None, "total training time", above=0, shown="no limit")
     batch_tokens: int = setting(2048, "tokens per batch: source, target and padding", low=16)
     accumulate: int = setting(1, "batches in an update", low=1)
@@ -153,7 +157,7 @@ class ModelConfig:
     # T5 folds 1/√K into the query weights. But Adam's steps have the same size for all weights:
     # √K times smaller query weights become unstable at rates that suit the rest [ours].
     scale_scores: bool = setting(True, "multiply the scores by K ** -0.5")
-    # With a block-causal encoder, nothing else marks the last segment [ours].
+    # With a block-causal encoder, nothing else tells which segment is the last [ours].
     start_from_state: bool = setting(True, "add the newest token's state to the start token")
     pad_token_id: int = setting(0, "fills batches", low=0)
     decoder_start_token_id: int = setting(0, "what the decoder reads first", low=0)

@@ -26,7 +26,7 @@ from ases.settings import Settings
 
 class Training:
     """A model in training, with its optimizers, counters and best weights so far. ``parts``: how
-    many models share the budget."""
+    many models share the budget, 2 in dsm."""
 
     def __init__(self, name: str, model: EncoderDecoder, settings: Settings, parts: int = 1):
         self.name, self.settings = name, settings
@@ -60,7 +60,7 @@ class Training:
     def validations_due(self) -> int:
         """How many validations should be done by now."""
         n = self.settings.validations
-        return min(n, int(n * self.share + 1e-9))  # 49/50 of 50 is 49, despite rounding
+        return min(n, int(n * self.share + 1e-9))  # so that 49/50 · 50 is not rounded down to 48
 
     def add_time(self, since: float) -> float:
         """Add the seconds since ``since``; returns the time now."""

@@ -3,13 +3,14 @@
 AS-ES learning (Xi et al., Findings of ACL 2024) trains a small model to reason step by step:
 
     1. cut a chain of thought into pieces
-    2. label each piece ES (restates what is given) or AS (derives something new)
+    2. label each piece ES (restates what is given) or AS (derives something new); neighbours with
+       the same label form a segment
     3. train an encoder-decoder to write the next segment from the question and the segments so far
     4. write a new chain one segment at a time
 
-This is the simplest version: it re-encodes every context, as the paper does (for the paper's
-encoder, set BLOCK_CAUSAL = False). The package does the same, faster and on your data; its tests
-check that both agree. Read top to bottom.
+This is the simplest version: it encodes every context anew, as the paper does. The paper's encoder
+also lets every token see the whole context: BLOCK_CAUSAL = False. The package does the same, faster
+and on your data; its tests check that both agree. Read top to bottom.
 """
 
 import math
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 MODE = "usm"  # one model for all segments; "dsm": one for ES, one for AS; "direct": no segments
 UPDATES, BATCH, PROBLEMS = 800, 8, 500  # BATCH: chains per update
 WIDTH, HEAD, HEADS, HIDDEN, LAYERS = 64, 32, 2, 128, 2
-BUCKETS, REACH = 32, 128  # position bias
+BUCKETS, REACH = 32, 128  # of distances; all beyond REACH share one bucket
 BLOCK_CAUSAL = True  # context tokens see no later segment; False: they see all (paper)
 PAD, EOS, END = 0, 1, 2  # PAD also starts the decoder; EOS ends a segment, END the chain
 
@@ -33,7 +34,7 @@ PAD, EOS, END = 0, 1, 2  # PAD also starts the decoder; EOS ends a segment, END 
 
 def split_pieces(chain: str) -> list[str]:
     """Cut after punctuation, but not inside a number. Joined, the pieces are the chain."""
-    # Drop the empty match at the end.
+    # The pattern also matches the empty end: drop that.
     return re.findall(r"(?:[^.,;!?\n]|[.,](?=\d))*(?:[.,;!?\n]+|$)", chain)[:-1]
 
 
@@ -159,11 +160,11 @@ class Model(nn.Module):
         self.decoder = nn.ModuleList(Block(True) for _ in range(LAYERS))
         self.encoder_norm, self.decoder_norm = norm(), norm()
         self.head = linear(WIDTH, vocabulary)
-        spread = dict(table=WIDTH, q=WIDTH, k=WIDTH, v=WIDTH, gate=WIDTH, up=WIDTH, head=WIDTH)
-        spread |= dict(o=HEADS * HEAD, down=HIDDEN, embedding=1)
+        fan_in = dict(table=WIDTH, q=WIDTH, k=WIDTH, v=WIDTH, gate=WIDTH, up=WIDTH, head=WIDTH)
+        fan_in |= dict(o=HEADS * HEAD, down=HIDDEN, embedding=1)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
-                nn.init.normal_(weight, std=spread[name.split(".")[-2]] ** -0.5)
+                nn.init.normal_(weight, std=fan_in[name.split(".")[-2]] ** -0.5)
 
     def forward(self, contexts: list, inputs: list) -> Tensor:
         """Next-token logits (B, T, vocabulary) at each position of the decoder inputs."""
@@ -181,7 +182,7 @@ class Model(nn.Module):
         target = padded(inputs)
         x = self.embedding(target)
         if BLOCK_CAUSAL:
-            # Start the decoder from the newest token's state, too: nothing else marks it.
+            # Add the newest token's state to the start token: nothing else marks the last block.
             newest = states[torch.arange(len(states)), real.sum(1) - 1]
             x = torch.cat([x[:, :1] + newest[:, None], x[:, 1:]], 1)
         n = target.shape[1]

@@ -69,7 +69,7 @@ def test_watching_into_a_folder_that_is_not_there_yet(tmp_path):
 
 
 PIECES = cut()[0].segments
-NO_EXAMPLES = [("q", "a")] * 3, [{"question": "q"}], ases.TOY, ["text"], {"train": [ases.TOY]}
+NO_EXAMPLES = [("q", "a")] * 3, [{"question": "q"}], ases.TOY, ["text"]
 
 
 A_LIST = "expected a list of Example"
@@ -79,6 +79,8 @@ MISTAKES += [(lambda w, x=x: ases.segment(x), A_LIST) for x in NO_EXAMPLES]
 MISTAKES += [
     (lambda w: train([ases.TOY]), "1 different question"),
     (lambda w: train({"train": EXAMPLES, "validation": []}), "no examples in 'validation'"),
+    (lambda w: train({"train": EXAMPLES, "dev": EXAMPLES}), "no examples in 'validation'"),
+    (lambda w: ases.segment({"train": EXAMPLES}), A_LIST),
     (lambda w: ases.train([ases.TOY] * 9, ases.Settings(mode="both")), "mode is 'both'"),
     (lambda w: ases.train(EXAMPLES, "usm"), "'usm'; expected Settings"),
     (lambda w: train(max_question=-5), "max_question is -5"),

@@ -242,7 +242,7 @@ def _unknown_flags(words: Iterable[str], flags: list[str]) -> list[str]:
             hint = f"did you mean {known[0]}?" if known else "see --help"
             told.append(f"{word} is not a flag; {hint}")
         elif not told:  # after an unknown flag, its value
-            told.append(f"unexpected argument {word!r}; quote a text with spaces")
+            told.append(f"unexpected argument {word!r}; values follow their flag, texts are quoted")
     return told
 
 

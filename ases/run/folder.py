@@ -201,7 +201,8 @@ def _new_config(given: Given, device: str) -> RunConfig:
 def _default_name(given: Given) -> str:
     """Task, mode and all other given settings, so that names seldom collide."""
     parts = [given.get("task", "mwp"), given.get("mode", "usm")]
-    for name, value in given.items():
+    for name in sorted(given):  # whatever the order of the flags
+        value = given[name]
         if name in ("data", "scorer", "init"):
             parts.append(Path(value).stem)
         elif name not in ("task", "mode", "device", "out_dir", "overwrite"):
