@@ -69,7 +69,9 @@ class Settings:
     )
     question_field: str = setting("question", "column of questions in --data", metavar="NAME")
     answer_field: str = setting("answer", "column of answers", metavar="NAME")
-    label_field: str | None = setting(None, "true answers", shown="in the answer", metavar="NAME")
+    label_field: str | None = setting(
+        None, "column of true answers", shown="in the answer", metavar="NAME"
+    )
     skip_bad_rows: bool = setting(False, "skip unusable rows")
     seed: int = setting(0, "random seed of data, weights, batches", low=0, high=2**63 - 1)
     train_problems: int | None = setting(None, "training examples", low=1, shown="2000, or all")
@@ -146,7 +148,9 @@ class ModelConfig:
     # H times K may differ from D.
     num_heads: int = setting(2, "attention heads, H", low=1, high=10**6)
     relative_attention_num_buckets: int = setting(32, "a multiple of 4", low=4, high=10**6)
-    relative_attention_max_distance: int = setting(128, "one bucket beyond", low=1, high=10**6)
+    relative_attention_max_distance: int = setting(
+        128, "one bucket for all beyond", low=1, high=10**6
+    )
     # gated-gelu: T5 v1.1, Flan-T5, mT5. relu: T5 v1.0.
     feed_forward: str = setting("gated-gelu", "activation", choices=("gated-gelu", "relu"))
     layer_norm_epsilon: float = setting(1e-6, "added to the mean square", low=0)

@@ -243,7 +243,7 @@ def test_one_graph_under_compile():
 
 @pytest.mark.parametrize("layout", ["split", "strided"])
 def test_registered_operators_are_consistent(layout):
-    q, k, v, rel_bias, do = make(2, 1, 9, 11, 16, seed=4, layout=layout)
+    q, k, v, rel_bias, do = make(2, 2, 9, 11, 16, seed=4, layout=layout)
     mask = runs("any", 9, 11)
     first, last = mask["first"].int(), mask["last"].int()
     with torch.no_grad():

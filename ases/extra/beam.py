@@ -12,13 +12,16 @@ from ases.tokenizer import Tokenizer
 class Beams:
     """One source's candidates: ``width`` running ones and the best ``width`` finished ones.
 
-    A finished candidate scores Σ log p / length ** penalty. The source is done when no
+    A finished candidate scores Σ log p / length ** length_penalty. The source is done when no
     running candidate, ended here, would beat the worst of ``width`` finished ones: the usual
-    bound, exact for penalty = 0. A candidate equal to ``forbidden`` is dropped.
+    bound, exact for length_penalty = 0. A candidate equal to ``forbidden`` is dropped.
     """
 
-    def __init__(self, width: int, penalty: float, stops: set[int], forbidden: list[int] | None):
-        self.width, self.penalty, self.stops, self.forbidden = width, penalty, stops, forbidden
+    def __init__(
+        self, width: int, length_penalty: float, stops: set[int], forbidden: list[int] | None
+    ):
+        self.width, self.length_penalty = width, length_penalty
+        self.stops, self.forbidden = stops, forbidden
         self.finished: list[tuple[float, list[int]]] = []
         # All beams start identical, so all but one start at −∞.
         self.running = [(0.0, []), *[(-torch.inf, [])] * (width - 1)]
@@ -49,7 +52,7 @@ class Beams:
         return max(self.finished + ended, key=lambda candidate: candidate[0])
 
     def _final(self, score: float, ids: list[int]) -> float:
-        return score / len(ids) ** self.penalty
+        return score / len(ids) ** self.length_penalty
 
 
 @torch.inference_mode()

@@ -201,8 +201,7 @@ def _new_config(given: Given, device: str) -> RunConfig:
 def _default_name(given: Given) -> str:
     """Task, mode and all other given settings, so that names seldom collide."""
     parts = [given.get("task", "mwp"), given.get("mode", "usm")]
-    for name in sorted(given):  # whatever the order of the flags
-        value = given[name]
+    for name, value in sorted(given.items()):  # whatever the order of the flags
         if name in ("data", "scorer", "init"):
             parts.append(Path(value).stem)
         elif name not in ("task", "mode", "device", "out_dir", "overwrite"):
