@@ -11,7 +11,7 @@ if __name__ == "__main__":  # no traceback on Ctrl-C during imports
 
 from ases.data import Example, InputError, shown
 from ases.run.cli import Options, choose_device, colours_wanted, of, parse, run_command
-from ases.run.read import Columns, scan_examples
+from ases.run.read import Columns, data_notes, scan_examples
 from ases.run.write import check_place, counted, json_lines, write_text
 from ases.settings import Settings
 
@@ -21,14 +21,18 @@ ABOUT = "Cut chains into pieces, label them ES or AS, merge them into segments."
 def check(settings: Settings) -> None:
     """Print every unusable row. Raises InputError: there are some, or there are no usable rows."""
     columns = Columns(settings.question_field, settings.answer_field, settings.label_field)
-    found = scan_examples(settings.data, settings.task, columns, True)
+    found = scan_examples(settings.data, settings.task, columns, True, settings.max_chain)
     bad = found.problems + found.empty + found.contradicted
     for line in bad:
         print(shown(line))
     n = len(bad) + len(found.examples)
     if bad or not found.examples:
         raise InputError(f"{len(bad)} of {counted(n, 'row')} of {settings.data} cannot be used")
-    print(shown(f"{counted(n, 'usable row')} in {settings.data}"))
+    told = [
+        f"{counted(n, 'usable row')} in {settings.data}",
+        *data_notes(found.examples, found.examples, settings),
+    ]
+    print(shown("\n".join(told)))
 
 
 def main() -> None:
@@ -67,7 +71,9 @@ def main() -> None:
     summary = segmented_summary(segmented, settings)
     note = "note: scored as the answer to an empty question"
     sys.stdout.flush()
-    told = [description] if "text" not in given else [note] if scorer else []
+    told = [note] if scorer else []
+    if "text" not in given:
+        told = [description, *data_notes(examples, examples, settings)]
     print(shown("\n".join([*told, summary])), file=sys.stderr)
 
 

@@ -9,13 +9,19 @@ currency signs, quotes, brackets around words, and emphasis beside it: "$1,005.5
 
 import re
 import unicodedata
+from decimal import Context, Decimal, Inexact
 from fractions import Fraction
 from typing import NamedTuple
 
-from ases.segmentation import is_abbreviation
+from ases.segmentation import LINE_ENDS, SENTENCE_ENDS, is_abbreviation
 
-_CALCULATOR_NOTE = re.compile(r"<<[^<>\n]*>>")
-_MARK = re.compile(r"(the answer is|####)((?:[\s:*_`]|\$\$|\\[\[(])*)", re.IGNORECASE)
+_CALCULATOR_NOTE = re.compile(r"<<[^<>\n]*=[^<>=\n]*\d[^<>=\n]*>>")
+# Zero-width characters and marks of direction: copied along with a text, and not seen.
+_UNSEEN = "\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff"
+_GAP = rf"(?:[^\S\n]|[{_UNSEEN}])+"
+_MARK = re.compile(
+    rf"(the{_GAP}answer{_GAP}is|####)((?:[\s:*_`{_UNSEEN}]|\$\$|\\[\[(])*)", re.IGNORECASE
+)
 _LONGEST = 1000  # most characters of a statement or number
 _GONE = "\ue000"  # replaces markup; digits on either side of it are two numbers
 # Full-width signs, dashes and spaces to ASCII, one for one.
@@ -26,7 +32,8 @@ _PLAIN = str.maketrans(
 # The end of a sentence or line. "!" after a digit may be a factorial. The full stop of a short word
 # before a number ("5 ft. 6 in.") is no end.
 _END = re.compile(
-    r"[\n\r\v\f\x85\u2028\u2029。！？]|(?:[.?]|(?<!\d)(?<!\d )!)(?=[\"'”’)\]$*_`]*(?:\s|$))"
+    rf"[{LINE_ENDS}。！？]|(?<!\d)[{SENTENCE_ENDS}]|[{SENTENCE_ENDS}](?!\d)"
+    rf"|(?:[.?]|(?<!\d)(?<!\d )!)(?=[\"'”’)\]$*_`{_UNSEEN}]*(?:\s|$))"
 )
 _UNIT_BEFORE = re.compile(r"(?<![^\W\d_])[^\W\d_]{1,4}\.$")
 _NUMBER_BEHIND = re.compile(r"\s{1,3}\d")
@@ -43,6 +50,12 @@ _MARKUP = [
     (r"(?<!\S)[*_`]++(?=\S)|(?<=\S)[*_`]++(?![^\s,)])", _GONE),
     (rf"^[\s{_GONE}]*(?:[Mm]inus|[Nn]egative)\s", "-"),
 ]
+# Bounds: "at least 7", "more than 7", "7 or less".
+_BOUND = re.compile(
+    r"\b(?:least|most|than|under|over|above|below|beyond|exceed(?:s|ing)?|up to|until|minimum|maximum)"
+    r"\b\D*\d|\d\D*\b(?:(?:or|and) (?:more|less|fewer|over|under|above|below|up)|at (?:least|most))\b",
+    re.IGNORECASE,
+)
 # Text before the last "=" that rules out an answer: "x <=", "not =", "8 when x =", "2, y =".
 _NO_ANSWER = re.compile(
     r"[<>≤≥≠⩽⩾]|(?:[~:/±;]|\\[a-z]+)\s*$|!$|\b[^\W\d_]\W*,\W*[^\W\d_]\W*$|n[’']t\b"
@@ -129,8 +142,11 @@ def stated_number(statement: str) -> str | None:
     >>> stated_number("2 pens + 3 pens = 5 pens"), stated_number("-$1,005.50 a day")
     ('5', '-1,005.50')
     """
+    statement = re.sub(f"[{_UNSEEN}]", "", statement)
     for pattern, plain in _MARKUP:
         statement = re.sub(pattern, plain, statement)
+    if _BOUND.search(statement):
+        return None
     left, equals, value = statement.rpartition("=")
     if equals and _NO_ANSWER.search(left.replace(_GONE, " ")):
         return None
@@ -174,6 +190,15 @@ def to_number(text: str) -> Fraction | None:
     if found is None or int(found[3] or 1) == 0:
         return None
     return Fraction(found[1] + re.sub("[, ]", "", found[2])) / int(found[3] or 1)
+
+
+def plain_number(number: Fraction) -> str:
+    """ "51", "-0.5"; "1/3" where no decimal is exact."""
+    try:
+        exact = Context(prec=2 * _LONGEST, traps=[Inexact])
+        return f"{exact.divide(Decimal(number.numerator), Decimal(number.denominator)):f}"
+    except Inexact:
+        return str(number)
 
 
 def parse_answer(text: str) -> Fraction | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
-from ases.data import Example, InputError, split_examples
+from ases.data import Example, InputError, rough_length, split_examples
 from ases.decoding import Chain, Search, SegmentWriter, generate_chains
 from ases.entropy import chain_entropies
 from ases.metrics import score
@@ -99,7 +99,7 @@ def train(
         if path and not loaded:
             raise ValueError(f"{path} is not loaded; pass scorer= or initial=")
     tokenizer = tokenizer or Tokenizer.train(training_texts(splits), settings.vocab_size)
-    check_lengths(splits, tokenizer, settings.max_chain)
+    check_lengths(splits, settings.max_chain)
     initial = initial or _random_model(settings, tokenizer)
     watcher = watcher or Watcher()
     reports: dict[str, dict] = {}
@@ -107,10 +107,12 @@ def train(
     def rows_of(mode: str, segmented: Sequence[Segmented]) -> dict[str, list[Row]]:
         return rows_by_model(mode, segmented, tokenizer, settings.encoder, settings.max_question)
 
-    def fit_all(rows: dict[str, list[Row]], validation: dict[str, list[Row]]) -> dict:
+    def fit_all(
+        rows: dict[str, list[Row]], validation: dict[str, list[Row]], why: str = ""
+    ) -> dict:
         """Train each sub-model on an equal share of the budget."""
         for name in rows:
-            check_rows(name, rows[name], validation[name])
+            check_rows(name, rows[name], validation[name], why)
         models = {}
         for name in rows:
             training = Training(name, initial(), settings, parts=len(rows))
@@ -131,7 +133,11 @@ def train(
     segmented, validation = (cut(splits[name]) for name in SPLITS)
     rows = rows_of(settings.mode, segmented)
     settings = _with_limits(settings, rows, segmented)
-    models = fit_all(rows, rows_of(settings.mode, validation))
+    whole = sum(len(s.pieces) < 2 for s in segmented)
+    why = f": {whole} of {len(segmented)} training chains are one piece"
+    if needs_entropy and whole < len(segmented):
+        why = ": try another --beta or --segmentation"
+    models = fit_all(rows, rows_of(settings.mode, validation), why)
     return Writer(settings, tokenizer, models, reports)
 
 
@@ -162,15 +168,12 @@ def training_texts(splits: Splits) -> list[str]:
     return [text for example in splits["train"] for text in (example.question, example.answer)]
 
 
-def check_lengths(splits: Splits, tokenizer: Tokenizer, limit: int) -> None:
+def check_lengths(splits: Splits, limit: int) -> None:
     """Raise InputError if a chain exceeds ``limit`` tokens: attention's memory is quadratic."""
     for example in (example for name in SPLITS for example in splits[name]):
-        if len(example.answer.encode()) < limit:
-            continue  # short enough even at one token per byte
-        n = len(tokenizer.encode(example.answer))
-        if n > limit:
-            told = f"{example.id}: a chain of {n} tokens; expected at most {limit}"
-            raise InputError(f"{told}; shorten it or leave it out (Python: raise max_chain)")
+        if len(example.answer) > limit and (n := rough_length(example.answer)) > limit:
+            told = f"{example.id}: a chain of about {n} tokens; expected at most {limit}"
+            raise InputError(f"{told}; shorten it, leave it out or raise max_chain")
 
 
 def _random_model(settings: Settings, tokenizer: Tokenizer) -> Callable[[], EncoderDecoder]:

@@ -37,7 +37,7 @@ class Segment:
 
 
 # --- pieces --------------------------------------------------------------------------------------
-# A piece ends at 。；！？…;? and newlines; at "!" except in "!="; at a comma except between digits
+# A piece ends at 。；！？…;? and line ends; at "!" except in "!="; at a comma except between digits
 # or in TeX's "1{,}000"; at a full stop except before a letter, digit, comma or TeX ("3.5", "U.S.",
 # ".5", "0.\overline3"); at a row of dots except before a digit ("5...10"). It never ends in TeX's
 # spaces ("10\,000", "14,\!400") or at a factorial in an expression ("10! / (2! * n!)").
@@ -45,17 +45,54 @@ _FACTORIAL = (
     r"(?:(?<=[\d)}\]]!)|(?<=\b[a-zA-Z]!))[)\]$]*"
     r"(?:[\d({}]|\s*[=^\\]|\s*[-+*/×·÷−–⋅<>≈:]\s*(?:[\d(\\]|[a-zA-Z]\b))"
 )
+LINE_ENDS = "\n\r\v\f\x85\u2028\u2029"
+# Other scripts: Unicode's Sentence_Terminal and Tibetan's shad; then all that Unicode names comma or
+# semicolon, except 、, which separates items of a list. Between digits they end nothing.
+SENTENCE_ENDS = (
+    "\u0589\u061d-\u061f\u06d4\u0700-\u0702\u07f9\u0837\u0839\u083d\u083e\u0964\u0965\u0f0d-\u0f11"
+    "\u104a\u104b\u1362\u1367\u1368\u166e\u1735\u1736\u17d4\u17d5\u1803\u1809\u1944\u1945\u1aa8-\u1aab"
+    "\u1b4e\u1b4f\u1b5a\u1b5b\u1b5e\u1b5f\u1b7d-\u1b7f\u1c3b\u1c3c\u1c7e\u1c7f\u2cf9-\u2cfb\u2e2e\u2e3c"
+    "\u2e53\u2e54\ua4ff\ua60e\ua60f\ua6f3\ua6f7\ua876\ua877\ua8ce\ua8cf\ua92f\ua9c8\ua9c9\uaa5d-\uaa5f"
+    "\uaaf0\uaaf1\uabeb\ufe12\ufe15\ufe16\ufe52\ufe56\ufe57\uff0e\uff61\U00010a56\U00010a57"
+    "\U00010f55-\U00010f59\U00010f86-\U00010f89\U00011047\U00011048\U000110be-\U000110c1"
+    "\U00011141-\U00011143\U000111c5\U000111c6\U000111cd\U000111de\U000111df\U00011238\U00011239"
+    "\U0001123b\U0001123c\U000112a9\U0001144b\U0001144c\U000115c2\U000115c3\U000115c9-\U000115d7"
+    "\U00011641\U00011642\U0001173c-\U0001173e\U00011944\U00011946\U00011a42\U00011a43\U00011a9b"
+    "\U00011a9c\U00011c41\U00011c42\U00011ef7\U00011ef8\U00011f43\U00011f44\U00016a6e\U00016a6f"
+    "\U00016af5\U00016b37\U00016b38\U00016b44\U00016e98\U0001bc9f\U0001da88"
+)
+_COMMAS = (
+    "\u037e\u055d\u060c\u061b\u07f8\u1363\u1364\u1802\u1808\u204f\u2e32\u2e34\u2e35\u2e41\u2e49\u2e4c"
+    "\ua4fe\ua60d\ua6f5\ua6f6\ufe10\ufe14\ufe50\ufe54\U0001144d\U0001145a\U00016e97\U0001da87\U0001da89"
+)
+_OTHERS = f"[{SENTENCE_ENDS}{_COMMAS}‼⁇⁈⁉‽]"
+_GREEK = "[\u0370-\u03ff\u1f00-\u1fff]"  # whose semicolon, elsewhere, is a sign of multiplication
 _STOP = (
-    rf"[。；！？…?\n]|(?<!\\);|(?<!\\)!(?!=)(?!{_FACTORIAL})"
+    rf"[。；！？…?{LINE_ENDS}]|(?<!\\);|(?<!\\)!(?!=)(?!{_FACTORIAL})"
     r"|(?<![\d{\\])[,，]|(?<![{\\])[,，](?!\d|\\[!,;: ])"
     r"|\.(?![\dA-Za-z,.]|\\[a-z])|\.{2,}(?![\d.])"
+    rf"|(?<!\d){_OTHERS}|{_OTHERS}(?!\d)"
+    rf"|(?<={_GREEK})[·\u0387](?=\s)|(?<=\w)[·\u0387](?=\s+{_GREEK})"
 )
-_CLOSERS = "\"')]}”’）】」』》"
+_CLOSERS = "\"')]}”’）】」』》»｣"
 
-# The cut also takes in further marks, closing quotes and brackets, and newlines with the blanks
-# before them. URLs match first, which skips the marks inside them.
+# URLs and formulas match first, which skips the marks inside them. Money is no formula: a formula's
+# "$" stands before and behind no white space, the first not behind a digit, the last not before one
+# ("pays $5, then $6", "5$, then 6$"). A missing end is looked for as far as the next beginning.
 _URL = r"https?://[!-~]*[A-Za-z0-9/_=&#%-]"
-_CUT = re.compile(rf"(?P<url>{_URL})|(?:{_STOP})(?:{_STOP}|[{re.escape(_CLOSERS)}])*(?:\s*\n)?")
+_FORMULA = (
+    r"\$\$(?:(?!\$\$)[\s\S])+\$\$|(?<![\d\\$])\$(?![\s$<])(?:\\.|[^$\\]|\\\n)*?(?<![\s=+*/(-])\$(?!\.?[\d<])"
+    r"|\\\((?:(?!\\\()[\s\S])*?\\\)|\\\[(?:(?!\\\[)[\s\S])*?\\\]"
+    r"|\\begin\{(?P<of>[a-z]+\*?)\}(?:(?!\\begin\{(?P=of)\})[\s\S])*?\\end\{(?P=of)\}"
+)
+# A formula whose last sign is a mark ends a piece ("so $r = 3.$ Then").
+_ENDS_INSIDE = re.compile(r"(?<!\\)[.,;?。，；]\s*(?:\$\$?|\\[\])])$")
+# The cut also takes in further marks, closing quotes and brackets, and line ends with the blanks
+# before them.
+_CUT = re.compile(
+    rf"(?P<whole>{_URL}|{_FORMULA})"
+    rf"|(?:{_STOP})(?:{_STOP}|[{re.escape(_CLOSERS)}])*(?:\s*[{LINE_ENDS}])?"
+)
 
 # Abbreviations: those never at an end, and those not at an end before a number ("No. 5", "Jan. 5").
 _ABBREVIATION = re.compile(
@@ -66,7 +103,7 @@ _BEFORE_NUMBER = re.compile(rf"(?<![\w.])(?:No|Nos|Rs|Fig|{_MONTHS})\.$")
 _NUMBER_FOLLOWS = re.compile(r"[ \t]{0,3}\d")
 
 _BLANKS = re.compile(r"\s*")
-_REST_OF_LINE = re.compile(r"[^\S\n]*\S")
+_REST_OF_LINE = re.compile(rf"[^\S{LINE_ENDS}]*\S")
 
 
 def split_pieces(chain: str) -> list[str]:
@@ -83,7 +120,7 @@ def split_pieces(chain: str) -> list[str]:
     words_from = _BLANKS.match(chain).end()  # start of the piece's first word
     for match in _CUT.finditer(chain):
         end = match.end()
-        if match["url"] or (
+        if (match["whole"] and not _ENDS_INSIDE.search(match["whole"])) or (
             match.group() == "."
             and (_is_item_number(chain, words_from, end) or is_abbreviation(chain, end))
         ):

@@ -139,11 +139,11 @@ class Training:
             pass
 
 
-def check_rows(name: str, rows: Sequence[Row], validation: Sequence[Row]) -> None:
+def check_rows(name: str, rows: Sequence[Row], validation: Sequence[Row], why: str = "") -> None:
     """Raises InputError: a sub-model has no training or no validation rows."""
     if not rows or not validation:
         told = f"{name}: {len(rows)} training and {len(validation)} validation rows"
-        raise InputError(f"{told}; expected some of each: try another --beta or --segmentation")
+        raise InputError(f"{told}; expected some of each{why}")
 
 
 def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> Iterator[dict]:

@@ -23,12 +23,12 @@ import torch
 from ases import parallel
 from ases.data import Example, InputError, refuse_if, split_examples
 from ases.extra.t5 import T5Tokenizer, load_t5, lost_characters
-from ases.recipe import Splits, Writer, check_lengths, training_texts
+from ases.recipe import Splits, Writer, training_texts
 from ases.run.checkpoints import FORMAT, check_format, load_checkpoint, load_model, weights_digest
 from ases.run.cli import Given, Options, choose_device, of
 from ases.run.process import Lock
 from ases.run.progress import say, tell
-from ases.run.read import Columns, read_bytes, read_examples, read_json
+from ases.run.read import Columns, data_notes, read_bytes, read_examples, read_json
 from ases.run.write import check_place, write_text
 from ases.settings import MODES, ModelConfig, Settings, complaints
 from ases.tasks import TASKS, make_splits
@@ -74,7 +74,8 @@ def load_splits(settings: Settings, whole: bool = False) -> tuple[Splits, str]:
         origin = f"generated {settings.task} problems, seed {settings.seed}"
     else:
         columns = Columns(settings.question_field, settings.answer_field, settings.label_field)
-        dataset = read_examples(settings.data, settings.task, columns, settings.skip_bad_rows)
+        skips, longest = settings.skip_bad_rows, settings.max_chain
+        dataset = read_examples(settings.data, settings.task, columns, skips, longest)
         splits = {"all": dataset.examples}
         if not whole:
             splits = split_examples(dataset.examples, settings.seed)
@@ -141,6 +142,8 @@ def open_run(given: Given) -> Run:
     path = folder / "tokenizer.json"
     known = resumed and path.exists()  # not if it stopped at once
     tokenizer = _load_tokenizer(folder, config) if known else _new_tokenizer(config, splits)
+    for note in data_notes(pick_split(splits, "all"), splits["train"], config, tokenizer):
+        tell(note)
 
     if resumed:
         anew = f"retrained after it labelled the chains of {folder}"
@@ -154,7 +157,6 @@ def open_run(given: Given) -> Run:
         seen = "" if config.init else "".join(sorted(set("".join(training_texts(splits)))))
         run_id = secrets.token_hex(8)
         config = replace(config, run_id=run_id, scorer_digest=digest, characters=seen)
-        check_lengths(splits, tokenizer, config.max_chain)  # before an older run is overwritten
         if parallel.rank() == 0:
             inputs = [p for p in (config.data, config.scorer, config.init) if p]
             lock = prepare_folder(folder, options.overwrite, inputs)

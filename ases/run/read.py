@@ -10,19 +10,32 @@ import csv
 import errno
 import io
 import json
+import math
 import re
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ases.answers import find_answer
-from ases.data import Example, InputError, refuse_if
+from ases.answers import find_answer, plain_number
+from ases.data import Example, InputError, refuse_if, rough_length
 from ases.run.write import counted
+from ases.segmentation import split_pieces
+from ases.settings import Settings
 from ases.tasks import TASKS
 
+if TYPE_CHECKING:  # slow to import
+    from ases.tokenizer import Tokenizer
+
 FORMATS = "JSON Lines, a JSON array, or a table with a header"
+#: What programs write into a table's empty cells.
+MISSING = {"nan", "NaN", "None", "NULL", "null", "N/A", "n/a", "#N/A", "<NA>", "NA"}
+#: How gzip, zip, bzip2, xz and zstd files begin.
+PACKED = b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd"
 
 #: Position ("7", "item 7"), and the row or its InputError.
 Rows = Iterator[tuple[str, Any]]
@@ -55,6 +68,7 @@ class Dataset:
     problems: list[str] = field(default_factory=list)  # a line per unusable row
     empty: list[str] = field(default_factory=list)  # a line per row with an empty field
     contradicted: list[str] = field(default_factory=list)  # a line per contradicted label
+    unnumbered: int = 0  # chains without a readable number
     restated: int = 0  # answers whose #### was rewritten
     dropped: int = 0  # answers with text after their statement
 
@@ -73,15 +87,19 @@ class Dataset:
 
 
 def read_examples(
-    path: str | Path, task: str, columns: Columns = Columns(), skip_bad_rows: bool = False
+    path: str | Path,
+    task: str,
+    columns: Columns = Columns(),
+    skip_bad_rows: bool = False,
+    longest: float = math.inf,
 ) -> Dataset:
     """Read questions and answers. ``skip_bad_rows`` also skips answers that contradict a label."""
-    data = scan_examples(path, task, columns, skip_bad_rows)
+    data = scan_examples(path, task, columns, skip_bad_rows, longest)
     bad = len(data.problems)
     if bad and not skip_bad_rows:
         more = f" ({bad - 1} more)" if bad > 1 else ""
         told = "fix these rows (segment.py --check lists them), or pass --skip-bad-rows"
-        if not data.examples and TASKS[task].numbers:
+        if not data.examples and data.unnumbered:
             told += "; for chains without numbers, use --task text"
         raise InputError(f"{data.problems[0]}{more}; {told}")
     told = f"no usable row ({len(data.empty)} without question or answer, {bad} bad)"
@@ -94,16 +112,24 @@ def scan_examples(
     task: str,
     columns: Columns = Columns(),
     skip_contradicted: bool = False,
+    longest: float = math.inf,
     text: str = "",
 ) -> Dataset:
-    """Read a whole file, or its ``text``, collecting bad rows in ``problems``."""
+    """Read a whole file, or its ``text``, collecting bad rows in ``problems``. ``longest``: most
+    tokens of a chain, by ``rough_length``."""
     if columns.label is not None and not TASKS[task].numbers:
         raise InputError(f"--label-field has no effect with --task {task}; remove it")
     path = Path(path)
     text = text or _decoded(path, read_bytes(path, FORMATS), columns)
-    data, seen = Dataset(path.name), {}
+    data = Dataset(path.name)
+    seen: dict[str, tuple[str, str]] = {}  # id → its first row's line and question
+    copies: Counter = Counter()  # ids of examples → rows that have it
     delimiter = _delimiter(text, columns)
     is_json = delimiter is None and text.lstrip().startswith(("{", "[", '"'))
+    if is_json and (name := _list_inside(text, columns)):
+        raise InputError(
+            f"{path}: the rows lie in field {name!r}; save that list, without the rest"
+        )
     rows = _json_rows(text) if is_json else _table_rows(path, text, columns, delimiter)
     for line, row in rows:
         try:
@@ -113,20 +139,21 @@ def scan_examples(
                 raise InputError(f"a JSON {type(row).__name__}; expected a JSON object")
             kinds = {columns.label: (str, int, float, bool)}
             texts = {name: _text(row, name, kinds.get(name, (str,))) for name in columns.needed}
-            id_ = f"line-{line}" if line.isdigit() else line.replace(" ", "-")
-            if own := next((name for name in ("id", "qid") if name in row), None):
-                id_ = _text(row, own, (str, int))
-                refuse_if(not id_, f"field {own!r}", "empty; expected a text or a whole number")
-            told = f"{id_!r} is the id of {path}:{seen.get(id_)}, too"
-            refuse_if(id_ in seen, "field 'id'", told)
-            seen[id_] = line
+            ids = [_text(row, name, (str, int, float)) for name in ("id", "qid") if name in row]
+            own = next(filter(None, ids), "")
             if empty := [name for name in columns.needed if not texts[name]]:
                 data.empty.append(f"{path}:{line}: field {empty[0]!r} is empty; expected a text")
                 continue
+            question = texts[columns.question]
+            if own:  # chains of one question may share it
+                first, other = seen.setdefault(own, (line, question))
+                told = f"{own!r} is the id of {path}:{first}, too, which has another question"
+                refuse_if(question != other, "field 'id'", told)
             answer, label = texts.get(columns.answer, ""), None
             if TASKS[task].numbers:
                 stated, place = find_answer(answer), f"field {columns.answer!r}"
                 told = "no readable final number; end it with 'The answer is N.' or '#### N'"
+                data.unnumbered += stated is None
                 refuse_if(not stated, place, told)
                 data.restated += "####" in answer
                 data.dropped += stated.dropped
@@ -135,16 +162,44 @@ def scan_examples(
                     true = find_answer(f"The answer is {texts[columns.label]}")
                     refuse_if(not true, f"field {columns.label!r}", "no readable final number")
                     refuse_if(true.dropped, f"field {columns.label!r}", "more than a number")
-                    label = true.text.rpartition("The answer is ")[2].removesuffix(".")
+                    label = plain_number(true.number)
                     if true.number != stated.number:
                         told = f"{place} states another number than {columns.label!r}: {label!r}"
                         data.contradicted.append(f"{path}:{line}: {told}")
                         if skip_contradicted:
                             continue
-            data.examples.append(Example(id_, texts[columns.question], answer, label=label))
+            length = rough_length(answer) if len(answer) > longest else 0
+            told = f"a chain of about {length:,} tokens; expected at most {longest:,}"
+            refuse_if(length > longest, f"field {columns.answer!r}", told)
+            id_ = unique = own or (f"line-{line}" if line.isdigit() else line.replace(" ", "-"))
+            while unique in copies:
+                copies[id_] += 1
+                unique = f"{id_}-{copies[id_]}"
+            copies[unique] = 1
+            data.examples.append(Example(unique, question, answer, label=label))
         except InputError as error:
             data.problems.append(f"{path}:{line}: {error}")
     return data
+
+
+def data_notes(
+    examples: Sequence[Example],
+    training: Sequence[Example],
+    settings: Settings,
+    tokenizer: "Tokenizer | None" = None,
+) -> list[str]:
+    """What to know before training. Without a tokenizer, lengths of questions are rough."""
+    notes, n, most = [], len(examples), settings.max_question
+    whole = sum(len(split_pieces(e.answer)) == 1 for e in examples)
+    if settings.mode != "direct" and 10 * whole >= n:
+        alike = "usm and dsm then learn what direct learns"
+        notes.append(f"note: {whole:,} of {n:,} chains are one piece; {alike}")
+    length = rough_length if tokenizer is None else lambda text: len(tokenizer.encode(text))
+    texts = [e.question for e in training if len(e.question.encode()) > most]  # of bytes or more
+    if long := sum(length(text) > most for text in texts):
+        questions = f"{long:,} of {len(training):,} training questions are longer than"
+        notes.append(f"note: {questions} {most} tokens; the middle is left out")
+    return notes
 
 
 def read_questions(path: str, column: str | None = None) -> list[Example]:
@@ -217,6 +272,7 @@ def read_curves(folder: Path) -> dict[str, dict[str, list]]:
 
 # --- reading, row by row -------------------------------------------------------------------------
 def _decoded(path: str | Path, raw: bytes, columns: Columns) -> str:
+    refuse_if(raw.startswith(PACKED), path, f"compressed; unpack it first, to get {FORMATS}")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -247,6 +303,15 @@ def _has_header(path: str, text: str) -> bool:
     json_begins = re.match(r'\s*(\[\s*)?\{\s*"', text)  # and no question in brackets
     kinds = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson")
     return path.lower().endswith(kinds) or bool(json_begins) or (len(names) > 1 and all(words))
+
+
+def _list_inside(text: str, columns: Columns) -> str:
+    """The field of a lone JSON object that holds a list of rows, if any."""
+    with suppress(ValueError, RecursionError, AttributeError):
+        for name, value in json.loads(text).items():
+            if isinstance(value, list) and value and set(columns.needed) <= set(value[0]):
+                return name
+    return ""
 
 
 def _json_rows(text: str) -> Rows:
@@ -296,7 +361,8 @@ def _table_rows(path: Path, text: str, columns: Columns, delimiter: str | None) 
                 told = "a quoted field of several lines; expected one row per line (stray quote?)"
                 yield line, InputError(told)
             else:
-                yield line, dict(zip(header, values))
+                cells = ["" if value.strip() in MISSING else value for value in values]
+                yield line, dict(zip(header, cells))
     except csv.Error as error:
         reason = f"not CSV ({error}); expected values separated by {delimiter!r}"
         # Fatal: where the next row begins is unknown.
@@ -311,9 +377,14 @@ def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:
         found = ", ".join(map(str, row))[:120]
         others = f"the fields are {found!r}; name others with --question-field etc."
         raise InputError(f"field {name!r} is missing; expected a text ({others})")
-    if type(row[name]) not in kinds:
-        raise InputError(f"field {name!r} is {type(row[name]).__name__}; expected a text")
-    text = str(row[name]).strip()
+    value = row[name]
+    if value is None or value != value:  # null, or NaN
+        return ""
+    if type(value) not in kinds:
+        raise InputError(f"field {name!r} is {type(value).__name__}; expected a text")
+    if isinstance(value, float) and math.isfinite(value):
+        value = plain_number(Fraction(repr(value)))
+    text = str(value).strip()
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise InputError(f"field {name!r} contains a lone surrogate; expected valid Unicode")
     return text
