@@ -52,8 +52,9 @@ _MARKUP = [
 ]
 # Bounds: "at least 7", "more than 7", "7 or less".
 _BOUND = re.compile(
-    r"\b(?:least|most|than|under|over|above|below|beyond|exceed(?:s|ing)?|up to|until|minimum|maximum)"
-    r"\b\D*\d|\d\D*\b(?:(?:or|and) (?:more|less|fewer|over|under|above|below|up)|at (?:least|most))\b",
+    r"\b(?:least|most|than|under|over|above|below|beyond|exceed(?:s|ing)?|up to|minimum|maximum)"
+    r"\b\D*\d|\d\D*\b(?:(?:or|and) (?:more|less|fewer|over|under|above|below|up)|at (?:least|most))"
+    r"\b",
     re.IGNORECASE,
 )
 # Text before the last "=" that rules out an answer: "x <=", "not =", "8 when x =", "2, y =".

@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 #: Control characters, including those for text direction.
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -40,6 +41,12 @@ def rough_length(text: str) -> int:
     7
     """
     return sum(1 for _ in _TOKEN.finditer(text))
+
+
+def check_regular(path: Path, wanted: str) -> None:
+    """Raises InputError: a folder or a device is in a file's place, or a pipe, which might never
+    end."""
+    refuse_if(path.exists() and not path.is_file(), path, f"not a regular file; expected {wanted}")
 
 
 @dataclass(frozen=True)

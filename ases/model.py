@@ -289,6 +289,8 @@ class EncoderDecoder(nn.Module):
         with torch.device("meta"):  # shapes without storage
             model = cls(config)
         try:
+            if any(v.is_meta or v.layout != torch.strided for v in weights.values()):
+                raise ValueError("weights without values, or sparse ones")
             model.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
         except (RuntimeError, AttributeError, TypeError) as error:
             raise ValueError(" ".join(str(error).split())[:200]) from None

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
+import torch
+
 from ases.data import Example, InputError, rough_length, split_examples
 from ases.decoding import Chain, Search, SegmentWriter, generate_chains
 from ases.entropy import chain_entropies
@@ -93,6 +95,8 @@ def train(
             pairs.
         FloatingPointError: a non-finite loss or gradient norm.
     """
+    if not torch.is_grad_enabled():
+        raise ValueError("gradients are off (torch.no_grad or inference_mode); train outside of it")
     splits = _checked_splits(examples, settings)
     usable_device(settings.device)
     for path, loaded in ((settings.scorer, scorer), (settings.init, initial)):
@@ -116,6 +120,7 @@ def train(
         models = {}
         for name in rows:
             training = Training(name, initial(), settings, parts=len(rows))
+            check_fit(training.model, tokenizer, name)
             watcher.start(training)
             for report in fit(training, rows[name], validation[name]):
                 watcher.record(training, report)
@@ -176,6 +181,13 @@ def check_lengths(splits: Splits, limit: int) -> None:
             raise InputError(f"{told}; shorten it, leave it out or raise max_chain")
 
 
+def check_fit(model: EncoderDecoder, tokenizer: Tokenizer, name: str) -> None:
+    """Raise InputError if a model ends its texts with another token than its tokenizer."""
+    theirs, ours = model.config.eos_token_id, tokenizer.eos_id
+    if theirs != ours:
+        raise InputError(f"{name}: eos_token_id is {theirs}; expected the tokenizer's, {ours}")
+
+
 def _random_model(settings: Settings, tokenizer: Tokenizer) -> Callable[[], EncoderDecoder]:
     if unknown := set(settings.model) - {f.name for f in fields(ModelConfig)}:
         raise InputError(f"model: no field {min(unknown)!r}; expected those of ModelConfig")
@@ -231,6 +243,8 @@ class Writer:
         a_list = isinstance(questions, (list, tuple))
         if not a_list or not all(isinstance(q, str) for q in questions):
             raise ValueError("expected a list of questions, each a string")
+        if any("\ud800" <= c <= "\udfff" for question in questions for c in question):
+            raise ValueError("a question holds a lone surrogate; expected valid Unicode")
         for model in self.models.values():
             model.eval()
         settings, tokenizer, models = self.settings, self.tokenizer, self.by_role

@@ -46,8 +46,8 @@ _FACTORIAL = (
     r"(?:[\d({}]|\s*[=^\\]|\s*[-+*/×·÷−–⋅<>≈:]\s*(?:[\d(\\]|[a-zA-Z]\b))"
 )
 LINE_ENDS = "\n\r\v\f\x85\u2028\u2029"
-# Other scripts: Unicode's Sentence_Terminal and Tibetan's shad; then all that Unicode names comma or
-# semicolon, except 、, which separates items of a list. Between digits they end nothing.
+# Other scripts: Unicode's Sentence_Terminal and Tibetan's shad; then all that Unicode names comma
+# or semicolon, except 、, which separates items of a list. Between digits they end nothing.
 SENTENCE_ENDS = (
     "\u0589\u061d-\u061f\u06d4\u0700-\u0702\u07f9\u0837\u0839\u083d\u083e\u0964\u0965\u0f0d-\u0f11"
     "\u104a\u104b\u1362\u1367\u1368\u166e\u1735\u1736\u17d4\u17d5\u1803\u1809\u1944\u1945\u1aa8-\u1aab"

@@ -173,6 +173,9 @@ class ModelConfig:
         if not wrong and (buckets % 4 or self.relative_attention_max_distance <= buckets // 2):
             wrong = f"relative_attention_num_buckets is {buckets}; expected a multiple of 4, less "
             wrong += "than twice relative_attention_max_distance"
+        for name in ("pad_token_id", "decoder_start_token_id", "eos_token_id"):
+            if not wrong and getattr(self, name) >= self.vocab_size:
+                wrong = f"{name} is {getattr(self, name)}; expected less than vocab_size"
         if wrong:
             raise ValueError(wrong)
 

@@ -11,7 +11,7 @@ from typing import Self
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from ases.data import InputError
+from ases.data import InputError, check_regular
 
 PAD, EOS, END = "<pad>", "</s>", "<end>"
 
@@ -58,6 +58,7 @@ class Tokenizer:
 
         Raises InputError: the file is missing or damaged, or lacks a special token.
         """
+        check_regular(Path(path), "a tokenizer.json")
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception on any failure

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ases.answers import find_answer, parse_answer, to_number
+from ases.answers import find_answer, parse_answer, plain_number, to_number
 
 
 def normalise_answer(text):
@@ -56,8 +56,18 @@ STATED = stated(r"""
 18: ￥18 | 共18个 | ₹18 | 18°F
 240: 240g
 10: 5 + 5 = 10
+5: 5 more | 5 apples more than Ann
+8: 8। अब | 8۔ و | 8።
 9: 9. It follows since 4 + 5 = 9
 """)
+#: Characters that nobody sees.
+STATED += [
+    ("\u200b9", "9"),
+    ("\ufeff9", "9"),
+    ("9\u200f", "9"),
+    ("**\u20609**\u200b", "9"),
+    ("-\u200e5", "-5"),
+]
 #: The same where no number is stated.
 UNSTATED = table(r"""
 2\frac{1}{4} | 5 \frac{1}{2} | 2 1/2 | 2½ | 2\sqrt{5} | \sqrt{2} | 4\pi | (1, 2) | [1, 5)
@@ -72,6 +82,7 @@ twice 5 | half of 5 | one and 1/2 | 3 quarters | 5² | √5 | ±5 | ~5 | ≤5 | 
 5 ft. 6 in. | 5 lbs. 3 oz. | 4 rem. 2 | — 18 apples | $x = 2$, $y = 3$ | x_1 = 2, x_2 = 3
 x=5 y=3 | length = 5, width = 3 | x, y = 2,300 | 8 when x = 3 | 12 apples, as 1 box = 6
 x \not= 5 | x ≥ = 5 | not = 5 | 2 < x = 5 | 5ⁿ | 2ˣ | 5𝑥 | 5𝜋 | 5 xy | 3(ab) | 0xFFFF
+at least 7 | more than 7 | no more than $7 | under 7 | at most 3 + 4 = 7 | 7 or more | 7 at least
 5 factorial | 5 squared | never 5 | 0.3 repeating | 5m dollars | total.50 | 5 ! | Step 3
 Option 2 | menos 5 | 5 mille | 负 5 | 5仟 | 5 Tausend | 3 sixteenths | 5a day | 101 (binary)
 """)
@@ -96,6 +107,7 @@ TEXTS = [
     ("#### 4 \n#### 5", "5"),
     ("THE ANSWER IS 4", "4"),
     ("The answer is 5, so 3", None),
+    ("The\xa0answer\u200b \xa0is 9.", "9"),
 ]
 
 
@@ -129,6 +141,17 @@ def test_numbers():
     assert not [text for text in nothing if to_number(text) is not None]
 
 
+def test_numbers_are_written_plainly():
+    written = {
+        "51": 51,
+        "-0.5": -0.5,
+        "1/3": Fraction(1, 3),
+        "0.00001": "0.00001",
+        "1" + 20 * "0": 10**20,
+    }
+    assert [plain_number(Fraction(number)) for number in written.values()] == list(written)
+
+
 FORMS = [
     ("3*4 = <<3*4=12>>12 apples.\n#### 12", "3*4 = 12 apples.\nThe answer is 12."),
     ("a\n#### 1,080", "a\nThe answer is 1,080."),
@@ -137,6 +160,10 @@ FORMS = [
     ("x\n#### -$72%", "x\nThe answer is -72."),
     ("so **the answer is \\frac{1}{2}**", "so The answer is 1/2."),
     ("#### minus 3", "The answer is -3."),
+    # Only calculator notes are taken out.
+    ("x = 1 << 3 >> 2. The answer is 2.", "x = 1 << 3 >> 2. The answer is 2."),
+    ("See <<Table 1>>, <<a=b>>. #### 3", "See <<Table 1>>, <<a=b>>.\nThe answer is 3."),
+    ("cout << n << endl; cin >> m. The answer is 3.",) * 2,
 ]
 
 

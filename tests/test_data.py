@@ -3,13 +3,15 @@
 import csv
 import io
 import json
+import math
 import re
 
 import pytest
 
 from ases.data import Example, InputError, split_examples
 from ases.run.folder import data_digest
-from ases.run.read import Columns, read_examples, read_questions, scan_examples
+from ases.run.read import Columns, data_notes, read_examples, read_questions, scan_examples
+from ases.settings import Settings
 
 QA = {"question": "1 + 1?", "answer": "The answer is 2."}
 NO_NUMBER = QA | {"answer": "none"}
@@ -49,11 +51,14 @@ BAD_FILES = [
     ("frage\tantwort\na\tb\n", ":1: columns 'frage, antwort'"),
     (lines(QA, {"question": "q"}), ":2: field 'answer' is missing"),
     (lines(QA | {"answer": 3}), ":1: field 'answer' is int"),
-    (lines(QA | {"id": None}), ":1: field 'id' is NoneType"),
+    (lines(QA | {"id": [1]}), ":1: field 'id' is list"),
     ('{"id": ' + "1" * 5000 + "}\n", ":1: not JSON"),
     (HALF % "id", "field 'id' contains a lone surrogate"),
     ("x" * 200_000, ":1: columns"),
-    (lines(QA | {"id": 1}, QA | {"id": "1"}), ":2: field 'id': '1' is the id of"),
+    (lines(QA | {"id": 1}, QA | {"id": "1", "question": "2?"}), ":2: field 'id': '1' is the id of"),
+    (json.dumps({"n": 1, "data": [QA, QA]}, indent=2), "the rows lie in field 'data'"),
+    (b"\x1f\x8b\x08\x00", "compressed; unpack it first"),
+    (b"PK\x03\x04\x14", "compressed; unpack it first"),
     (lines(QA, QA | {"answer": "no number"}), ":2: field 'answer': no readable final number"),
     (HALF % "question", "field 'question' contains a lone surrogate"),
     ("frage,antwort\na,b\n", ":1: columns 'frage, antwort'"),
@@ -81,6 +86,92 @@ def test_arrays_and_other_separators_are_recognised(tmp_path):
     for text in texts:
         examples = read_examples(write(tmp_path, text), "mwp").examples
         assert [{"question": e.question, "answer": e.answer} for e in examples] == two, text
+
+
+#: An id as the file has it → the id of the example.
+IDS = [(None, "line-1"), ("", "line-1"), (math.nan, "line-1"), (3.0, "3"), (1.5, "1.5"), ("a", "a")]
+
+
+@pytest.mark.parametrize("given, id_", IDS)
+def test_an_id_is_optional(tmp_path, given, id_):
+    data = read_examples(write(tmp_path, lines(QA | {"id": given})), "mwp")
+    assert [e.id for e in data.examples] == [id_]
+
+
+def test_several_chains_of_one_question_may_share_its_id(tmp_path):
+    rows = [QA | {"id": id_} for id_ in ("a", "a", "a-2", "a", "b", "line-6")] + [QA]
+    data = read_examples(write(tmp_path, lines(*rows)), "mwp")
+    assert [e.id for e in data.examples] == ["a", "a-2", "a-2-2", "a-3", "b", "line-6", "line-7"]
+
+
+#: A label as a JSON file has it → the number.
+NUMBERS = [(51.0, "51"), (-7.0, "-7"), (1e-05, "0.00001"), (1e20, "1" + 20 * "0"), (0.1, "0.1")]
+NUMBERS += [("0.50", "0.5"), ("1,234.00", "1234"), ("1/3", "1/3"), (7, "7")]
+
+
+@pytest.mark.parametrize("given, label", NUMBERS)
+def test_a_label_is_a_number(tmp_path, given, label):
+    row = QA | {"answer": f"The answer is {label}.", "label": given}
+    data = read_examples(write(tmp_path, lines(row)), "mwp", Columns(label="label"))
+    assert [e.label for e in data.examples] == [label]
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "NULL", "N/A", ""])
+def test_a_missing_value_written_as_a_word(tmp_path, word):
+    data = read_examples(write(tmp_path, f"question,answer\na?,{word}\nb?,It is. So\n"), "text")
+    assert [e.question for e in data.examples] == ["b?"] and len(data.empty) == 1
+    in_json = read_examples(write(tmp_path, lines({"question": "a?", "answer": "None"})), "text")
+    assert in_json.examples[0].answer == "None"
+
+
+def test_null_is_as_empty(tmp_path):
+    data = read_examples(write(tmp_path, lines(QA | {"answer": None}, QA)), "mwp")
+    assert "1 row without question or answer left out" in data.described()
+
+
+def test_chains_that_are_too_long_are_bad_rows(tmp_path):
+    rows = [QA | {"answer": f"{'so ' * n}The answer is 2."} for n in (3, 4, 5, 9)]  # and six
+    path = write(tmp_path, lines(*rows))
+    with pytest.raises(InputError, match=r":3: .* about 11 tokens; expected at most 10 \(1 more\)"):
+        read_examples(path, "mwp", longest=10)
+    assert len(read_examples(path, "mwp", skip_bad_rows=True, longest=10).examples) == 2
+
+
+HINTS = [
+    (lines({"query": "1?"}), False),
+    ('{"question": "1?", "answer": }', False),
+    (lines(NO_NUMBER), True),
+]
+HINTS += [
+    (lines(QA | {"answer": [{"role": "user"}]}), False),
+    ("<html>\n", False),
+    (lines(QA, NO_NUMBER), False),
+]
+
+
+@pytest.mark.parametrize("text, hinted", HINTS)
+def test_the_hint_fits_the_cause(tmp_path, text, hinted):
+    with pytest.raises(InputError) as error:
+        read_examples(write(tmp_path, text), "mwp")
+    assert ("--task text" in str(error.value)) == hinted
+
+
+class Bytes:
+    """A tokenizer of bytes."""
+
+    def encode(self, text):
+        return list(text.encode())
+
+
+def test_notes_before_training():
+    examples = [Example(str(i), "q" * (8 + i), "one" if i < 2 else "one, two") for i in range(20)]
+    usm, direct = Settings(max_question=16), Settings(mode="direct", max_question=16)
+    told = "note: 2 of 20 chains are one piece; usm and dsm then learn what direct learns"
+    long = "note: 11 of 20 training questions are longer than 16 tokens; the middle is left out"
+    assert data_notes(examples, examples, usm, Bytes()) == [told, long]
+    assert data_notes(examples[1:], examples[:9], usm, Bytes()) == []
+    assert data_notes(examples, [], direct) == []
+    assert data_notes(examples, examples, direct) == []  # letters make fewer tokens than bytes
 
 
 def test_other_names_of_columns(tmp_path):
@@ -147,7 +238,7 @@ def test_true_answers_in_a_column_of_their_own(tmp_path):
     path, columns = write(tmp_path, lines(*LABELLED)), Columns(label="gold")
     data = read_examples(path, "mwp", columns)
     chains = "so 2. The answer is 2.", "so 4. The answer is 4.", "The answer is 4."
-    assert [(e.answer, e.label) for e in data.examples] == list(zip(chains, ("2", "3.00", "4")))
+    assert [(e.answer, e.label) for e in data.examples] == list(zip(chains, ("2", "3", "4")))
     assert "1 row whose chain and label state different numbers kept" in data.described()
     assert "text after the answer dropped in 1 row" in data.described()
     filtered = read_examples(path, "mwp", columns, skip_bad_rows=True)

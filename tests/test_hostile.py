@@ -154,8 +154,12 @@ def test_a_very_long_row(tmp_path):
     data = write_lines(tmp_path / "a.jsonl", rows)
     line = f"train.py --data {data} --train-problems 30 --mode direct --max-steps 4"
     told = fail(f"{line} --out-dir {tmp_path}/run")
-    assert "expected at most 4096" in told and "line-8: a chain of" in told
+    assert "expected at most 4,096" in told and "a.jsonl:8: field 'answer': a chain of" in told
     assert not (tmp_path / "run").exists()
+    assert "a.jsonl:8" in command(f"segment.py --data {data} --check").stdout
+    assert (
+        "1 bad row skipped" in succeed(f"segment.py --data {data} --skip-bad-rows --show 0").stderr
+    )
 
 
 def test_a_quoting_mistake_is_not_one_bad_row_and_a_header_is_no_row(tmp_path):

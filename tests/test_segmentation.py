@@ -34,6 +34,55 @@ CUTS += ["He won 5!| Then (it was 6!)| he", "He pays Rs. 500.| Then"]
 CUTS += ["see https://a.b/c?x=1;y=2.| Then", "No. 5 is.| No.| He"]
 CUTS += ["On Jan. 5 Prof. Lee has approx. 9", "共1，005个，|三", "So\n|12.\n|Then", "... and so"]
 CUTS += ["", " \n", "٣,٣ ３.３"]
+# Marks of other scripts: Hindi, Urdu, Arabic, Persian, Amharic, Burmese, Santali, Armenian, Khmer, Tibetan,
+# Greek, Mongolian, N'Ko, and full-width ones. Between digits they end nothing.
+CUTS += ["राम के पास 5 सेब हैं।| उसने 3 और खरीदे॥| अब 8", "علی کے پاس 5 سیب ہیں۔| اب 8 ہیں؟| ہاں"]
+CUTS += ["لديه 5 تفاحات،| واشترى ٣،٥؛| فالمجموع 8.", "۵ سیب دارد،| ۳ سیب خرید؛| اکنون ۸"]
+CUTS += ["5 ፖም፣| 3 ገዛ፤| አሁን 8 አለው።| አዎ", "၅ လုံးရှိသည်။| ၃ လုံး၊| ၈ လုံး။", "ᱢᱤᱫ᱾| ᱵᱟᱨ᱾| ᱯᱮ"]
+CUTS += [
+    "նա ունի 5 խնձոր։| հիմա 8",
+    "មាន 5 ។| ឥឡូវ 8៕",
+    "བོད།| ཡིག༎",
+    "έχει 5 μήλα·| άρα 8· 3,| 2 · 4 = 8, l·l",
+]
+CUTS += [
+    "нэг᠂| хоёр᠃| гурав",
+    "ߊ߸| ߋ߹| ߌ",
+    "有5个苹果．|又买3个｡|共８．５个‼|对⁇",
+    "苹果、梨和桃，|共3个",
+]
+CUTS += ["3 + 4 = 7\r|7 * 2 = 14\r\n|So\x85|14\u2028|is\u2029|it", "Él dijo «no.»| Y"]
+# Formulas are whole, and a closing "$" goes with the mark before it.
+CUTS += [
+    "Let $f(x, y) = x^2$.| Then $f(3,\n4) = 25$,| so",
+    r"The set $\{1, 2, 3\}$ is.| It",
+    "$$a,\nb.$$| c",
+]
+CUTS += [
+    r"Note $a_1, \ldots, a_n$ and \(a, b\) or \[a; b\] are given.| So",
+    r"$\left. \frac{dy}{dx} \right|"[:-1],
+]
+CUTS += [
+    r"\begin{align*} a &= 1; \\ b &= 2. \end{align*} Thus 3.",
+    "Here $r = 3.$| Then $2r = 6.$| So 6",
+]
+CUTS += [
+    r"We get \[x = 3.\]|Then $y = 4,$| so \(x = 3.\)| Then 4",
+    r"It is $5!$ or $a\,$ b",
+    r"[\(a, b\),| c]",
+]
+# Money is none, and what is never closed hides nothing.
+CUTS += [
+    "He pays $5,| then $6,| so $11.",
+    "5$,| then 6$,| so 11$.",
+    "US$5,| then US$6",
+    "$1,005.50,| or $20",
+]
+CUTS += [
+    "$5-$10,| then $.50+$.25,| so",
+    "so 2+3=$<<2+3=5>>5,| then 6=$<<6=6>>6",
+    r"\[ a,| b \( c,| d $x,| y",
+]
 
 
 @pytest.mark.parametrize("cut", CUTS)
@@ -87,7 +136,7 @@ def test_entropy_labels_by_hand():
     assert entropy_labels([0.7] * 3, beta=1.0) == [ES] * 3
 
 
-@pytest.mark.parametrize("part", ["Mr. ", " ", "! ", "1. ", "a,b "])
+@pytest.mark.parametrize("part", ["Mr. ", " ", "! ", "a,b ", "$a ", "$$", "\\[", "\\begin{a}"])
 def test_no_chain_takes_long(part):
     """If anything here took quadratic time, this would take an hour."""
     pieces = split_pieces(part * 200_000)

@@ -18,7 +18,7 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from ases.data import InputError
+from ases.data import InputError, check_regular
 from ases.model import EncoderDecoder
 from ases.settings import ModelConfig
 from ases.tokenizer import EOS, PAD, Tokenizer
@@ -145,6 +145,7 @@ def _t5_name(name: str, config: ModelConfig) -> str:
 def _read_config(path: Path) -> dict:
     """ModelConfig's arguments from a config.json; the weights decide tie_word_embeddings."""
     wanted = "expected a T5-family model's"
+    check_regular(path, "a T5-family model's config")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -186,6 +187,7 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     if path is None:
         wanted = "model.safetensors, model.safetensors.index.json with its shards"
         raise InputError(f"{folder}: no weights; expected {wanted}, or pytorch_model.bin")
+    check_regular(path, "weights")
     if path.suffix == ".bin":
         return path, _read_pickle(path)
     shards = _shards(path) if path.name.endswith(".index.json") else [path]
@@ -193,6 +195,7 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     load_file = need_safetensors().load_file
     state = {}
     for shard in shards:
+        check_regular(shard, "weights")
         try:
             state |= load_file(shard)
         except Exception as error:  # the library's own type, or OSError

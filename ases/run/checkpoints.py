@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ases import parallel
-from ases.data import InputError, refuse_if
+from ases.data import InputError, check_regular, refuse_if
 from ases.model import EncoderDecoder
 from ases.run.process import Signals
 from ases.run.progress import Meter, say
@@ -40,15 +40,19 @@ def save_checkpoint(path: Path, content: dict) -> None:
 
 def load_checkpoint(path: Path, run_id: str | None = None) -> dict:
     """Read without executing code. Raises InputError: missing, damaged, or another run's."""
+    check_regular(path, "a checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        check_format(path, content)
+        digest, name = content.pop("digest", ""), content.get("name")
+        intact = digest == weights_digest(content)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except InputError:
+        raise
     except Exception as error:  # torch raises many kinds for damaged or foreign files
         raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
-    check_format(path, content)
-    digest, name = content.pop("digest", ""), content.get("name")
-    refuse_if(digest != weights_digest(content), path, "damaged; its digest does not match")
+    refuse_if(not intact, path, "damaged; its digest does not match")
     refuse_if(name != path.name.split(".")[0], path, f"holds the model {name!r}, not its own")
     refuse_if(run_id not in (None, content.get("run")), path, "written by another run")
     return content
@@ -73,6 +77,16 @@ def weights_digest(content: object, hasher: Any = None) -> str:
     else:
         hasher.update(f"{content!r};".encode())
     return hasher.hexdigest()
+
+
+#: What scoring leaves in a run's folder and in its eval-* folders.
+OUTPUTS = "predictions.jsonl results.json predictions-longer.jsonl results-longer.json".split()
+
+
+def outputs_of(folder: Path) -> list[Path]:
+    # Symlinks lead out of the folder.
+    places = [p for p in folder.glob("eval-*") if p.is_dir() and not p.is_symlink()]
+    return [place / name for place in (folder, *places) for name in OUTPUTS]
 
 
 def load_model(path: Path, device: str = "cpu", run_id: str | None = None) -> EncoderDecoder:
@@ -145,6 +159,8 @@ class Recorder(Watcher):
                 file.write(json.dumps({"model": training.name} | row, allow_nan=False) + "\n")
         validated, stopping = "validation" in report, self.signals.pending is not None
         if validated and training.best["best_step"] == training.step:
+            for path in outputs_of(self.folder):  # they would be those of older weights
+                path.unlink(missing_ok=True)
             weights = {"model": training.best_weights} | training.best
             self._write(training, "best", {"config": asdict(training.model.config)} | weights)
         if validated or stopping:

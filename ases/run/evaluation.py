@@ -21,7 +21,7 @@ from ases.run.cli import OF_FILES, Options, colours_wanted
 from ases.run.folder import evaluation_folders, examples_for
 from ases.run.page import evaluation_page
 from ases.run.progress import Meter, say, tell
-from ases.run.read import read_curves, read_json, read_questions
+from ases.run.read import LOG, read_curves, read_questions, read_rows
 from ases.run.scores import same_problems, table
 from ases.run.show import is_wrong, show_answer, show_wrong
 from ases.run.write import check_place, counted, json_lines, write_text
@@ -105,8 +105,8 @@ def question_notes(
     if n := writer.count_shortened(questions):
         long = f"{counted(n, 'question')} longer than {config.max_question} tokens"
         show(f"note: {long}; the middle is left out")
-    letters = [c for c in "".join(questions) if not c.isspace()]
-    unknown = [c for c in letters if c not in config.characters]
+    letters, known = [c for c in "".join(questions) if not c.isspace()], set(config.characters)
+    unknown = [c for c in letters if c not in known]
     if unknown and config.characters:
         some = " ".join(dict.fromkeys(unknown[:1000]))[:39]
         share = f"{len(unknown) / len(letters):.1%}"
@@ -122,6 +122,15 @@ def write_evaluation(
     write_text(folder / f"predictions{suffix}.jsonl", lines, follow=False)
     results_text = json.dumps(results, indent=2) + "\n"
     write_text(folder / f"results{suffix}.json", results_text, follow=False)
+
+
+def train_seconds(folder: Path) -> float | None:
+    """Of a run, without its scorer's, from its log; None if that is lost."""
+    with suppress(InputError, LookupError, TypeError):
+        last = {row["model"]: row["seconds"] for row in read_rows(folder / "metrics.jsonl", LOG)}
+        last.pop("scorer", None)
+        return round(sum(last.values()), 1) if last else None
+    return None
 
 
 # --- what evaluate.py does -----------------------------------------------------------------------
@@ -175,9 +184,7 @@ def score(writers: dict, options: Options, given: dict) -> None:
         tell(f"{folder}: writing {counted(len(examples), 'chain')} …")
         writer = writers[folder]
         results, written = evaluate(writer, examples, options.beams, options.second_try)
-        results["train_seconds"] = None  # if the run stopped before its evaluation
-        with suppress(InputError, LookupError, TypeError):
-            results["train_seconds"] = read_json(folder / "results.json", "")["train_seconds"]
+        results["train_seconds"] = train_seconds(folder)
         write_evaluation(outputs[folder], results, written)
         rows[str(folder)], predictions[str(folder)] = results, written
         question_notes(writer, [e.question for e in examples], tell, trained_on)

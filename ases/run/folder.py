@@ -23,14 +23,21 @@ import torch
 from ases import parallel
 from ases.data import Example, InputError, refuse_if, split_examples
 from ases.extra.t5 import T5Tokenizer, load_t5, lost_characters
-from ases.recipe import Splits, Writer, training_texts
-from ases.run.checkpoints import FORMAT, check_format, load_checkpoint, load_model, weights_digest
+from ases.recipe import Splits, Writer, check_fit, training_texts
+from ases.run.checkpoints import (
+    FORMAT,
+    check_format,
+    load_checkpoint,
+    load_model,
+    outputs_of,
+    weights_digest,
+)
 from ases.run.cli import Given, Options, choose_device, of
 from ases.run.process import Lock
 from ases.run.progress import say, tell
 from ases.run.read import Columns, data_notes, read_bytes, read_examples, read_json
 from ases.run.write import check_place, write_text
-from ases.settings import MODES, ModelConfig, Settings, complaints
+from ases.settings import MODES, ModelConfig, Settings, complaints, setting
 from ases.tasks import TASKS, make_splits
 from ases.tokenizer import Tokenizer
 
@@ -39,10 +46,10 @@ from ases.tokenizer import Tokenizer
 class RunConfig(Settings):
     """The content of ``config.json``: settings, and what identifies a run's own files."""
 
-    run_id: str = ""  # also in its checkpoints and results
-    data_digest: str = ""
-    scorer_digest: str = ""
-    characters: str = ""  # in the training texts
+    run_id: str = setting("", "identifies the run, also in its checkpoints and results")
+    data_digest: str = setting("", "of all splits")
+    scorer_digest: str = setting("", "of the weights that measured entropy")
+    characters: str = setting("", "that occur in the training texts")
     format: int = FORMAT
 
     def save(self, folder: Path) -> None:
@@ -55,7 +62,7 @@ class RunConfig(Settings):
         check_format(path, content)
         try:
             config = cls(**content)
-            ModelConfig(**{"vocab_size": 1, **config.model})
+            ModelConfig(**{"vocab_size": 10**7, **config.model})
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: not a run's settings ({error})") from None
         refuse_if(wrong := complaints(config), path, " | ".join(wrong))
@@ -274,11 +281,7 @@ def _files_of_a_run(folder: Path) -> list[Path]:
     names = ["config.json", "metrics.jsonl", "tokenizer.json"]
     for model in ["scorer", *(name for sub_models in MODES.values() for name in sub_models)]:
         names += [f"{model}.best.pt", f"{model}.last.pt"]
-    outputs = "predictions.jsonl results.json predictions-longer.jsonl results-longer.json".split()
-    # Symlinks lead out of the folder.
-    places = [p for p in folder.glob("eval-*") if p.is_dir() and not p.is_symlink()]
-    evaluated = [place / name for place in places for name in outputs]
-    return [folder / name for name in names + outputs] + evaluated
+    return [folder / name for name in names] + outputs_of(folder)
 
 
 # --- trained runs --------------------------------------------------------------------------------
@@ -296,6 +299,7 @@ def load_run(folder: str | Path, device: str = "cpu") -> Writer:
         rows, ids = model.config.vocab_size, tokenizer.vocab_size
         told = f"a vocabulary of {rows}, but tokenizer.json has {ids}"
         refuse_if(config.init is None and rows != ids, path, told)
+        check_fit(model, tokenizer, str(path))
     return writer
 
 

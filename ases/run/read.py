@@ -7,7 +7,6 @@ form: ``<<3*4=12>>`` notes are removed, and they end with ``The answer is N.``
 """
 
 import csv
-import errno
 import io
 import json
 import math
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ases.answers import find_answer, plain_number
-from ases.data import Example, InputError, refuse_if, rough_length
+from ases.data import Example, InputError, check_regular, refuse_if, rough_length
 from ases.run.write import counted
 from ases.segmentation import split_pieces
 from ases.settings import Settings
@@ -221,10 +220,9 @@ def read_questions(path: str, column: str | None = None) -> list[Example]:
 
 
 def read_bytes(path: Path, wanted: str) -> bytes:
-    """Read a regular file; a pipe might never end."""
+    """Read a regular file."""
+    check_regular(path, wanted)
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise OSError(errno.EINVAL, "no regular file")
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected {wanted}") from None
@@ -307,9 +305,9 @@ def _has_header(path: str, text: str) -> bool:
 
 def _list_inside(text: str, columns: Columns) -> str:
     """The field of a lone JSON object that holds a list of rows, if any."""
-    with suppress(ValueError, RecursionError, AttributeError):
+    with suppress(ValueError, RecursionError, AttributeError, TypeError):
         for name, value in json.loads(text).items():
-            if isinstance(value, list) and value and set(columns.needed) <= set(value[0]):
+            if isinstance(value, list) and value and set(columns.needed) <= value[0].keys():
                 return name
     return ""
 

@@ -1,5 +1,6 @@
 """Atomic file writes."""
 
+import errno
 import json
 import os
 import re
@@ -45,6 +46,8 @@ def writing(path: Path) -> Iterator[None]:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Write a temporary file, then rename it. Follows links; writes to ``/dev/null`` directly."""
     path = path.resolve()
+    if path.is_fifo():  # nobody may ever read it
+        raise OSError(errno.EINVAL, "no regular file")
     if path.exists() and not path.is_file():
         with open(path, "wb") as file:
             yield file
