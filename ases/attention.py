@@ -121,7 +121,8 @@ def attention(
         query_offset: position of query 0 among the keys, for the bias.
         backend: ``reference`` is the definition, in any dtype; ``sdpa`` is PyTorch's; ``triton`` is
             the fused kernel, which never builds the score matrix; ``auto`` is triton for bfloat16
-            on CUDA with compute capability 8.0 or higher and 16 ≤ K ≤ 128, else sdpa.
+            on CUDA with compute capability 8.0 or higher and 16 ≤ K ≤ 128, if a first small case
+            agrees with ``reference``; else sdpa.
     Raises:
         ValueError: an invalid argument.
         RuntimeError: ``triton`` is not installed or cannot run here.

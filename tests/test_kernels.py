@@ -286,3 +286,27 @@ def test_the_machine_code():
     command = [sys.executable, Path(__file__).parent / "compile_kernels.py"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
+
+
+def test_a_kernel_proves_itself_before_it_is_used(capsys):
+    operator = pytest.importorskip("ases.kernels.operator")
+    kernel, place = operator.triton_attention, torch.device(DEVICE)
+
+    def lying(q, k, v, *others):  # its output is right, the gradient of k is not
+        return kernel(q, k + 0.2 * (k - k.detach()), v, *others)
+
+    def raising(*arguments):
+        raise RuntimeError("no such\ninstruction")
+
+    with torch.inference_mode():
+        assert operator.is_trusted(kernel, F32, place, 16)
+        assert operator.is_trusted(kernel, BF16, place, 32)
+        assert capsys.readouterr().err == ""
+        for wrong, told in (
+            (lying, "wrong by 20.0%"),
+            (raising, "RuntimeError: no such instruction"),
+        ):
+            assert not operator.is_trusted(wrong, F32, place, 16)
+            assert not operator.is_trusted(wrong, F32, place, 16)
+            note = capsys.readouterr().err
+            assert told in note and note.startswith("note: ") and note.count("\n") == 1

@@ -43,7 +43,7 @@ CUTS += [
     "նա ունի 5 խնձոր։| հիմա 8",
     "មាន 5 ។| ឥឡូវ 8៕",
     "བོད།| ཡིག༎",
-    "έχει 5 μήλα·| άρα 8· 3,| 2 · 4 = 8, l·l",
+    "έχει 5 μήλα·| άρα 8· 3,| 2 · 4 = 8,| l·l",
 ]
 CUTS += [
     "нэг᠂| хоёр᠃| гурав",
@@ -60,7 +60,7 @@ CUTS += [
 ]
 CUTS += [
     r"Note $a_1, \ldots, a_n$ and \(a, b\) or \[a; b\] are given.| So",
-    r"$\left. \frac{dy}{dx} \right|"[:-1],
+    r"$\left. \frac{dy}{dx} \right) = 3$.",
 ]
 CUTS += [
     r"\begin{align*} a &= 1; \\ b &= 2. \end{align*} Thus 3.",

@@ -1,11 +1,15 @@
 """Fused attention as a differentiable PyTorch operator."""
 
+import sys
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
+from ases.attention import attention
 from ases.kernels.attention import (
     INTERPRETED,
     LOG2_E,
@@ -245,7 +249,56 @@ def triton_attention(
 
 
 def supports(q: Tensor) -> bool:
-    """Whether ``auto`` uses these kernels: bfloat16, K 16 to 128, compute capability ≥ 8.0."""
+    """Whether ``auto`` uses these kernels: bfloat16, K 16 to 128, compute capability ≥ 8.0, and a
+    first small case came out right."""
     if not q.is_cuda or q.dtype != torch.bfloat16 or not 16 <= q.shape[-1] <= 128:
         return False
-    return torch.cuda.get_device_capability(q.device) >= (8, 0)
+    if torch.cuda.get_device_capability(q.device) < (8, 0):
+        return False
+    return is_trusted(triton_attention, q.dtype, q.device, q.shape[-1])
+
+
+@cache
+def is_trusted(kernel: Callable, dtype: torch.dtype, device: torch.device, width: int) -> bool:
+    """Whether ``kernel``'s output and gradients are those of ``reference`` in a small case. If not,
+    prints a note. Asked once for each device, dtype and head width."""
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(device.type, enabled=False),
+        ):
+            error = _error(kernel, dtype, device, width)
+        problem = "" if error < 0.03 else f"its results are wrong by {error:.1%}"
+    except Exception as raised:  # Triton's, its compiler's, the driver's
+        problem = f"{type(raised).__name__}: {' '.join(str(raised).split())[:200]}"
+    if problem:
+        told = (
+            f"note: {device} does without the fused attention kernel, which fails here ({problem})"
+        )
+        print(told, file=sys.stderr)
+    return not problem
+
+
+def _error(kernel: Callable, dtype: torch.dtype, device: torch.device, width: int) -> float:
+    """The largest error of an output or a gradient, relative to its largest value, with spans, a
+    bias and a query that sees nothing."""
+    random = torch.Generator().manual_seed(0)
+    shapes = [(2, 2, n, width) for n in (5, 7, 7)] + [(2, 7)]  # q, k, v, bias
+    tensors = [torch.randn(shape, generator=random).to(device, dtype) for shape in shapes]
+    upstream = torch.randn(shapes[0], generator=random).to(device, dtype)
+    ends = [torch.tensor([row], device=device) for row in ([0, 0, 1, 3, 7], [2, 5, 6, 7, 7])]
+    arguments, scale = (*ends, 1), width**-0.5
+
+    def reference(q, k, v, bias, first, last, offset, scale):
+        about: dict = dict(first=first, last=last, query_offset=offset, scale=scale)
+        return attention(q, k, v, bias, **about, backend="reference")
+
+    results = []
+    for function, exact in ((kernel, dtype), (reference, torch.float32)):
+        inputs = [x.to(exact).requires_grad_() for x in tensors]
+        out = function(*inputs, *arguments, scale)
+        gradients = torch.autograd.grad(out, inputs, upstream.to(exact))
+        results.append([x.float() for x in (out.detach(), *gradients)])
+    errors = [(a - b).abs().max() / b.abs().max() for a, b in zip(*results)]
+    return float(torch.stack(errors).max())
