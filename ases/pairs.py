@@ -179,11 +179,13 @@ def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:
     begins = []
     for b, row in enumerate(rows):
         source, end, input_, target, start, read = (each[b] for each in lists)
+        lengths = []  # of the source up to each block
         for block in row[-1].context:
             source += block
+            lengths.append(len(source))
             end += [len(source)] * len(block)
         for pair in row:
-            n, n_source = len(pair.target), sum(map(len, pair.context))
+            n, n_source = len(pair.target), lengths[len(pair.context) - 1]
             begins.append((b, len(target), n_source - 1))
             start += [len(target)] * n
             read += [n_source] * n

@@ -101,6 +101,7 @@ TEXTS = [
     ("It is 2 + 2 = <<2+2=4>>4.\n#### 4", "4"),
     ("**The answer is 6**", "6"),
     ("so 7 are left", None),
+    ("The answer is approx. 5. So it is.", "5"),
     ("#### Step 2: add\n", None),
     ("####\n42", "42"),
     ("The answer is:\n\n**7**", "7"),

@@ -10,7 +10,7 @@ from conftest import TOY, TOY_PIECES, Ids, logits_of, read_whole
 
 from ases import decoding
 from ases.decoding import Decoded, Reader, SegmentWriter, generate_chains, greedy
-from ases.extra.beam import beam_search
+from ases.extra.beam import Beams, beam_search
 from ases.model import EncoderDecoder
 from ases.pairs import make_pairs
 from ases.segmentation import AS, ES, make_segments
@@ -281,3 +281,26 @@ def test_the_second_try_may_not_repeat_the_segment_before(encoder):
     chains = write_chains(models, [[3], [6, 7]], encoder, stubborn, second_try, rounds=4)
     assert chains[1].ids == [[5], [4], [5], [4]]
     assert forbidden == [[[5], [5]]] * 2
+
+
+def test_a_first_segment_may_repeat_the_question():
+    def parrot(model, cache, *limits):
+        return [Decoded([3], "segment") for _ in cache.first]
+
+    def second_try(*arguments):
+        forbidden.append(arguments[-1])
+        return [Decoded([4], "segment") for _ in arguments[-1]]
+
+    forbidden, model = [], random_model(1)
+    [chain] = write_chains(
+        {ES: model, AS: model}, [[3]], "block-causal", parrot, second_try, rounds=2
+    )
+    assert chain.ids == [[3], [4]] and forbidden == [[[3]]]
+
+
+def test_finished_beams_are_not_beaten_by_running_ones():
+    beams = Beams(1, 0.0, {1, 2}, None)
+    beams.advance([(-1.0, 0, 1), (-1.5, 0, 5)])
+    assert beams.done and beams.best() == (-1.0, [1])
+    beams.advance([(-0.5, 0, 6)])  # it comes too late
+    assert beams.best() == (-1.0, [1])

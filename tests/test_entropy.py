@@ -4,7 +4,10 @@ import pytest
 import torch
 from conftest import TOY, TOY_PIECES, logits_of
 
+from ases.data import Example
 from ases.entropy import chain_entropies, token_entropies
+from ases.recipe import Writer, segment
+from ases.settings import Settings
 
 QUESTIONS = [TOY.question, "He eats 2.", TOY.question]
 PIECES = [TOY_PIECES, [" so 12 - 2 = 10 are left."], TOY_PIECES[::-1]]
@@ -49,3 +52,15 @@ def test_entropies_are_computed_in_float32():
     low, exact = (token_entropies(x) for x in (logits.bfloat16(), logits.bfloat16().double()))
     assert low.dtype == torch.float32
     assert torch.allclose(low, exact.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_scorer_cuts_questions_at_its_own_limit(model, tokenizer):
+    """Not at that of the run whose chains it labels."""
+    example = Example("1", " ".join("abcdefghijklmnopqrstuvwxyz"), "".join(TOY_PIECES))
+    short = Writer(Settings(mode="direct", max_question=16), tokenizer, {"direct": model})
+    settings = Settings(segmentation="entropy", max_question=1024)
+    [found] = segment([example], settings, short)
+    [expected] = chain_entropies(
+        model, tokenizer, [example.question], [TOY_PIECES], max_question=16
+    )
+    assert found.token_entropies == expected

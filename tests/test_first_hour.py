@@ -2,12 +2,16 @@
 
 import json
 import re
+import shutil
 import signal
 import time
+from unittest import mock
 
 import pytest
-from conftest import parsed, read
+from conftest import parsed, read, write_lines
 
+from ases.data import InputError
+from ases.run.process import Interrupted, Signals
 from ases.segmentation import RULES, Rule
 from tests.test_commands import SMALL, command, fail, start, succeed
 
@@ -242,3 +246,43 @@ def test_an_early_ctrl_c_leaves_no_traceback(tmp_path):
         child.send_signal(signal.SIGINT)
         _, told = child.communicate()
         assert "Traceback" not in told, (delay, told)
+
+
+def test_a_second_signal_does_not_wait():
+    signals = Signals()
+    signals.held = True
+    signals._on_signal(2, None)
+    with pytest.raises(Interrupted):
+        signals._on_signal(2, None)
+
+
+def test_results_of_older_weights_go(trained, tmp_path):
+    """Whoever trains on, and stops before the chains are written, finds no results to believe."""
+    run = shutil.copytree(trained / "run", tmp_path / "run")
+    succeed(f"evaluate.py --run {run} --data {trained}/mine.json --skip-bad-rows {NAMES}")
+    log, before = run / "metrics.jsonl", read(run / "results.json")
+    outdated = [path for path in run.rglob("*") if re.match("results|predictions", path.name)]
+    assert {path.parent.name for path in outdated} >= {"run", "eval-test-mine"}
+    resume = f"train.py --resume {run} --data {trained}/mine.json"
+    succeed(resume)  # trains nothing, writes the same again
+    with mock.patch("ases.run.evaluation.write_chains", side_effect=InputError("stopped")):
+        fail(f"{resume} --max-steps 40")
+    assert not any(path.exists() for path in outdated)
+    # evaluate.py knows the time from the log.
+    told = succeed(f"evaluate.py --run {run} --data {trained}/mine.json").stdout
+    seconds = read(run / "eval-test-mine" / "results.json")["train_seconds"]
+    assert seconds == pytest.approx(read(log)[-1]["seconds"], abs=0.1) > before["train_seconds"]
+    assert "train_seconds" in told
+
+
+def test_a_runs_number_of_test_problems_is_not_another_files(tmp_path):
+    rows = [{"question": f"{n} + 1?", "answer": f"#### {n + 1}"} for n in range(40)]
+    data, other = (
+        write_lines(tmp_path / name, part) for name, part in (("a", rows), ("b", rows[9:]))
+    )
+    line = (
+        f"train.py --data {data} --size micro --max-steps 1 --device cpu --out-dir {tmp_path}/run"
+    )
+    succeed(f"{line} --test-problems 2 --train-problems 3")
+    told = succeed(f"evaluate.py --run {tmp_path}/run --data {other} --split test").stdout
+    assert re.search(r"^n +3$", told, re.MULTILINE)

@@ -76,12 +76,20 @@ def test_pieces_share_one_encoding(t5):
 
 def test_a_token_belongs_to_the_piece_of_its_first_letter(tmp_path):
     """Where Metaspace alone splits words, a newline belongs to the word behind it."""
-    pieces = ["Tom has 3 boxes.\n", "He has 12 apples.\n"]
-    backend = unigram(["".join(pieces)] * 5 + ["He He He has"], 60, FOLDED, sentinels=2)
+    words = ["▁Tom", "▁has", ".", "▁He", "▁3"]
+    vocabulary = [(token, -1.0) for token in ("<pad>", "</s>", "<unk>", *words, *"Tomhas.He3▁")]
+    backend = tokenizers.Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=False))
+    backend.normalizer = FOLDED
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    backend.add_special_tokens(["<pad>", "</s>", "<extra_id_0>"])
     backend.save(str(tmp_path / "tokenizer.json"))
     tokenizer = T5Tokenizer.load(tmp_path / "tokenizer.json")
-    found = [tokenizer.decode(ids).strip() for ids in tokenizer.encode_pieces(pieces)]
-    assert found == ["Tom has 3 boxes.", "He has 12 apples."]
+    pieces = ["Tom has.\n", "He has 3."]
+    ids = tokenizer.encode_pieces(pieces)
+    assert [[tokenizer.backend.id_to_token(i) for i in own] for own in ids] == [
+        ["▁Tom", "▁has", "."],
+        ["▁He", "▁has", "▁3", "."],
+    ]
 
 
 LABELS = [ES, AS, ES, AS, ES], [ES, ES, AS, AS, AS], [AS, AS, ES, AS, AS]

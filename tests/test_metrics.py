@@ -158,6 +158,9 @@ def test_labels_are_what_predictions_are_compared_with():
 def test_chinese_is_told_from_english():
     assert text_kind(["1、胰头部 PET/CT 高代谢灶"]) == "characters"
     assert text_kind(["The 胰 is not seen in this sentence"]) == "unicode-words"
+    # A fifth of the letters decides.
+    assert text_kind(["abcdefgh 胰腺"]) == "characters"
+    assert text_kind(["abcdefghi 胰腺"]) == "unicode-words"
     assert text_kind([""]) == "words" and text_kind(["a" * 300_000]) == "words"
 
 
@@ -200,3 +203,7 @@ def test_every_score_lies_in_its_interval():
     assert len(scores["intervals"]) == 8
     for name, (low, high) in scores["intervals"].items():
         assert low <= scores[name] <= high and high - low < (30 if name == "bleu" else 0.35), name
+
+
+def test_white_space_is_no_difference():
+    assert score("text", ["a  b\n", "a b c"], ["a b", "a b  d"])["exact_match"] == 0.5

@@ -14,9 +14,10 @@ import minimal
 from ases import segmentation
 from ases.decoding import SegmentWriter, generate_chains
 from ases.model import EncoderDecoder
+from ases.optim import learning_rate_at, make_optimizers
 from ases.pairs import Segmented, collate, rows_by_model
 from ases.recipe import training_texts
-from ases.settings import ModelConfig
+from ases.settings import ModelConfig, Settings
 from ases.tasks import make_splits
 from ases.tokenizer import Tokenizer
 
@@ -103,3 +104,31 @@ def test_chains(encoder, mode):
         if chain.stop == "stuck":  # which the page does not know
             alone = alone[: len(chain.ids)]
         assert alone == list(zip(chain.roles, chain.ids))
+
+
+def test_training_is_the_packages(monkeypatch):
+    """Warm-up, decay, both optimizers: a few updates lead to the same weights."""
+    chains = [plain_pairs(row) for row in segmented()[:8]]
+    monkeypatch.setattr(minimal, "BLOCK_CAUSAL", True)
+    monkeypatch.setattr(minimal, "BATCH", 8)
+    monkeypatch.setattr(minimal.random, "sample", lambda chains, n: chains)
+    plain, ours = both_models("block-causal")
+    start = {name: p.detach().clone() for name, p in plain.named_parameters()}
+    minimal.train(plain, chains, updates=20)
+
+    settings = Settings(max_steps=20)
+    optimizers = make_optimizers(ours, settings)
+    rows = rows_by_model("usm", segmented()[:8], TOKENIZER, "block-causal")["usm"]
+    batch = collate(rows, TOKENIZER.pad_id)
+    for step in range(20):
+        (ours.train().loss_sum(batch) / batch.target_tokens).backward()
+        torch.nn.utils.clip_grad_norm_(ours.parameters(), settings.clip)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate_at(step / 20, group["peak"], settings.warmup)
+            optimizer.step()
+            optimizer.zero_grad()
+    # Up to its simpler schedule, and the decay of norms.
+    for name, parameter in plain.named_parameters():
+        moved, expected = parameter - start[name], ours.get_parameter(name) - start[name]
+        assert (moved - expected).norm() < 0.15 * expected.norm(), name

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import logits_of, read_whole
 
-from ases.model import RMSNorm, relative_position_bucket, token_losses
+from ases.model import EncoderDecoder, RMSNorm, relative_position_bucket, token_losses
 from ases.pairs import Pair, collate
 from ases.settings import ModelConfig
 
@@ -86,3 +86,44 @@ BAD |= dict(relative_attention_num_buckets=6, relative_attention_max_distance=16
 def test_bad_shapes_are_refused_by_name(name):
     with pytest.raises(ValueError, match=name):
         ModelConfig(vocab_size=10, **{name: BAD[name]})
+
+
+def test_norms_without_gradients_are_those_with():
+    x, norm = torch.randn(3, 5), RMSNorm(5, 0.5)  # an epsilon that shows
+    with torch.no_grad():
+        assert torch.allclose(norm(x), x / (x.pow(2).mean(-1, keepdim=True) + 0.5).sqrt())
+
+
+def test_bfloat16_is_widened_where_sums_are_long():
+    x = torch.randn(40, 512, generator=torch.Generator().manual_seed(0)).bfloat16()
+    norm = RMSNorm(512, 1e-6)
+    assert norm(x).dtype == torch.bfloat16 or norm.weight.dtype == torch.float32
+    exact = norm(x.double())
+    assert ((norm(x) - exact) / exact).abs().max() < 2**-8  # one rounding, at the end
+    losses = token_losses(x[None], torch.zeros(1, 40, dtype=torch.long))
+    assert losses.dtype == torch.float32
+    exact = token_losses(x[None].double(), torch.zeros(1, 40, dtype=torch.long))
+    assert torch.allclose(losses.double(), exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_initial_weights_preserve_variance(scaled):
+    torch.manual_seed(0)
+    shape = dict(d_model=32, d_kv=16, d_ff=2048, num_heads=8, num_layers=1, num_decoder_layers=1)
+    model = EncoderDecoder(ModelConfig(vocab_size=400, scale_scores=scaled, **shape))
+    block, of_model = model.decoder[0], 32**-0.5
+    attention, ff = block.cross_attention, block.feed_forward
+    expected = {ff.down: 2048**-0.5, ff.up: of_model, ff.gate: of_model, attention.o: 128**-0.5}
+    expected |= {attention.q: of_model if scaled else (32 * 16) ** -0.5, attention.k: of_model}
+    expected |= {attention.v: of_model, model.head: of_model, model.embedding: 1.0}
+    for part, spread in expected.items():
+        assert float(part.weight.std()) == pytest.approx(spread, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["pad_token_id", "decoder_start_token_id", "eos_token_id"])
+def test_special_ids_are_in_the_vocabulary(name):
+    with pytest.raises(ValueError, match=f"{name} is 10; expected less than vocab_size"):
+        ModelConfig(vocab_size=10, **{name: 10})
+    with pytest.raises(ValueError, match="without values"):
+        meta = {"a": torch.zeros(2, device="meta")}
+        EncoderDecoder.with_weights(ModelConfig(vocab_size=10), meta)

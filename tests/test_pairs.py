@@ -1,14 +1,28 @@
 """Contexts, pairs, rows and batches against literal ids."""
 
+import random
+
+import pytest
 import torch
 from conftest import make_direct_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ases import pairs as module
-from ases.pairs import Pair, collate, encode_question, make_batches, make_pairs, make_rows
+from ases import recipe
+from ases.data import Example
+from ases.pairs import (
+    Pair,
+    Segmented,
+    collate,
+    encode_question,
+    make_batches,
+    make_pairs,
+    make_rows,
+    rows_by_model,
+)
 from ases.segmentation import AS, ES, make_segments
-from ases.settings import CHAIN
+from ases.settings import CHAIN, Settings
 
 
 class Letters:
@@ -115,3 +129,32 @@ def test_batches_hold_every_row_once_within_the_bound():
     assert again == batches and batches not in others
     longest = [max(len(sources[i]) for i in b) for b in batches]
     assert len(batches) > 10 and longest not in (sorted(longest), sorted(longest)[::-1])
+
+
+def test_rows_hold_whole_questions_up_to_the_limit():
+    example = Example("1", "abcdefgh", "b")
+    [s] = [Segmented(example, ["b"], [ES], make_segments(["b"], [ES]))]
+    for limit, length in ((8, 9), (7, 8), (99, 9)):  # and </s>
+        for mode in ("usm", "direct"):
+            [row] = rows_by_model(mode, [s], LETTERS, "block-causal", limit)[mode]
+            assert module.source_length(row) == length
+
+
+def test_settings_limit_questions_and_chains(monkeypatch):
+    """A question or chain of exactly the limit is whole; a longer chain is refused."""
+    seen = []
+
+    def fit(training, rows, validation):
+        seen.extend(rows)
+        yield from ()
+
+    monkeypatch.setattr(recipe, "fit", fit)
+    monkeypatch.setattr(recipe.Training, "summary", lambda self: {})
+    questions = ["".join(random.Random(n).choices("0123456789", k=20)) for n in range(3)]
+    chain = " ".join("0123456789" * 2)  # 20 tokens by any count
+    splits = {name: [Example(q, q, chain) for q in questions] for name in ("train", "validation")}
+    limits = dict(mode="direct", max_question=18, max_chain=20)
+    recipe.train(splits, Settings(**limits))
+    assert [module.source_length(row) for row in seen] == [19] * 3
+    with pytest.raises(ValueError, match="a chain of about 20 tokens; expected at most 19"):
+        recipe.train(splits, Settings(**limits | dict(max_chain=19)))

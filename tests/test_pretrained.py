@@ -262,6 +262,24 @@ def test_half_precision_is_read_and_other_types_are_refused(good):
     refused(good, "shared.weight is torch.int32, expected floating point")
 
 
+def test_what_a_config_leaves_out_and_what_is_written(good, tmp_path):
+    config = json.loads((good / "config.json").read_text())
+    for name in ("layer_norm_epsilon", "relative_attention_num_buckets", "eos_token_id"):
+        del config[name]
+    (good / "config.json").write_text(json.dumps(config))
+    loaded = load_t5(good).config
+    assert (loaded.layer_norm_epsilon, loaded.relative_attention_num_buckets) == (1e-6, 32)
+    assert loaded.relative_attention_max_distance == 128 and loaded.eos_token_id == 1
+    tied = peer("t5-v1.0")
+    for model, ties in (
+        (load_t5(good), False),
+        (load_t5(folder_of(tied, tmp_path / "t", "t5-v1.0")), True),
+    ):
+        save_t5(model, tmp_path / "out")
+        written = json.loads((tmp_path / "out" / "config.json").read_text())
+        assert (written["tie_word_embeddings"], written["scale_decoder_outputs"]) == (ties, ties)
+
+
 def test_an_untied_head_must_be_there(good):
     state = load_file(good / "model.safetensors")
     head = state.pop("lm_head.weight")

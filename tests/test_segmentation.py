@@ -34,6 +34,7 @@ CUTS += ["He won 5!| Then (it was 6!)| he", "He pays Rs. 500.| Then"]
 CUTS += ["see https://a.b/c?x=1;y=2.| Then", "No. 5 is.| No.| He"]
 CUTS += ["On Jan. 5 Prof. Lee has approx. 9", "共1，005个，|三", "So\n|12.\n|Then", "... and so"]
 CUTS += ["", " \n", "٣,٣ ３.３"]
+CUTS += ["100. Add it.| 1000.| No item", "in the U.S.S.R.A. 5 are.| So", "A.| B.| C"]
 # Marks of other scripts: Hindi, Urdu, Arabic, Persian, Amharic, Burmese, Santali, Armenian, Khmer, Tibetan,
 # Greek, Mongolian, N'Ko, and full-width ones. Between digits they end nothing.
 CUTS += ["राम के पास 5 सेब हैं।| उसने 3 और खरीदे॥| अब 8", "علی کے پاس 5 سیب ہیں۔| اب 8 ہیں؟| ہاں"]

@@ -1,6 +1,7 @@
 """The generated problems and reports."""
 
 import operator
+import random
 import re
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from ases import tasks
 from ases.metrics import parse_answer
 from ases.segmentation import split_pieces
-from ases.tasks import make_splits, word_problems
+from ases.tasks import make_splits, reports, word_problems
 
 EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
@@ -96,3 +97,24 @@ def test_running_out_of_questions_is_told(monkeypatch):
     monkeypatch.setattr(tasks, "word_problem", nine)
     with pytest.raises(ValueError, match="only . different"):
         make_splits("mwp", 20, 1, 1, 0, 50)
+
+
+def test_test_splits_do_not_depend_on_the_training_split(monkeypatch):
+    """With few questions to choose from, too: what one split takes, the other lacks."""
+    hundred = lambda rng, steps, max_number: (f"q{rng.randint(1, 100)}", [("ES", "a")])
+    monkeypatch.setattr(tasks, "word_problem", hundred)
+    few, many = (make_splits("mwp", n, 20, 20, 1, 10) for n in (5, 25))
+    assert all(few[name] == many[name] for name in ("validation", "test", "longer"))
+
+
+def test_a_nodule_of_10_mm_is_a_large_one():
+    """The smaller judgement is for findings below 10 mm."""
+    small, large = reports._JUDGEMENTS["mild", "node"]
+    seen = set()
+    for seed in range(6000):
+        question, pieces = reports.report(random.Random(seed))
+        for size in re.findall(r"lymph node of (\d+) mm[^.]* with mildly", question):
+            [text] = [b for (_, a), (_, b) in zip(pieces, pieces[1:]) if "Lymph node" in a][:1]
+            if size in ("9", "10") and "than before" not in text:
+                seen.add((size, text.strip(" .")))
+    assert seen == {("9", small), ("10", large)}

@@ -12,9 +12,10 @@ import torch
 from conftest import read
 
 import ases.training as training
-from ases.data import InputError
+from ases.data import Example, InputError
 from ases.model import EncoderDecoder
 from ases.pairs import Pair
+from ases.recipe import train
 from ases.run.checkpoints import Recorder, load_checkpoint, load_model, save_checkpoint
 from ases.segmentation import ES
 from ases.settings import ModelConfig, Settings
@@ -164,13 +165,19 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("steps, validations", [(500, 50), (24, 4), (7, 3), (5, 10), (100, 7)])
-def test_no_validation_comes_twice(steps, validations):
-    trained, done = new_training(max_steps=steps, validations=validations), 0
+#: Steps, validations → after which of them a validation is due.
+DUE = {(50, 50): [*range(1, 51)], (500, 50): [*range(10, 501, 10)], (24, 4): [6, 12, 18, 24]}
+DUE |= {(7, 3): [3, 5, 7], (5, 10): [1, 2, 3, 4, 5], (49, 49): [*range(1, 50)]}
+
+
+@pytest.mark.parametrize("steps, validations", DUE)
+def test_when_validations_are_due(steps, validations):
+    trained, due = new_training(max_steps=steps, validations=validations), []
     for trained.step in range(1, steps + 1):
         if trained.validations_due > trained.validations:
-            trained.validations, done = trained.validations_due, done + 1
-    assert done == min(steps, validations)
+            trained.validations = trained.validations_due
+            due.append(trained.step)
+    assert due == DUE[steps, validations]
 
 
 def test_between_equals_the_lower_loss_is_kept():
@@ -257,3 +264,34 @@ def test_own_random_numbers():
     assert not torch.equal(*map(weights, alone))  # dropout follows the seed
     for one, other in zip(alone, threaded):
         assert torch.equal(weights(one), weights(other))
+
+
+STILL = dict(learning_rate=1e-12, muon_learning_rate=1e-12, weight_decay=0.0, log_every=1)
+
+
+def test_reported_losses_are_means_over_tokens(tmp_path):
+    """A model that stands still reports one loss: every time, in training and in validation."""
+    torch.manual_seed(0)
+    model = EncoderDecoder(replace(CONFIG, dropout_rate=0.0))
+    fit(model, tmp_path, **STILL, max_steps=6, validations=2, batch_tokens=10**6)
+    rows = read(tmp_path / "metrics.jsonl")
+    [mean, *others] = [
+        row[name] for row in rows for name in ("loss", "validation_loss") if name in row
+    ]
+    assert len(others) == 7 and others == pytest.approx([mean] * 7, rel=1e-5)
+
+
+def test_epochs_are_counted_in_parts():
+    batches = len(training.make_batches(ROWS, 60, 0, 0))
+    assert batches > 4
+    for steps in (1, 3, batches, batches + 2):
+        assert fit(new_model(), max_steps=steps)["epochs"] == pytest.approx(
+            steps / batches, abs=0.02
+        )
+
+
+def test_training_needs_gradients(tmp_path):
+    examples = [Example(str(n), f"{n}?", f"The answer is {n}.") for n in range(9)]
+    for off in (torch.no_grad(), torch.inference_mode()):
+        with off, pytest.raises(ValueError, match="gradients are off"):
+            train(examples, Settings(max_steps=1))
