@@ -7,10 +7,16 @@ import json
 import os
 import shutil
 import stat
+import sys
+from contextlib import suppress
 
 import pytest
+import torch
 from conftest import read, write_lines
 
+import ases
+from ases.data import Example, InputError
+from ases.run.checkpoints import save_checkpoint, weights_digest
 from tests.test_commands import SMALL, command, fail, process, succeed
 
 QUICK = "--size micro --train-problems 60 --test-problems 3 --device cpu".split()
@@ -72,6 +78,79 @@ def test_a_scorer_that_was_trained_anew_is_noticed(runs, tmp_path):
     assert "retrained after it labelled" in fail(f"train.py --resume {tmp_path}/run")
 
 
+def nested(depth):
+    content = []
+    for _ in range(depth):
+        content = [content]
+    return content
+
+
+CONTENTS = {"nested": nested(5000), "meta": torch.zeros(2, 2, device="meta"), "none": None}
+CONTENTS |= {"sparse": torch.zeros(2, 2).to_sparse(), "bits": torch.zeros(2, dtype=torch.bool)}
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_strange_things_in_a_checkpoint(run, kind):
+    path = run / "esm.best.pt"
+    whole = torch.load(path, weights_only=True)
+    for change in (
+        {"more": CONTENTS[kind]},
+        {"model": whole["model"] | {"head.weight": CONTENTS[kind]}},
+    ):
+        content = {name: value for name, value in (whole | change).items() if name != "digest"}
+        with suppress(Exception):  # where no digest can be made, it is an old one
+            content = content | {"digest": weights_digest(content)}
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(100_000)
+        try:
+            torch.save({"digest": whole["digest"]} | content, path)
+        finally:
+            sys.setrecursionlimit(limit)
+        done = command(asking(run))
+        assert done.returncode == 0 or (done.returncode == 2 and done.stderr.count("\n") == 1), done
+        if "model" in change:
+            assert "esm.best.pt: " in done.stderr
+
+
+FILES = "config.json tokenizer.json metrics.jsonl esm.best.pt asm.last.pt results.json".split()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_pipe_is_no_file(run, name):
+    """Nobody waits for what never comes."""
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    for line in (f"train.py --resume {run} --max-steps 3", asking(run), f"evaluate.py --run {run}"):
+        done = command(line)
+        assert done.returncode in (0, 2), done.stderr
+        if done.returncode:
+            assert done.stderr.count("error: ") == 1 and name in done.stderr
+    assert name == "results.json" or "regular file" in fail(
+        f"train.py --resume {run} --max-steps 4"
+    )
+
+
+def test_the_end_of_texts_is_the_tokenizers(run, tmp_path):
+    for name in ("esm.best.pt", "asm.best.pt"):
+        content = torch.load(run / name, weights_only=True)
+        content["config"]["eos_token_id"] = 5
+        del content["digest"]
+        save_checkpoint(run / name, content)
+    assert "eos_token_id is 5; expected the tokenizer's, 1" in fail(asking(run))
+    with pytest.raises(InputError, match="eos_token_id is 5"):
+        train_in_python(dict(eos_token_id=5))
+
+
+def train_in_python(model):
+    examples = [Example(str(n), f"{n}?", f"{n}, so {n}.") for n in range(9)]
+    return ases.train(examples, ases.Settings(size="micro", max_steps=1, model=model))
+
+
+def test_questions_in_python_are_unicode():
+    with pytest.raises(ValueError, match="lone surrogate"):
+        train_in_python({}).answer("\ud800")
+
+
 # --- settings and logs ---------------------------------------------------------------------------
 def set_values(run, change):
     content = read(run / "config.json")
@@ -84,7 +163,8 @@ EDITS = [dict(model=change) for change in OF_MODEL]
 EDITS += [dict(seed="0"), dict(seed=2**70), dict(seed=int("9" * 400)), dict(batch_tokens=-5)]
 EDITS += [dict(colour="red"), dict(mode="both"), dict(dtype="float16"), dict(accumulate=0)]
 EDITS += [dict(max_tokens=True), dict(max_rounds="x"), dict(learning_rate=float("nan"))]
-EDITS += [dict(max_steps=None, max_minutes=None), dict(model=None)]
+EDITS += [dict(max_steps=None, max_minutes=None), dict(model=None), dict(characters=5)]
+EDITS += [dict(run_id=None), dict(data_digest=["a"]), dict(scorer_digest=1)]
 
 
 @pytest.mark.parametrize("change", EDITS, ids=lambda change: str(change)[:40])
