@@ -205,10 +205,3 @@ def plain_number(number: Fraction) -> str:
 def parse_answer(text: str) -> Fraction | None:
     """The number that a text states as its answer, if any."""
     return (found := find_answer(text)) and found.number
-
-
-def gsm8k_strict(text: str) -> str | None:
-    """GSM8K's rule as lm-eval applies it, also to "The answer is N.": the string after "#### ",
-    without commas and a final full stop."""
-    match = re.search(r"#### (-?[0-9.,]+)", text.replace("The answer is ", "#### "))
-    return match[1].replace(",", "").removesuffix(".") if match else None

@@ -115,30 +115,32 @@ def attention(
         k, v: (B, H, T, K).
         rel_bias: (H, 2·reach + 1); entry clamp(j − i − query_offset, −reach, reach) + reach is
             added to the score of query i and key j.
-        first, last: (B, Q) integers, or (1, Q) for all rows; non-decreasing along the queries.
-            Query i of row b sees keys first[b, i] ≤ j < last[b, i]; by default, all. An empty span
-            gives exactly zero and no gradient. Values are checked on the CPU only.
+        first, last: (B, Q) integers, or (1, Q) for all rows; non-decreasing along the queries, from
+            0 to T. Query i of row b sees keys first[b, i] ≤ j < last[b, i]; by default, all. An
+            empty span gives exactly zero and no gradient.
         query_offset: position of query 0 among the keys, for the bias.
         backend: ``reference`` is the definition, in any dtype; ``sdpa`` is PyTorch's; ``triton`` is
             the fused kernel, which never builds the score matrix; ``auto`` is triton for bfloat16
             on CUDA with compute capability 8.0 or higher and 16 ≤ K ≤ 128, if a first small case
             agrees with ``reference``; else sdpa.
     Raises:
-        ValueError: an invalid argument.
+        AssertionError: shapes that do not fit.
         RuntimeError: ``triton`` is not installed or cannot run here.
     """
-    _check(q, k, v, rel_bias, query_offset, backend)
-    n_keys = k.shape[2]
-    first, last = _checked("first", first, q, n_keys), _checked("last", last, q, n_keys)
+    B, H, _, K = q.shape
+    T = k.shape[2]
+    assert k.shape == v.shape == (B, H, T, K), (q.shape, k.shape, v.shape)
+    assert rel_bias is None or (rel_bias.shape[0] == H and rel_bias.shape[1] % 2), rel_bias.shape
+    assert backend in BACKENDS, backend
     if rel_bias is not None:  # beyond this, all keys are out of reach
-        query_offset = min(query_offset, n_keys + rel_bias.shape[1] // 2)
+        query_offset = min(query_offset, T + rel_bias.shape[1] // 2)
     return attend(q, k, v, Mask(first, last, rel_bias, query_offset), scale, backend)
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, backend: str = "auto"
 ) -> Tensor:
-    """``attention`` without its checks."""
+    """``attention`` over a ``Mask``, which layers can share."""
     if backend == "triton" or (backend == "auto" and q.is_cuda):
         try:  # imported here because Triton is optional
             from ases.kernels.operator import supports, triton_attention
@@ -215,55 +217,3 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tenso
     mask = mask.expand(B, H, -1, -1).flatten(0, 1)
     scores = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=scale)
     return (torch.softmax(scores, -1) @ v.flatten(0, 1)).unflatten(0, (B, H))
-
-
-# --- arguments -----------------------------------------------------------------------------------
-def _check(
-    q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, query_offset: int, backend: str
-) -> None:
-    _require(backend in BACKENDS, "backend", repr(backend), f"one of {', '.join(BACKENDS)}")
-    _require(query_offset >= 0, "query_offset", query_offset, "0 or more")
-    valid = q.dim() == 4 and q.is_floating_point() and 0 not in q.shape
-    _require(valid, "q", q, "floating point of shape (B, H, Q, K), no size 0")
-    B, H, _, K = q.shape
-    T = k.shape[2] if k.dim() == 4 else 0
-    for name, x in (("k", k), ("v", v)):
-        valid = T > 0 and x.shape == (B, H, T, K) and (x.dtype, x.device) == (q.dtype, q.device)
-        wanted = f"{q.dtype} of shape ({B}, {H}, {T or 'T > 0'}, {K}) on {q.device}"
-        _require(valid, name, x, wanted)
-    if rel_bias is not None:
-        valid = rel_bias.dim() == 2 and rel_bias.shape[0] == H and rel_bias.shape[1] % 2 == 1
-        valid = valid and rel_bias.is_floating_point() and rel_bias.device == q.device
-        wanted = f"floating point of shape ({H}, 2 * reach + 1) on {q.device}"
-        _require(valid, "rel_bias", rel_bias, wanted)
-
-
-def _checked(name: str, end: Tensor | None, q: Tensor, n_keys: int) -> Tensor | None:
-    """Check one end of the spans; its values only on the CPU, where that needs no sync."""
-    if end is None:
-        return None
-    shapes = (1, q.shape[2]), (q.shape[0], q.shape[2])
-    integers = not (end.is_floating_point() or end.is_complex() or end.dtype == torch.bool)
-    valid = integers and tuple(end.shape) in shapes and end.device == q.device
-    _require(valid, name, end, f"integers of shape {shapes[1]} or {shapes[0]} on {q.device}")
-    if end.device.type != "cpu" or torch.compiler.is_compiling():
-        return end
-
-    end = end if end.dtype == torch.int64 else end.to(torch.int32)
-    outside = (end < 0) | (end > n_keys)
-    falls = end.diff(dim=1, prepend=end[:, :1]) < 0
-    for wrong, wanted in (
-        (outside, f"0 to {n_keys}, the number of keys"),
-        (falls, "no decrease along the queries"),
-    ):
-        if wrong.any():
-            row, query = wrong.nonzero()[0].tolist()
-            _require(False, f"{name}[{row}, {query}]", int(end[row, query]), wanted)
-    return end
-
-
-def _require(valid: bool, name: str, found: object, wanted: str) -> None:
-    if not valid:
-        if isinstance(found, Tensor):
-            found = f"{found.dtype} of shape {tuple(found.shape)} on {found.device}"
-        raise ValueError(f"{name} is {found}; expected {wanted}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ases.answers import gsm8k_strict, parse_answer
+from ases.answers import parse_answer
 from ases.segmentation import AS, ES
 from ases.tasks import TASKS
 
@@ -23,12 +23,6 @@ def is_correct(prediction: str, reference: str) -> bool:
     """Whether both texts state the same number."""
     number = parse_answer(prediction)
     return number is not None and number == parse_answer(reference)
-
-
-def is_strictly_correct(prediction: str, reference: str) -> bool:
-    """The same, and also by GSM8K's rule: equal strings without commas."""
-    same = gsm8k_strict(prediction) == gsm8k_strict(reference)
-    return same and gsm8k_strict(reference) is not None and is_correct(prediction, reference)
 
 
 # --- tokens --------------------------------------------------------------------------------------
@@ -204,11 +198,10 @@ def score(
         return sums
 
     hits: dict[str, int] = {}
-    scores: dict = {"n": n, "accuracy": None, "accuracy_strict": None, "parseable": None}
+    scores: dict = {"n": n, "accuracy": None, "parseable": None}
     if TASKS[task].numbers:
         stated = list(zip(predictions, labels or references, strict=True))
         hits["accuracy"] = sum(is_correct(*pair) for pair in stated)
-        hits["accuracy_strict"] = sum(is_strictly_correct(*pair) for pair in stated)
         hits["parseable"] = sum(parse_answer(p) is not None for p in predictions)
     hits["exact_match"] = sum(p.split() == r.split() for p, r in pairs)
     scores |= {name: count / n for name, count in hits.items()}

@@ -106,29 +106,43 @@ def test_chains(encoder, mode):
         assert alone == list(zip(chain.roles, chain.ids))
 
 
-def test_training_is_the_packages(monkeypatch):
-    """Warm-up, decay, both optimizers: a few updates lead to the same weights."""
-    chains = [plain_pairs(row) for row in segmented()[:8]]
-    monkeypatch.setattr(minimal, "BLOCK_CAUSAL", True)
-    monkeypatch.setattr(minimal, "BATCH", 8)
-    monkeypatch.setattr(minimal.random, "sample", lambda chains, n: chains)
-    plain, ours = both_models("block-causal")
-    start = {name: p.detach().clone() for name, p in plain.named_parameters()}
-    minimal.train(plain, chains, updates=20)
+class Pulled(torch.nn.Module):
+    """Its gradients are random, whatever its weights."""
 
-    settings = Settings(max_steps=20)
+    def __init__(self):
+        super().__init__()
+        parts = {"encoder": (6, 4), "decoder": (4, 4), "head": (5, 3)}
+        for name, shape in parts.items():
+            self.add_module(name, torch.nn.Linear(*shape, bias=False))
+        self.generator = torch.Generator().manual_seed(1)
+
+    def loss(self, pairs):
+        pulls = [
+            (p * torch.randn(p.shape, generator=self.generator)).sum() for p in self.parameters()
+        ]
+        return 3 * sum(pulls), 3
+
+
+def test_training_is_the_packages(monkeypatch):
+    """Warm-up and decay, Muon with Nesterov momentum, AdamW, clipping."""
+    monkeypatch.setattr(minimal.random, "sample", lambda chains, n: [[]])
+    torch.manual_seed(0)
+    plain, ours, start = Pulled(), Pulled(), Pulled()
+    for model in (plain, ours):
+        model.load_state_dict(start.state_dict())
+    minimal.train(plain, [], updates=40)
+
+    settings = Settings(max_steps=40)
     optimizers = make_optimizers(ours, settings)
-    rows = rows_by_model("usm", segmented()[:8], TOKENIZER, "block-causal")["usm"]
-    batch = collate(rows, TOKENIZER.pad_id)
-    for step in range(20):
-        (ours.train().loss_sum(batch) / batch.target_tokens).backward()
+    for step in range(40):
+        loss, n = ours.loss([])
+        (loss / n).backward()
         torch.nn.utils.clip_grad_norm_(ours.parameters(), settings.clip)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step / 20, group["peak"], settings.warmup)
+                group["lr"] = learning_rate_at(step / 40, group["peak"], settings.warmup)
             optimizer.step()
             optimizer.zero_grad()
-    # Up to its simpler schedule, and the decay of norms.
-    for name, parameter in plain.named_parameters():
-        moved, expected = parameter - start[name], ours.get_parameter(name) - start[name]
-        assert (moved - expected).norm() < 0.15 * expected.norm(), name
+    for name, parameter in start.named_parameters():
+        moved, expected = (m.get_parameter(name) - parameter for m in (plain, ours))
+        assert (moved - expected).norm() < 0.07 * expected.norm(), name  # by its simpler schedule

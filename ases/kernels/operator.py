@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ases.attention import attention
+from ases.attention import Mask, attend
 from ases.kernels.attention import (
     INTERPRETED,
     LOG2_E,
@@ -273,10 +273,8 @@ def is_trusted(kernel: Callable, dtype: torch.dtype, device: torch.device, width
     except Exception as raised:  # Triton's, its compiler's, the driver's
         problem = f"{type(raised).__name__}: {' '.join(str(raised).split())[:200]}"
     if problem:
-        told = (
-            f"note: {device} does without the fused attention kernel, which fails here ({problem})"
-        )
-        print(told, file=sys.stderr)
+        told = f"the fused attention kernel fails on {device}, which does without ({problem})"
+        print(f"note: {told}", file=sys.stderr)
     return not problem
 
 
@@ -287,17 +285,15 @@ def _error(kernel: Callable, dtype: torch.dtype, device: torch.device, width: in
     shapes = [(2, 2, n, width) for n in (5, 7, 7)] + [(2, 7)]  # q, k, v, bias
     tensors = [torch.randn(shape, generator=random).to(device, dtype) for shape in shapes]
     upstream = torch.randn(shapes[0], generator=random).to(device, dtype)
-    ends = [torch.tensor([row], device=device) for row in ([0, 0, 1, 3, 7], [2, 5, 6, 7, 7])]
-    arguments, scale = (*ends, 1), width**-0.5
-
-    def reference(q, k, v, bias, first, last, offset, scale):
-        about: dict = dict(first=first, last=last, query_offset=offset, scale=scale)
-        return attention(q, k, v, bias, **about, backend="reference")
-
+    rows = [[0, 0, 1, 3, 7]], [[2, 5, 6, 7, 7]]
+    first, last = (torch.tensor(row, device=device) for row in rows)
     results = []
-    for function, exact in ((kernel, dtype), (reference, torch.float32)):
-        inputs = [x.to(exact).requires_grad_() for x in tensors]
-        out = function(*inputs, *arguments, scale)
+    for exact in (dtype, torch.float32):
+        q, k, v, bias = inputs = [x.to(exact).requires_grad_() for x in tensors]
+        if not results:
+            out = kernel(q, k, v, bias, first, last, 1, width**-0.5)
+        else:
+            out = attend(q, k, v, Mask(first, last, bias, 1), width**-0.5, "reference")
         gradients = torch.autograd.grad(out, inputs, upstream.to(exact))
         results.append([x.float() for x in (out.detach(), *gradients)])
     errors = [(a - b).abs().max() / b.abs().max() for a, b in zip(*results)]

@@ -1,11 +1,10 @@
 """Flags, derived from settings. One line reports all mistakes: exit code 2, no traceback."""
 
 import argparse
-import difflib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
@@ -69,13 +68,6 @@ FLAGS = {
         "ask instead": "question questions",
         "output": "show_wrong report out_dir overwrite",
     },
-}
-#: Flags of other programs → ours.
-SYNONYMS = {
-    "--epochs": "--max-steps (updates, not epochs)",
-    "--batch-size": "--batch-tokens (tokens, not rows)",
-    "--lr": "--learning-rate",
-    "--output-dir": "--out-dir",
 }
 
 # --- conflicting flags ---------------------------------------------------------------------------
@@ -185,7 +177,10 @@ def parse(command: str, about: str, epilog: str = "", text: str = "") -> Given:
     group.add_argument("-h", "--help", action="help", help="show this help and exit")
 
     namespace, unknown = parser.parse_known_args()
-    wrong = _unknown_flags(unknown, [_flag(n) for n in " ".join(FLAGS[command].values()).split()])
+    wrong = [f"{word} is not a flag; see --help" for word in unknown if word.startswith("-")]
+    if unknown and not wrong:  # after an unknown flag, its value
+        hint = "values follow their flag, texts are quoted"
+        wrong = [f"unexpected argument {unknown[0]!r}; {hint}"]
     given: Given = vars(namespace)
     for name in [name for name in declared if name in given]:
         cls, f = declared[name]
@@ -230,20 +225,6 @@ def _add_flag(group: Any, cls: type, f: Any) -> None:
         metavar = "{" + ",".join(facts["choices"]) + "}"
     # ``append`` notices a flag given twice.
     group.add_argument(_flag(f.name), dest=f.name, metavar=metavar, action="append", help=text)
-
-
-def _unknown_flags(words: Iterable[str], flags: list[str]) -> list[str]:
-    told: list[str] = []
-    for word in words:
-        if word.startswith("-"):
-            name = word.split("=", 1)[0].replace("_", "-")
-            ours, alike = SYNONYMS.get(name, ""), difflib.get_close_matches(name, flags, 1, 0.75)
-            known = [ours] if ours.split(" ")[0] in flags else alike
-            hint = f"did you mean {known[0]}?" if known else "see --help"
-            told.append(f"{word} is not a flag; {hint}")
-        elif not told:  # after an unknown flag, its value
-            told.append(f"unexpected argument {word!r}; values follow their flag, texts are quoted")
-    return told
 
 
 def choose_device(device: str) -> str:

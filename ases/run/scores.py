@@ -1,16 +1,11 @@
 """The table of scores, and what each score means."""
 
-from string import ascii_uppercase
-
 from ases.settings import STOPS
-
-WIDTH = 80
 
 #: Row → (number format, meaning).
 SCORES = {
     "n": ("{}", "chains that were written and scored"),
     "accuracy": ("{:.3f}", "share whose stated answer is the reference's number"),
-    "accuracy_strict": ("{:.3f}", "the same, and equal as strings (GSM8K's rule)"),
     "bleu": ("{:.1f}", "n-grams shared with the reference, 0 to 100 (sacrebleu's)"),
     "rouge_tokens": ("{}", "ROUGE's unit, if not Google's words"),
     "rouge1": ("{:.3f}", "F1 of shared words or characters"),
@@ -31,23 +26,14 @@ def explained() -> str:
 
 
 def table(columns: dict[str, dict]) -> str:
-    """Scores by run or split, 80 characters wide; long names become letters, wide tables split."""
-    legend = []
-    if sum(map(len, columns)) + 3 * len(columns) + 16 > WIDTH:
-        letters = [*ascii_uppercase, *map(str, range(27, 1000))]
-        legend = [f"{letter} = {name}" for letter, name in zip(letters, columns)]
-        columns = dict(zip(letters, columns.values()))
-
+    """Scores by run or split, one row each."""
     lines = [["", *columns], *([row["name"], *row["cells"]] for row in score_rows(columns))]
-    first, *widths = [max(map(len, column)) for column in zip(*lines)]
-    parts, n = ["\n".join(legend)] if legend else [], max(1, (WIDTH - first) // (max(widths) + 2))
-    for part in (slice(begin, begin + n) for begin in range(0, len(widths), n)):
-        rows = []
-        for name, *cells in lines:
-            own = "".join(f"  {c:>{w}}" for c, w in zip(cells[part], widths[part]))
-            rows.append(f"{name:<{first}}{own}".rstrip())
-        parts.append("\n".join(rows))
-    return "\n\n".join(parts)
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    rows = []
+    for name, *cells in lines:
+        padded = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:])]
+        rows.append("  ".join([f"{name:<{widths[0]}}", *padded]).rstrip())
+    return "\n".join(rows)
 
 
 def score_rows(columns: dict[str, dict]) -> list[dict]:
