@@ -74,7 +74,7 @@ class Settings:
     )
     skip_bad_rows: bool = setting(False, "skip unusable rows")
     seed: int = setting(0, "random seed of data, weights, batches", low=0, high=2**63 - 1)
-    train_problems: int | None = setting(None, "training examples", low=1, shown="2000, or all")
+    train_problems: int | None = setting(None, "training examples", low=1, shown="8000, or all")
     test_problems: int | None = setting(None, "test examples", low=1, shown="500, or all")
     max_number: int = setting(20, "largest number in generated problems", low=10, high=100_000)
 
@@ -105,7 +105,7 @@ class Settings:
 
     # --- training: until max_steps or max_minutes runs out; None: no such limit
     max_steps: int | None = setting(
-        1400, "updates of all sub-models", low=1, shown="1400, or --max-minutes"
+        1600, "updates of all sub-models", low=1, shown="1600, or --max-minutes"
     )
     max_minutes: float | None = setting(None, "total training time", above=0, shown="no limit")
     batch_tokens: int = setting(2048, "tokens per batch: source, target and padding", low=16)

@@ -76,7 +76,7 @@ def load_splits(settings: Settings, whole: bool = False) -> tuple[Splits, str]:
     if settings.data is None:
         if TASKS[settings.task].make is None:
             raise InputError(f"--task {settings.task} needs --data: it has no generated examples")
-        sizes = (n_train or 2000, 300, n_test or 500)
+        sizes = (n_train or 8000, 300, n_test or 500)
         splits = make_splits(settings.task, *sizes, settings.seed, settings.max_number)
         origin = f"generated {settings.task} problems, seed {settings.seed}"
     else:

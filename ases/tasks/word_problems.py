@@ -1,236 +1,302 @@
-"""Word problems: a sequence of schemas on one running total.
+"""Word problems: a story about one running total, told in the words of ``wordings.txt``.
 
-A schema makes one step of a story: a sentence of the question, the facts that the chain restates
-(ES), the derivation (AS) and the new value. It returns None if the numbers do not fit.
+A step of the story gives a sentence of the question, the facts that the chain restates (ES), the
+derivation (AS) and the new total.
 """
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 _HE = "Tom Ben Sam Max Leo Dan Eli Jack Omar Paul Ravi Hugo".split()
 _SHE = "Ann Mia Zoe Eva Kim Lucy Nina Rosa Sara Tina Uma Beth".split()
-_PEOPLE = [(name, "he", "his") for name in _HE] + [(name, "she", "her") for name in _SHE]
-_ITEMS = "apples pears eggs pens books cards coins stamps shells marbles stickers"
-_ITEMS += " cookies candies beads toys roses"
-_CONTAINERS = "boxes bags baskets packs jars"
+_PEOPLE = [(name, "he", "his", "him") for name in _HE]
+_PEOPLE += [(name, "she", "her", "her") for name in _SHE]
+_FOOD = "apples pears eggs cookies candies".split()
+_ITEMS = "pens books cards coins stamps shells marbles stickers beads toys roses".split() + _FOOD
+_CONTAINERS = "boxes bags baskets packs jars".split()
+_SINGULAR = {"candies": "candy", "boxes": "box"}
 
 
+def _read_wordings() -> dict[str, list[str]]:
+    """Section → lines of wordings.txt."""
+    sections: dict[str, list[str]] = {}
+    text = Path(__file__).with_name("wordings.txt").read_text(encoding="utf-8")
+    for line in text.split("\n"):
+        if line.startswith("["):
+            lines = sections[line.strip("[]")] = []
+        elif line and not line.startswith("#"):
+            lines.append(line)
+    return sections
+
+
+WORDINGS = _read_wordings()
+
+
+# --- a story -------------------------------------------------------------------------------------
 class Step(NamedTuple):
-    """One step of a story; ``refers_back``: the sentence needs the one before ("than that")."""
+    """One step of a story."""
 
     sentence: str
     facts: list[str]
-    derivation: str
-    value: int
-    refers_back: bool = False
+    derivation: str = ""  # none for an opening without computation
+    value: int = 0  # the new total
+    asks: str = "total"  # the kind of question that may follow
+    refers_back: bool = False  # the sentence needs the one before ("than that")
+    clause: str = ""  # the sentence without its subject, to join another
 
 
 class Story:
-    """Shared by a problem's sentences: people, items, the largest number allowed."""
+    """Shared by a problem's sentences: people, items, tense, the largest number allowed."""
 
     def __init__(self, rng: random.Random, max_number: int):
         self.rng, self.max = rng, max_number
-        (self.name, self.he, self.his), (self.friend, _, _) = rng.sample(_PEOPLE, 2)
-        self.items = rng.choice(_ITEMS.split())
-        self.container = rng.choice(_CONTAINERS.split())
-        self.He = self.he.capitalize()
+        (name, he, his, him), (friend, *_), (other, *_) = rng.sample(_PEOPLE, 3)
+        self.items, self.past = rng.choice(_ITEMS), rng.random() < 0.3
+        self.boxes = rng.choice(_CONTAINERS)
+        self.words = dict(name=name, he=he, his=his, him=him, friend=friend, other=other)
+        self.words |= dict(He=he.capitalize(), His=his.capitalize(), items=self.items)
+        self.words |= dict(boxes=self.boxes, box=self.one(self.boxes))
 
-    def say(self, *wordings: str) -> str:
-        return self.rng.choice(wordings)
+    def one(self, things: str) -> str:
+        return _SINGULAR.get(things, things[:-1])
 
     def count(self, n: int) -> str:
         """ "3 apples", "1 apple" """
-        one = "candy" if self.items == "candies" else self.items[:-1]
-        return f"{n} {one if n == 1 else self.items}"
+        return f"{n} {self.one(self.items) if n == 1 else self.items}"
+
+    def choose(self, section: str) -> list[str]:
+        """The parts of one line; only food is eaten."""
+        is_food = self.items in _FOOD
+        options = [line for line in WORDINGS[section] if is_food or not line.startswith("eats")]
+        return self.rng.choice(options).split(" | ")
+
+    def say(self, template: str, **more: object) -> str:
+        return template.format(**self.words | more)
+
+    def amounts(self, b: int) -> dict:
+        """Ways to say b of the items."""
+        n, thing = self.count(b), self.one(self.items) if b == 1 else self.items
+        more, some = (f"{b} more", f"{b} more {thing}", n), (f"{b}", f"{b} of them", n, n)
+        go, them = "goes" if b == 1 else "go", self.rng.choice(["them", f"the {self.items}"])
+        said = dict(b=b, n=n, go=go, them=them, things=thing)
+        return said | dict(more=self.rng.choice(more), some=self.rng.choice(some))
 
     def factors(self) -> tuple[int, int]:
         """Two numbers whose product is at most ``max``."""
         a = self.rng.randint(2, min(9, max(2, self.max // 2)))
         return a, self.rng.randint(2, min(9, self.max // a))
 
-    def derive(self, a: int, sign: str, b: int, verb: str = "has") -> tuple[str, int]:
+    def derive(self, a: int, sign: str, b: int, has: str = "{he} has") -> tuple[str, int]:
         """The derivation "she has 3 * 4 = 12 apples", and its result."""
         result = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[sign]
-        return f"{self.he} {verb} {a} {sign} {b} = {self.count(result)}", result
+        return f"{self.say(has)} {a} {sign} {b} = {self.count(result)}", result
+
+    def refers(self, sentence: str) -> bool:
+        """Does a sentence not name the items, so that nothing else may stand before it?"""
+        return self.items not in sentence and self.one(self.items) not in sentence
 
 
 def _dollars(n: int) -> str:
     return "1 dollar" if n == 1 else f"{n} dollars"
 
 
-# --- opening schemas -----------------------------------------------------------------------------
+# --- openings ------------------------------------------------------------------------------------
+def _has(s: Story, steps: int) -> Step:
+    """ "Tom has 3 pens.": the first event computes with it."""
+    value = s.rng.randint(1, s.max)
+    present, past = (s.say(text, n=s.count(value)) for text in s.choose("has"))
+    fact = s.say("{name} has {n}", n=s.count(value))
+    return Step(past if s.past else present, [fact], value=value, clause="has")
 
 
-def _groups_of(s: Story, _: int) -> Step:
+def _groups(s: Story, steps: int) -> Step:
     a, b = s.factors()
-    sentence = s.say(
-        f"{s.name} has {a} {s.container} with {b} {s.items} in each.",
-        f"There are {b} {s.items} in each of {s.name}'s {a} {s.container}.",
-    )
-    facts = [f"{s.name} has {a} {s.container}", f"with {b} {s.items} in each"]
-    return Step(sentence, facts, *s.derive(a, "*", b))
+    if steps == 1 and s.rng.random() < 0.4:  # later steps need to know whose they are
+        [sentence], facts = s.choose("nobodys groups"), ["there are {a} {boxes}"]
+        has, asks = "there are", "there"
+    else:
+        [sentence], facts = s.choose("groups"), ["{name} has {a} {boxes}"]
+        has, asks = "{he} has", "gain"
+    facts += ["with {b} {items} in each"]
+    sentence, *facts = (s.say(text, a=a, b=b) for text in (sentence, *facts))
+    return Step(sentence, facts, *s.derive(a, "*", b, has), asks)
 
 
-def _has_and_buys(s: Story, _: int) -> Step:
-    a = s.rng.randint(1, s.max - 1)
-    b = s.rng.randint(1, s.max - a)
-    sentence = s.say(
-        f"{s.name} has {s.count(a)} and buys {b} more.",
-        f"{s.name} had {s.count(a)} when {s.he} got {b} more.",
-    )
-    facts = [f"{s.name} has {s.count(a)}", f"{s.he} gets {b} more"]
-    return Step(sentence, facts, *s.derive(a, "+", b))
-
-
-def _works(s: Story, _: int) -> Step:
+def _works(s: Story, steps: int) -> Step:
     a, b = s.factors()
-    sentence = s.say(
-        f"{s.name} picks {a} {s.items} an hour and works for {b} hours.",
-        f"In each of {b} hours {s.name} picks {a} {s.items}.",
-    )
-    facts = [f"{s.name} picks {a} {s.items} an hour", f"{s.he} works {b} hours"]
-    return Step(sentence, facts, *s.derive(a, "*", b))
+    sentence = s.say(*s.choose("work"), a=a, b=b)
+    facts = [s.say(f"{{name}} picks {a} {{items}} an hour"), s.say(f"{{he}} works {b} hours")]
+    return Step(sentence, facts, *s.derive(a, "*", b), "gain")
 
 
-def _buys_with_change(s: Story, _: int) -> Step:
+def _buys_with_change(s: Story, steps: int) -> Step:
     price = s.rng.randint(1, s.max - 1)
     money = price + s.rng.randint(1, s.max - price)
-    sentence = s.say(
-        f"{s.name} has {_dollars(money)} and pays {_dollars(price)} for a hat. "
-        f"For each dollar of change {s.he} gets one of the {s.items}.",
-        f"A hat costs {_dollars(price)} and {s.name} has {_dollars(money)}. "
-        f"After buying it {s.he} trades each dollar for one of the {s.items}.",
-    )
-    facts = [f"{s.name} has {_dollars(money)}", f"the hat costs {_dollars(price)}"]
-    return Step(sentence, facts, *s.derive(money, "-", price, "gets"))
+    sentence = s.say(*s.choose("change"), money=_dollars(money), price=_dollars(price))
+    facts = [s.say(f"{{name}} has {_dollars(money)}"), f"the hat costs {_dollars(price)}"]
+    return Step(sentence, facts, *s.derive(money, "-", price, "{he} gets"))
 
 
-# --- later schemas -------------------------------------------------------------------------------
-
+# --- events --------------------------------------------------------------------------------------
 Event = Callable[[Story, int], Step | None]
 
 
-def _change(sign: str, fact: str, *wordings: str) -> Event:
-    """A schema that adds b things to the quantity (+) or takes them from it (-)."""
+def _change(sign: str, clauses: str, sentences: str) -> Event:
+    """Adds b things to the total (+) or takes them from it (-)."""
 
     def event(s: Story, value: int) -> Step | None:
         most = s.max - value if sign == "+" else value - 1
         if most < 1:
             return None
-        b = s.rng.randint(1, most)
-        n, back = s.count(b), fact.endswith("than before")
-        words = vars(s) | {"b": b, "n": n, "thing": n.split()[1], "go": "goes" if b == 1 else "go"}
-        derivation, result = s.derive(value, sign, b)
-        left = " left" if sign == "-" and not back else ""
-        sentence = s.say(*wordings).format(**words)
-        return Step(sentence, [fact.format(**words)], derivation + left, result, back)
+        said = s.amounts(s.rng.randint(1, most))
+        derivation, result = s.derive(value, sign, said["b"])
+        derivation += " left" if sign == "-" else ""
+        asks, clause = "gain" if sign == "+" else "loss", ""
+        if s.rng.random() < 0.7:
+            present, past = s.choose(clauses)
+            plain = said | dict(more=said["n"], some=said["n"])
+            fact = s.say(f"{{he}} {present}", **plain)
+            clause = s.say(past if s.past else present, **said)
+            sentence = (
+                f"{s.rng.choice([s.say('{He}'), s.say('{name}'), s.say('Then {he}')])} {clause}."
+            )
+        else:
+            present, past, fact = (s.say(text, **said) for text in s.choose(sentences))
+            sentence = past if s.past else present
+        return Step(sentence, [fact], derivation, result, asks, s.refers(sentence), clause)
 
     return event
 
 
-def _doubles(s: Story, value: int) -> Step | None:
-    times = s.rng.choice([2, 2, 3])
-    if times * value > s.max or value > 20:
+def _compared(sign: str, table: str, fact: str) -> Event:
+    """ "By evening he has 3 more than before." """
+
+    def event(s: Story, value: int) -> Step | None:
+        most = s.max - value if sign == "+" else value - 1
+        if most < 1:
+            return None
+        said = s.amounts(s.rng.randint(1, most))
+        present, past = (s.say(text, **said) for text in s.choose(table))
+        derived = s.derive(value, sign, said["b"])
+        return Step(past if s.past else present, [s.say(fact, **said)], *derived, "total", True)
+
+    return event
+
+
+def _halves(s: Story, value: int) -> Step | None:
+    if value % 2:
         return None
-    word = {2: "twice", 3: "three times"}[times]
-    sentence = s.say(
-        f"A week later {s.he} has {word} as many.",
-        f"After a week the number of {s.items} is {word} as large.",
-    )
-    fact = f"later {s.he} has {word} as many"
-    return Step(sentence, [fact], *s.derive(value, "*", times), refers_back=True)
+    said, (present, past) = s.amounts(2), s.choose("halves")
+    clause = s.say(past if s.past else present, **said)
+    fact = s.say(f"{{he}} {present}", **said | dict(them="them"))
+    derivation, result = s.derive(value, "/", 2)
+    sentence = s.say(f"{{He}} {clause}.")
+    return Step(sentence, [fact], f"{derivation} left", result, "loss", s.refers(sentence), clause)
+
+
+def _times(s: Story, value: int) -> Step | None:
+    k = s.rng.choice([2, 2, 3])
+    if k * value > s.max or value > 20:
+        return None
+    times = {2: "twice", 3: "three times"}[k]
+    present, past = (s.say(text, times=times) for text in s.choose("times"))
+    fact = s.say("later {he} has {times} as many", times=times)
+    return Step(past if s.past else present, [fact], *s.derive(value, "*", k), refers_back=True)
+
+
+def _divisors(s: Story, value: int) -> list[int]:
+    return [k for k in range(2, 10) if value % k == 0 and value // k <= 9]
 
 
 def _shares(s: Story, value: int) -> Step | None:
-    divisors = [k for k in range(2, 10) if value % k == 0 and value // k <= 9]
-    if not divisors:
+    if not (divisors := [k for k in _divisors(s, value) if k > 2]):
         return None
     k = s.rng.choice(divisors)
-    if k == 2:
-        sentence, fact = f"{s.He} keeps half of the {s.items}.", f"{s.he} keeps half"
-    else:
-        sentence = s.say(
-            f"{s.He} shares the {s.items} equally with friends, so that {k} people have the same.",
-            f"The {s.items} are split evenly among {s.name} and {k - 1} friends.",
-        )
-        fact = f"the {s.items} are shared by {k} people"
-    return Step(sentence, [fact], *s.derive(value, "/", k))
+    sentence = s.say(*s.choose("shared"), k=k, others=f"{k - 1} friends", **s.amounts(k))
+    fact = s.say("the {items} are shared by {k} people", k=k)
+    return Step(sentence, [fact], *s.derive(value, "/", k), "total", s.refers(sentence))
 
 
-OPENINGS = [_groups_of, _has_and_buys, _works, _buys_with_change]
-EVENTS = [
-    _change(
-        "-", "{friend} gets {n}", "{He} gives {n} to {friend}.", "{friend} gets {b} of the {items}."
-    ),
-    _change("-", "{he} loses {n}", "{He} loses {n}.", "Then {n} {go} missing."),
-    _change("+", "{he} finds {n}", "{He} finds {b} more {thing}.", "Then {he} finds {n}."),
-    _change(
-        "+", "{he} is given {n}", "For {his} birthday {he} gets {n}.", "{friend} brings {name} {n}."
-    ),
-    _doubles,
-    _shares,
-    _change(
-        "+",
-        "{he} has {b} more than before",
-        "In the end {he} has {n} more than that.",
-        "By evening {he} has {n} more than before.",
-    ),
-    _change(
-        "-",
-        "{he} has {b} fewer than before",
-        "By night {he} has {n} fewer.",
-        "The next day {he} has {n} fewer than that.",
-    ),
-]
+# --- last steps ----------------------------------------------------------------------------------
+def _together(s: Story, value: int) -> Step | None:
+    if value == s.max:
+        return None
+    said = s.amounts(s.rng.randint(1, s.max - value))
+    sentence, fact, have = (s.say(text, **said) for text in s.choose("together"))
+    return Step(sentence, [fact], *s.derive(value, "+", said["b"], have), "together")
+
+
+def _each(table: str, asks: str) -> Event:
+    def event(s: Story, value: int) -> Step | None:
+        if not (divisors := _divisors(s, value)):
+            return None
+        k = s.rng.choice(divisors)
+        sentence, fact, gets = (s.say(text, k=k, **s.amounts(k)) for text in s.choose(table))
+        return Step(sentence, [fact], *s.derive(value, "/", k, gets), asks, s.refers(sentence))
+
+    return event
+
+
+OPENINGS = [_has, _has, _has, _groups, _works, _buys_with_change]
+_GAIN, _LOSS = _change("+", "gains", "gain sentences"), _change("-", "losses", "loss sentences")
+EVENTS: list[Event] = [_GAIN, _GAIN, _LOSS, _LOSS, _halves, _times, _shares]
+EVENTS += [_compared("+", "more", "{he} has {b} more than before")]
+EVENTS += [_compared("-", "fewer", "{he} has {b} fewer than before")]
+LAST: list[Event] = [_together, _each("each friend", "friend"), _each("each box", "box")]
 
 
 # --- a problem -----------------------------------------------------------------------------------
-
-
 def word_problem(
     rng: random.Random, steps: int, max_number: int
 ) -> tuple[str, list[tuple[str, str]]]:
-    """A question, and the pieces of its chain as (role, text)."""
-    story = Story(rng, max_number)
-    sentences, pieces, value = [], [], 0
+    """A question with ``steps`` computations, and the pieces of its chain as (role, text)."""
+    s = Story(rng, max_number)
+    step = rng.choice(OPENINGS)(s, steps)
+    sentences, pieces, facts = [step.sentence], [], step.facts
     places = []  # where a distractor may go
-    for i in range(steps):
-        step = None
-        while step is None:
-            step = rng.choice(EVENTS if i else OPENINGS)(story, value)
-        if i and not step.refers_back:
-            places.append(len(sentences))
-        sentences.append(step.sentence)
-        pieces += _tell(story, step, first=i == 0)
-        value = step.value
-    places.append(len(sentences))
+    joins = bool(step.clause)  # may a clause join the last sentence?
+    if step.derivation:
+        pieces += _tell(s, facts, step.derivation, first=True)
+        facts, steps = [], steps - 1
 
-    if rng.random() < 0.3:
-        sentences.insert(rng.choice(places), _distractor(story))
-    asked = story.say(f"{story.name} have now", f"{story.he} end up with")
-    sentences.append(f"How many {story.items} does {asked}?")
-    pieces.append(("ES", f" The answer is {value}."))
+    for left in range(steps, 0, -1):
+        made = None
+        while made is None:
+            last = left == 1 and rng.random() < 0.2
+            made = rng.choice(LAST if last else EVENTS)(s, step.value)
+        step = made
+        if joins and step.clause and rng.random() < 0.4:  # "He buys 2 and loses 1."
+            joined = rng.choice(["and", "and", "and then"])
+            sentences[-1] = f"{sentences[-1][:-1]} {joined} {step.clause}."
+            joins = False
+        else:
+            if not step.refers_back:
+                places.append(len(sentences))
+            sentences.append(step.sentence)
+            joins = bool(step.clause)
+        pieces += _tell(s, facts + step.facts, step.derivation, first=not pieces)
+        facts = []
+
+    question = s.say(*s.choose(f"asks {step.asks}"))
+    if not s.refers(question):
+        places.append(len(sentences))
+    if places and rng.random() < 0.25:
+        n = rng.randint(2, min(max_number, 20))
+        sentences.insert(rng.choice(places), s.say(*s.choose("distractors"), n_other=n))
+    sentences.append(question)
+    pieces.append(("ES", f" The answer is {step.value}."))
     return " ".join(sentences), pieces
 
 
-def _tell(s: Story, step: Step, first: bool) -> list[tuple[str, str]]:
+def _tell(s: Story, facts: list[str], derivation: str, first: bool) -> list[tuple[str, str]]:
     """One step of the chain: usually one piece of facts, then the derivation."""
-    facts, style = step.facts, s.rng.random()
+    style = s.rng.random()
     if style < 0.12 and not first:  # no ES piece: labels by position are wrong from here on
-        return [("AS", f" Then {step.derivation}.")]
+        return [("AS", f" Then {derivation}.")]
     if style <= 0.85:  # otherwise, a piece for each fact
         facts = [" and ".join(facts).replace(" and with", " with")]
     opening = facts[0][0].upper() + facts[0][1:]  # str.capitalize changes the other letters
     texts = [opening if first else f" {opening}", *(f" {fact}" for fact in facts[1:])]
-    return [*(("ES", f"{text},") for text in texts), ("AS", f" so {step.derivation}.")]
-
-
-def _distractor(s: Story) -> str:
-    n = s.rng.randint(2, min(s.max, 20))
-    return s.say(
-        f"{s.friend} is {n} years old.",
-        f"It is {n} miles to the town.",
-        f"There are {n} trees near the house.",
-        f"{s.name} has {n} cousins.",
-    )
+    return [*(("ES", f"{text},") for text in texts), ("AS", f" so {derivation}.")]
