@@ -8,7 +8,7 @@ if __name__ == "__main__":  # no traceback on Ctrl-C during imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from ases.data import InputError, shown
-from ases.run.cli import Options, choose_device, of, parse, run_command
+from ases.run.cli import Options, of, parse, run_command
 from ases.run.read import PREDICTION, read_rows
 from ases.run.scores import explained
 
@@ -25,7 +25,7 @@ def main() -> None:
     from ases.run.evaluation import ask, score
     from ases.run.folder import load_run
 
-    device = choose_device(options.device)
+    device = given.get("device", "auto")
     writers = {Path(run): load_run(run, device) for run in options.run}
     asked = options.question is not None or options.questions is not None
     (ask if asked else score)(writers, options, given)

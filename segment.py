@@ -10,7 +10,7 @@ if __name__ == "__main__":  # no traceback on Ctrl-C during imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from ases.data import Example, InputError, shown
-from ases.run.cli import Options, choose_device, colours_wanted, of, parse, run_command
+from ases.run.cli import Options, colours_wanted, of, parse, run_command
 from ases.run.read import Columns, data_notes, scan_examples
 from ases.run.write import check_place, counted, json_lines, write_text
 from ases.settings import Settings
@@ -54,7 +54,7 @@ def main() -> None:
         split = options.split or "all"
         splits, description = load_splits(settings, whole=split == "all")
         examples = pick_split(splits, split)
-    scorer = load_scorer(settings, choose_device(options.device))
+    scorer = load_scorer(settings, settings.device)
     segmented = segment(examples, settings, scorer)
 
     rows = json_lines(map(segmented_row, segmented))

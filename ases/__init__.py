@@ -38,6 +38,7 @@ _HOMES = {
     "train": "ases.recipe",
     "Settings": "ases.settings",
     "load_run": "ases.run.folder",
+    "save_run": "ases.run.folder",
 }
 __all__ = list(_HOMES)
 

@@ -22,8 +22,26 @@ from ases.settings import ModelConfig
 
 
 # --- layers --------------------------------------------------------------------------------------
-def linear(n_in: int, n_out: int) -> nn.Linear:
-    return nn.Linear(n_in, n_out, bias=False)
+class Linear(nn.Module):
+    """x Wᵀ. Like ``Embedding``, it leaves its first weights to ``EncoderDecoder``."""
+
+    def __init__(self, n_in: int, n_out: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_out, n_in))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
+class Embedding(nn.Module):
+    """A row of W for each id."""
+
+    def __init__(self, n_rows: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_rows, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
 
 
 class RMSNorm(nn.Module):
@@ -92,7 +110,7 @@ class RelativeBias(nn.Module):
     def __init__(self, config: ModelConfig, bidirectional: bool):
         super().__init__()
         n, reach = config.relative_attention_num_buckets, config.relative_attention_max_distance
-        self.table = nn.Embedding(n, config.num_heads)
+        self.table = Embedding(n, config.num_heads)
         difference = torch.arange(-reach, reach + 1, device="cpu")  # also under a "meta" device
         buckets = relative_position_bucket(difference, bidirectional, n, reach)
         self.register_buffer("buckets", buckets, persistent=False)
@@ -110,10 +128,10 @@ class Attention(nn.Module):
         inner = config.num_heads * config.d_kv  # may differ from D
         self.heads, self.width = config.num_heads, config.d_kv
         self.scale = config.d_kv**-0.5 if config.scale_scores else 1.0
-        self.q = linear(config.d_model, inner)
-        self.k = linear(config.d_model, inner)
-        self.v = linear(config.d_model, inner)
-        self.o = linear(inner, config.d_model)
+        self.q = Linear(config.d_model, inner)
+        self.k = Linear(config.d_model, inner)
+        self.v = Linear(config.d_model, inner)
+        self.o = Linear(inner, config.d_model)
 
     def keys_and_values(self, x: Tensor) -> Tensor:
         """x (B, T, D) → (B, T, 2, H, K), in one matmul."""
@@ -135,9 +153,9 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         gated = config.feed_forward == "gated-gelu"
-        self.gate = linear(config.d_model, config.d_ff) if gated else None
-        self.up = linear(config.d_model, config.d_ff)
-        self.down = linear(config.d_ff, config.d_model)
+        self.gate = Linear(config.d_model, config.d_ff) if gated else None
+        self.up = Linear(config.d_model, config.d_ff)
+        self.down = Linear(config.d_ff, config.d_model)
         self.dropout = nn.Dropout(config.dropout_rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -265,10 +283,10 @@ class Cache:
 class EncoderDecoder(nn.Module):
     """The model. Training calls it with a batch; generation calls ``read`` and ``write``."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, initialise: bool = True):
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.embedding = Embedding(config.vocab_size, config.d_model)
         self.encoder_bias = RelativeBias(config, bidirectional=True)
         self.encoder = nn.ModuleList(Block(config, False) for _ in range(config.num_layers))
         self.encoder_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
@@ -276,9 +294,10 @@ class EncoderDecoder(nn.Module):
         self.decoder = nn.ModuleList(Block(config, True) for _ in range(config.num_decoder_layers))
         self.decoder_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         tied = config.tie_word_embeddings
-        self.head = None if tied else linear(config.d_model, config.vocab_size)
+        self.head = None if tied else Linear(config.d_model, config.vocab_size)
         self.dropout = nn.Dropout(config.dropout_rate)
-        self._initialise()
+        if initialise:
+            self._initialise()
 
     @classmethod
     def with_weights(cls, config: ModelConfig, weights: dict[str, Tensor]) -> "EncoderDecoder":
@@ -287,7 +306,7 @@ class EncoderDecoder(nn.Module):
         Raises ValueError: the weights do not fit the model.
         """
         with torch.device("meta"):  # shapes without storage
-            model = cls(config)
+            model = cls(config, initialise=False)
         try:
             if any(v.is_meta or v.layout != torch.strided for v in weights.values()):
                 raise ValueError("weights without values, or sparse ones")

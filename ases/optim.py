@@ -1,15 +1,15 @@
 """The two optimizers and the learning-rate schedule.
 
 Muon orthogonalises the updates of matrices, so all directions move equally (Jordan et al.
-2024). AdamW updates the rest. PyTorch's Muon takes one matrix at a time, always in bfloat16. Small
-models have many small matrices, and few CPUs multiply bfloat16 fast: this Muon batches matrices of
-one shape, in bfloat16 only on GPUs that support it. The tests compare the two.
+2024). AdamW updates the rest. Why not PyTorch's? Its optimizers import its compiler, which takes
+seconds. Its Muon takes one matrix at a time, always in bfloat16, which few CPUs multiply fast: this
+Muon batches matrices of one shape, in bfloat16 only on GPUs that support it. The tests compare
+ours with PyTorch's.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,11 @@ def learning_rate_at(share: float, peak: float, warmup: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (min(share, 1.0) - warmup) / (1 - warmup)))
 
 
-def make_optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, settings: Settings) -> "list[Optimizer]":
     """Muon for matrices inside blocks; AdamW for embeddings, head, bias tables and norms [ours]."""
-    muon, adamw, vectors = [], [], []
+    muon: list[Tensor] = []
+    adamw: list[Tensor] = []
+    vectors: list[Tensor] = []
     with_muon = settings.optimizer != "adamw"
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
@@ -36,16 +38,83 @@ def make_optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Op
         else:
             adamw.append(parameter)
 
-    # Muon leaves AdamW mostly embeddings, which tolerate a higher rate.
-    rate = settings.learning_rate or (0.03 if with_muon else 3e-3)
+    # AdamW alone needs a lower rate; embeddings tolerate a higher one than the blocks.
+    rate = settings.learning_rate or (0.01 if with_muon else 0.003)
+    of_embeddings = (settings.embedding_learning_rate or 0.03) if with_muon else rate
     decay = settings.weight_decay
-    group = {"params": muon, "peak": settings.muon_learning_rate}
-    groups = [
-        {"params": adamw, "weight_decay": decay, "peak": rate},
-        {"params": vectors, "weight_decay": 0.0, "peak": rate},
-    ]
-    of_muon = [Muon([group], momentum=settings.momentum, weight_decay=decay)] if muon else []
-    return [*of_muon, torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)]
+    others = AdamW([Group(adamw, of_embeddings, decay), Group(vectors, of_embeddings, 0.0)])
+    if not with_muon:
+        return [others]
+    return [Muon([Group(muon, rate, decay)], settings.momentum), others]
+
+
+@dataclass
+class Group:
+    """Parameters that share a learning rate and a weight decay."""
+
+    params: list[Tensor]
+    peak: float  # learning rate after the warm-up
+    weight_decay: float
+    lr: float = 0.0  # now
+
+
+class Optimizer:
+    """What Muon and AdamW share: groups, and a state of tensors per parameter."""
+
+    def __init__(self, groups: list[Group]):
+        self.groups = groups
+        self.params = [p for group in groups for p in group.params]
+        self.state: dict[Tensor, dict] = {p: {} for p in self.params}
+
+    def set_rates(self, share: float, warmup: float) -> None:
+        """Move along the schedule; ``share`` of the budget."""
+        for group in self.groups:
+            group.lr = learning_rate_at(share, group.peak, warmup)
+
+    def zero_grad(self) -> None:
+        for p in self.params:
+            p.grad = None
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict:
+        """Tensors by the parameter's number, laid out as in PyTorch's optimizers."""
+        return {"state": {i: self.state[p] for i, p in enumerate(self.params)}}
+
+    def load_state_dict(self, saved: dict) -> None:
+        """Raises KeyError or ValueError: a state of other parameters."""
+        for i, p in enumerate(self.params):
+            for name, value in saved["state"][i].items():
+                if name != "step" and value.shape != p.shape:
+                    raise ValueError(f"{name} of parameter {i} is {tuple(value.shape)}")
+                self.state[p][name] = torch.as_tensor(value).to(p.device)
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    BETAS, EPSILON = (0.9, 0.98), 1e-8
+
+    @torch.no_grad()
+    def step(self) -> None:
+        b1, b2 = self.BETAS
+        for group in self.groups:
+            for p in group.params:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["step"] = torch.zeros(())
+                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+                state["step"] += 1
+                n, mean, square = int(state["step"]), state["exp_avg"], state["exp_avg_sq"]
+                mean.lerp_(p.grad, 1 - b1)
+                square.mul_(b2).addcmul_(p.grad, p.grad, value=1 - b2)
+                # Both means start at zero: divide by the weight they have gathered so far.
+                spread = (square / (1 - b2**n)).sqrt_().add_(self.EPSILON)
+                p.mul_(1 - group.lr * group.weight_decay)
+                p.addcdiv_(mean, spread, value=-group.lr / (1 - b1**n))
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -64,35 +133,35 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return x.to(matrices.dtype)
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Optimizer):
     """Subtracts lr · √max(1, rows / columns) times an orthogonal matrix from each matrix, with
     Nesterov momentum; weight decay first scales the matrix by 1 − lr · weight_decay."""
 
-    def __init__(self, params: Iterable[Any], lr=0.02, momentum=0.95, weight_decay=0.0):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
-        for p in (p for group in self.param_groups for p in group["params"]):
+    def __init__(self, groups: list[Group], momentum: float = 0.95):
+        super().__init__(groups)
+        self.momentum = momentum
+        for p in self.params:
             if p.dim() != 2:
                 raise ValueError(f"Muon: a parameter has shape {tuple(p.shape)}; expected a matrix")
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]  # no closure
-        for group in self.param_groups:
+    def step(self) -> None:
+        for group in self.groups:
             alike = defaultdict(list)  # sorted shape → parameters
-            for p in group["params"]:
+            for p in group.params:
                 if p.grad is not None:
                     alike[tuple(sorted(p.shape))].append(p)
             for params in alike.values():
-                self._step(params, group)
+                self._step(params, group.lr, group.weight_decay)
 
-    def _step(self, params: list[Tensor], group: dict) -> None:
-        lr, momentum = group["lr"], group["momentum"]
+    def _step(self, params: list[Tensor], lr: float, weight_decay: float) -> None:
         grads = [p.grad for p in params]
         means = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
-        torch._foreach_lerp_(means, grads, 1 - momentum)
-        ahead = torch._foreach_lerp(grads, means, momentum)
+        torch._foreach_lerp_(means, grads, 1 - self.momentum)
+        ahead = torch._foreach_lerp(grads, means, self.momentum)
         # Transpose tall matrices: all are wide.
         wide = [x if x.shape[0] <= x.shape[1] else x.T for x in ahead]
-        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        torch._foreach_mul_(params, 1 - lr * weight_decay)
         for p, update in zip(params, orthogonalise(torch.stack(wide))):
             rows, columns = p.shape
             update = update if rows <= columns else update.T

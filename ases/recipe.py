@@ -12,19 +12,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from ases.data import Example, InputError, rough_length, split_examples
-from ases.decoding import Chain, Search, SegmentWriter, generate_chains
+from ases.decoding import Chain, SegmentWriter, generate_chains
 from ases.entropy import chain_entropies
+from ases.extra.beam import beam_search
 from ases.metrics import score
 from ases.model import EncoderDecoder
 from ases.pairs import Row, Segmented, encode_question, rows_by_model
 from ases.segmentation import RULES, make_segments, piece_entropies, split_pieces
 from ases.settings import MODES, SIZES, STOPS, ModelConfig, Settings, complaints
 from ases.tokenizer import Tokenizer
-from ases.training import Training, Watcher, check_rows, fit, randomness, usable_device
+from ases.training import Training, Watcher, check_rows, few_threads, fit, randomness, usable_device
 
 #: "train", "validation", "test", and for some tasks "longer"
 Splits = dict[str, list[Example]]
@@ -46,7 +48,8 @@ def segment(
             raise ValueError(f"{settings.segmentation!r} needs a scorer, a direct model")
         model, limit = scorer.models["direct"], scorer.settings.max_question
         questions, context = [e.question for e in examples], settings.entropy_context
-        of_tokens = chain_entropies(model, scorer.tokenizer, questions, pieces, context, limit)
+        with few_threads(model):
+            of_tokens = chain_entropies(model, scorer.tokenizer, questions, pieces, context, limit)
     segmented = []
     for example, own, h in zip(examples, pieces, of_tokens):
         labels = rule.label(own, h, settings)
@@ -98,7 +101,7 @@ def train(
     if not torch.is_grad_enabled():
         raise ValueError("gradients are off (torch.no_grad or inference_mode); train outside of it")
     splits = _checked_splits(examples, settings)
-    usable_device(settings.device)
+    settings = replace(settings, device=usable_device(settings.device))
     for path, loaded in ((settings.scorer, scorer), (settings.init, initial)):
         if path and not loaded:
             raise ValueError(f"{path} is not loaded; pass scorer= or initial=")
@@ -122,8 +125,9 @@ def train(
             training = Training(name, initial(), settings, parts=len(rows))
             check_fit(training.model, tokenizer, name)
             watcher.start(training)
-            for report in fit(training, rows[name], validation[name]):
-                watcher.record(training, report)
+            with few_threads(training.model):
+                for report in fit(training, rows[name], validation[name]):
+                    watcher.record(training, report)
             models[name] = training.model
             reports[name] = training.summary() | {"rows": len(rows[name])}
         return models
@@ -222,29 +226,34 @@ class Writer:
         modes = MODES[self.settings.mode].items()
         return {role: self.models[name] for name, roles in modes for role in roles}
 
-    def answer(self, question: str, search: Search | None = None) -> Chain:
-        return self.write([question], search)[0]
+    def answer(self, question: str, beams: int = 1, second_try: bool = False) -> Chain:
+        """Write a chain for a question."""
+        return self.write([question], beams, second_try)[0]
 
     def write(
         self,
         questions: Sequence[str],
-        search: Search | None = None,
-        batch_tokens: int = 65536,
+        beams: int = 1,
+        second_try: bool = False,
         finished: Callable[[int], None] | None = None,
-        second_try: Search | None = None,
     ) -> list[Chain]:
-        """Write a chain for each question, in batches of similar length; greedy by default.
+        """Write a chain for each question, in batches of similar length.
 
         Args:
-            batch_tokens: most tokens in a batch; questions count double, to allow for chains.
-            search, second_try: see ``SegmentWriter``.
+            beams: for beam search; 1 decodes greedily.
+            second_try: decode segments that failed again, with 4 beams; see ``SegmentWriter``.
             finished: see ``generate_chains``.
+        Raises ValueError: not a list of valid Unicode texts; no beams.
         """
         a_list = isinstance(questions, (list, tuple))
         if not a_list or not all(isinstance(q, str) for q in questions):
             raise ValueError("expected a list of questions, each a string")
         if any("\ud800" <= c <= "\udfff" for question in questions for c in question):
             raise ValueError("a question holds a lone surrogate; expected valid Unicode")
+        if type(beams) is not int or beams < 1:
+            raise ValueError(f"beams is {beams!r}; expected a whole number of at least 1")
+        search = partial(beam_search, width=beams) if beams > 1 else None
+        retry = beam_search if second_try else None
         for model in self.models.values():
             model.eval()
         settings, tokenizer, models = self.settings, self.tokenizer, self.by_role
@@ -252,16 +261,27 @@ class Writer:
 
         chains: dict[int, Chain] = {}
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        while order:  # longest first
-            n = max(1, batch_tokens // (2 * len(ids[order[-1]]) + 2))
+        while order:  # longest first, in a batch of at most 65,536 tokens
+            # Questions count double, to allow for their chains.
+            n = max(1, 65536 // (beams * (2 * len(ids[order[-1]]) + 2)))
             batch, order = order[-n:], order[:-n]
             write = SegmentWriter(
-                models, tokenizer, settings.encoder, settings.max_tokens, search, second_try
+                models, tokenizer, settings.encoder, settings.max_tokens, search, retry
             )
-            asked, roles = [ids[i] for i in batch], list(models)
-            written = generate_chains(write, asked, tokenizer, roles, settings.max_rounds, finished)
+            asked, roles, most = [ids[i] for i in batch], list(models), settings.max_rounds
+            with few_threads(next(iter(models.values()))):
+                written = generate_chains(write, asked, tokenizer, roles, most, finished)
             chains.update(zip(batch, written))
         return [chains[i] for i in range(len(ids))]
+
+    def save(self, folder: str | Path) -> None:
+        """Write a run folder, as train.py does; ``ases.load_run`` and evaluate.py read it.
+
+        Raises InputError: the folder holds something, or cannot be written.
+        """
+        from ases import save_run  # files are no part of the method
+
+        save_run(self, Path(folder))
 
     def count_shortened(self, questions: Sequence[str]) -> int:
         """Count the questions whose middle is cut."""

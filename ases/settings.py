@@ -111,21 +111,29 @@ class Settings:
     batch_tokens: int = setting(2048, "tokens per batch: source, target and padding", low=16)
     accumulate: int = setting(1, "batches in an update", low=1)
     optimizer: str | None = setting(
-        None, "for matrices in blocks", choices=("muon", "adamw"), shown="muon; adamw with --init"
+        None,
+        "optimizer for the weight matrices of the blocks",
+        choices=("muon", "adamw"),
+        shown="muon; adamw with --init",
     )
     learning_rate: float | None = setting(
-        None, "peak rate of adamw", above=0, shown="0.03 with muon, 0.003 without"
+        None, "peak learning rate of the blocks", above=0, shown="0.01; 0.003 with adamw"
     )
-    muon_learning_rate: float = setting(0.01, "peak rate of muon", above=0)
-    momentum: float = setting(0.95, "of muon", low=0, high=0.999)
+    embedding_learning_rate: float | None = setting(
+        None,
+        "peak learning rate of embeddings, head and norms, which adamw trains",
+        above=0,
+        shown="0.03; with --optimizer adamw, that of the blocks",
+    )
+    momentum: float = setting(0.95, "momentum of muon", low=0, high=0.999)
     warmup: float = setting(0.05, "fraction of the budget for warm-up", low=0, high=0.9)
-    weight_decay: float = setting(0.2, "of matrices, decoupled", low=0)
+    weight_decay: float = setting(0.2, "weight decay of matrices, decoupled", low=0)
     clip: float = setting(1.0, "largest global norm of gradients", above=0)
     validations: int = setting(10, "validations and checkpoints in the budget", low=1)
     log_every: int = setting(50, "log the loss every N updates", low=1)
     # bfloat16 is fast only on GPUs. Weights and sums stay float32.
     dtype: str = setting("float32", "of activations", choices=("float32", "bfloat16"))
-    device: str = setting("cpu", "where to run: cpu or cuda")
+    device: str = setting("auto", "auto: cuda if there is a GPU", choices=("auto", "cpu", "cuda"))
 
     # --- decoding; by default, twice the most in training
     max_tokens: int | None = setting(None, "maximum tokens of a segment", low=1)

@@ -5,6 +5,7 @@ losses and weights of an uninterrupted one, on a CPU bit for bit.
 """
 
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from ases import parallel
 from ases.data import InputError
 from ases.model import EncoderDecoder, token_losses
-from ases.optim import learning_rate_at, make_optimizers
+from ases.optim import make_optimizers
 from ases.pairs import IGNORE, Batch, Row, collate, make_batches
 from ases.settings import Settings
 
@@ -29,8 +30,9 @@ class Training:
     many models share the budget, 2 in dsm."""
 
     def __init__(self, name: str, model: EncoderDecoder, settings: Settings, parts: int = 1):
-        self.name, self.settings = name, settings
-        self.model = model.to(usable_device(settings.device)).train()
+        self.name = name
+        self.settings = settings = replace(settings, device=usable_device(settings.device))
+        self.model = model.to(settings.device).train()
         self.max_steps = settings.max_steps and -(-settings.max_steps // parts)  # rounded up
         self.max_minutes = settings.max_minutes and settings.max_minutes / parts
         self.optimizers = make_optimizers(model, settings)
@@ -74,16 +76,17 @@ class Training:
 
     def report(self, gradient_norm: Tensor) -> dict:
         """Metrics of the updates since the last report. Syncs with the GPU."""
-        rate = self.optimizers[-1].param_groups[0]["lr"]
+        rates = [optimizer.groups[0].lr for optimizer in self.optimizers]  # blocks, embeddings
         loss, norm = float(self.loss_sum) / self.target_tokens, float(gradient_norm)
         for name, value in (("loss", loss), ("norm of the gradients", norm)):
             if not math.isfinite(value):
-                told = f"the {name} is {value} by step {self.step}, at a rate of {rate:.2g}"
+                told = f"the {name} is {value} by step {self.step}, at a rate of {rates[0]:.2g}"
                 raise FloatingPointError(f"{told}; a lower --learning-rate may help")
         speed = round(self.tokens / max(self.report_seconds, 1e-9))
         self.loss_sum.zero_()
         self.target_tokens, self.tokens, self.report_seconds = 0, 0, 0.0
-        own = {"tokens_per_second": speed, "learning_rate": rate, "gradient_norm": norm}
+        own = {"tokens_per_second": speed, "gradient_norm": norm}
+        own |= {"learning_rate": rates[0], "embedding_learning_rate": rates[-1]}
         return self.place() | {"loss": loss} | own
 
     def keep_if_best(self, found: dict) -> None:
@@ -177,12 +180,10 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
             training.loss_sum += parallel.total(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
 
-        share = training.share
         for optimizer in training.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(share, group["peak"], settings.warmup)
+            optimizer.set_rates(training.share, settings.warmup)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
         training.step += 1
         training.target_tokens += target_tokens
         training.tokens += parallel.total(sum(b.source_tokens + b.target_tokens for b in chosen))
@@ -228,7 +229,7 @@ def _stream(rows: Sequence[Row], training: Training) -> Iterator[Batch]:
 def validate_on(model: EncoderDecoder, rows: Sequence[Row], settings: Settings) -> dict[str, float]:
     """Nats per target token and token accuracy over all rows, without dropout. Leaves the model in
     training mode. Raises FloatingPointError: a loss that is not finite."""
-    config, device = model.config, settings.device
+    config, device = model.config, model.embedding.weight.device
     model.eval()
     loss, right, count = 0.0, 0, 0
     for indices in parallel.own_part(make_batches(rows, 2 * settings.batch_tokens, 0, epoch=0)):
@@ -263,22 +264,32 @@ class Watcher:
 
 
 # --- devices and random numbers ------------------------------------------------------------------
-def usable_device(device: str) -> torch.device:
-    """Raises InputError: no such device."""
+def usable_device(device: str) -> str:
+    """ "cpu" or "cuda", which "auto" takes if there is one. Raises InputError: there is none."""
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        raise InputError("device is 'cuda'; PyTorch finds no GPU here")
+    return ("cuda" if has_gpu else "cpu") if device == "auto" else device
+
+
+@contextmanager
+def few_threads(model: EncoderDecoder) -> Iterator[None]:
+    """One thread for a small model on a CPU: several would wait for one another, and on a busy
+    machine for other programs. ``OMP_NUM_THREADS`` takes precedence."""
+    before, on_cpu = torch.get_num_threads(), model.embedding.weight.device.type == "cpu"
+    if on_cpu and model.config.d_model < 128 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
     try:
-        found = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"device is {device!r}; expected cpu or cuda") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device is {device!r}; PyTorch finds no GPU here")
-    return found
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def autocast(settings: Settings) -> AbstractContextManager:
     """Matrix products in ``settings.dtype``; weights and sums stay float32."""
     if settings.dtype == "float32":
         return nullcontext()
-    return torch.autocast(torch.device(settings.device).type, torch.bfloat16)
+    return torch.autocast(usable_device(settings.device), torch.bfloat16)
 
 
 _RANDOM_LOCK = threading.RLock()

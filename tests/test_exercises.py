@@ -50,7 +50,7 @@ class Reference:
 
     @staticmethod
     def better_settings(settings):
-        return replace(settings, learning_rate=0.05, muon_learning_rate=0.1, momentum=0.8)
+        return replace(settings, embedding_learning_rate=0.05, learning_rate=0.1, momentum=0.8)
 
 
 class Solutions:

@@ -14,7 +14,7 @@ import minimal
 from ases import segmentation
 from ases.decoding import SegmentWriter, generate_chains
 from ases.model import EncoderDecoder
-from ases.optim import learning_rate_at, make_optimizers
+from ases.optim import make_optimizers
 from ases.pairs import Segmented, collate, rows_by_model
 from ases.recipe import training_texts
 from ases.settings import ModelConfig, Settings
@@ -139,8 +139,7 @@ def test_training_is_the_packages(monkeypatch):
         (loss / n).backward()
         torch.nn.utils.clip_grad_norm_(ours.parameters(), settings.clip)
         for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step / 40, group["peak"], settings.warmup)
+            optimizer.set_rates(step / 40, settings.warmup)
             optimizer.step()
             optimizer.zero_grad()
     for name, parameter in start.named_parameters():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ases.model import EncoderDecoder
-from ases.optim import Muon, orthogonalise
+from ases.optim import AdamW, Group, Muon, orthogonalise
 from ases.settings import ModelConfig, Settings
 from ases.training import make_optimizers
 
@@ -27,31 +27,63 @@ def test_singular_values_come_near_one():
     assert not orthogonalise(torch.zeros(1, 3, 3)).any()
 
 
-def test_updates_are_pytorchs():
-    """Up to its rounding to bfloat16, which is 2 ** -8, for several steps, decay and all shapes."""
-    ours, theirs = ([p.requires_grad_() for p in matrices(1)] for _ in range(2))
-    settings = dict(lr=0.02, momentum=0.9, weight_decay=0.1)
-    optimizers = Muon(ours, **settings), torch.optim.Muon(theirs, **settings)
-    for step in range(4):
+def beside(ours, theirs, steps, make_ours, make_theirs):
+    """Train two copies of the same parameters with the same gradients."""
+    optimizers = make_ours(ours), make_theirs(theirs)
+    for step in range(steps):
         for params, optimizer in zip((ours, theirs), optimizers):
             for p, gradient in zip(params, matrices(10 + step)):
                 p.grad = gradient
             optimizer.step()
+
+
+def test_updates_are_pytorchs():
+    """Up to its rounding to bfloat16, which is 2 ** -8, for several steps, decay and all shapes."""
+    ours, theirs = ([p.requires_grad_() for p in matrices(1)] for _ in range(2))
+    make_ours = lambda params: Muon([Group(params, 0.02, 0.1, lr=0.02)], momentum=0.9)
+    settings = dict(lr=0.02, momentum=0.9, weight_decay=0.1)
+    beside(ours, theirs, 4, make_ours, lambda params: torch.optim.Muon(params, **settings))
     for a, b, start in zip(ours, theirs, matrices(1)):
         assert (a - b).norm() < 0.02 * (a - start).norm()
+
+
+def test_adamw_is_pytorchs():
+    ours, theirs = ([p.requires_grad_() for p in matrices(1)] for _ in range(2))
+    make_ours = lambda params: AdamW([Group(params, 0.02, 0.1, lr=0.02)])
+    settings = dict(lr=0.02, betas=(0.9, 0.98), weight_decay=0.1)
+    beside(ours, theirs, 50, make_ours, lambda params: torch.optim.AdamW(params, **settings))
+    for a, b, start in zip(ours, theirs, matrices(1)):
+        assert (a - b).abs().max() < 1e-6 < (a - start).abs().max()
+
+
+def test_states_are_saved_and_loaded():
+    ours, again = ([p.requires_grad_() for p in matrices(1)] for _ in range(2))
+    for kind in (Muon, AdamW):
+        one, other = (kind([Group(params, 0.02, 0.0, lr=0.02)]) for params in (ours, again))
+        for p, gradient in zip(ours, matrices(3)):
+            p.grad = gradient
+        one.step()
+        other.load_state_dict(one.state_dict())
+        assert all(
+            torch.equal(a[k], b[k])
+            for a, b in zip(one.state.values(), other.state.values())
+            for k in a
+        )
+    with pytest.raises(ValueError, match="exp_avg of parameter 0"):
+        AdamW([Group([torch.zeros(2)], 0.1, 0.0)]).load_state_dict(one.state_dict())
 
 
 def test_a_matrix_without_a_gradient_stays():
     a, b = (p.requires_grad_() for p in matrices(0, [(3, 3)] * 2))
     a.grad = torch.ones(3, 3)
     before = b.detach().clone()
-    Muon([a, b]).step()
+    Muon([Group([a, b], 0.1, 0.0, lr=0.1)]).step()
     assert torch.equal(b, before)
 
 
 def test_vectors_are_refused():
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
-        Muon([torch.zeros(3, requires_grad=True)])
+        Muon([Group([torch.zeros(3, requires_grad=True)], 0.1, 0.0)])
 
 
 def test_who_trains_what():
@@ -60,7 +92,7 @@ def test_who_trains_what():
 
     def groups(settings):
         return [
-            [sorted(names[id(p)] for p in group["params"]) for group in optimizer.param_groups]
+            [sorted(names[id(p)] for p in group.params) for group in optimizer.groups]
             for optimizer in make_optimizers(model, settings)
         ]
 

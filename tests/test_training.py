@@ -14,16 +14,19 @@ from conftest import read
 import ases.training as training
 from ases.data import Example, InputError
 from ases.model import EncoderDecoder
+from ases.optim import AdamW, learning_rate_at
 from ases.pairs import Pair
 from ases.recipe import train
 from ases.run.checkpoints import Recorder, load_checkpoint, load_model, save_checkpoint
 from ases.segmentation import ES
 from ases.settings import ModelConfig, Settings
-from ases.training import learning_rate_at, validate_on
+from ases.training import validate_on
 
 SHAPE = dict(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2)
 CONFIG = ModelConfig(vocab_size=30, dropout_rate=0.1, **SHAPE)
-OPTIONS = Settings(max_steps=24, batch_tokens=60, validations=4, log_every=5, learning_rate=1e-2)
+OPTIONS = Settings(
+    max_steps=24, batch_tokens=60, validations=4, log_every=5, embedding_learning_rate=1e-2
+)
 
 
 def row(source, target):
@@ -203,28 +206,33 @@ def test_the_weights_of_the_best_validation_are_kept(monkeypatch):
 
 
 def test_gradients_are_clipped_before_the_step(monkeypatch):
-    norms, step = [], torch.optim.AdamW.step
+    norms, step = [], AdamW.step
 
     def watched(self, *arguments):
-        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        gradients = [p.grad for p in self.params]
         norms.append(float(torch.stack([g.norm() for g in gradients if g is not None]).norm()))
         return step(self, *arguments)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    monkeypatch.setattr(AdamW, "step", watched)
     fit(new_model(), optimizer="adamw", clip=0.01)
     assert norms == pytest.approx([0.01] * 24, rel=1e-3)  # it was larger in every step
 
 
 def test_the_rates_and_decays_of_the_optimizers():
     """Of blocks, tables and norms; tests/test_muon.py says which parameters these are."""
-    settings = replace(OPTIONS, learning_rate=0.03, muon_learning_rate=0.005, weight_decay=0.4)
-    muon, adamw = training.make_optimizers(new_model(), settings)
-    groups = [*muon.param_groups, *adamw.param_groups]
-    told = [(group["peak"], group["weight_decay"]) for group in groups]
-    assert told == [(0.005, 0.4), (0.03, 0.4), (0.03, 0.0)]
-    assert adamw.defaults["betas"] == (0.9, 0.98) and muon.defaults["momentum"] == 0.95
-    _, adamw = training.make_optimizers(new_model(), replace(settings, learning_rate=None))
-    assert adamw.param_groups[0]["peak"] == pytest.approx(0.03)
+
+    def rates(**changes):
+        optimizers = training.make_optimizers(
+            new_model(), replace(OPTIONS, weight_decay=0.4, **changes)
+        )
+        return [(g.peak, g.weight_decay) for optimizer in optimizers for g in optimizer.groups]
+
+    given = dict(learning_rate=0.005, embedding_learning_rate=0.02)
+    assert rates(**given) == [(0.005, 0.4), (0.02, 0.4), (0.02, 0.0)]
+    assert rates(embedding_learning_rate=None) == [(0.01, 0.4), (0.03, 0.4), (0.03, 0.0)]
+    alone = dict(optimizer="adamw")
+    assert rates(**alone, **given) == [(0.005, 0.4), (0.005, 0.0)]
+    assert rates(**alone) == [(0.003, 0.4), (0.003, 0.0)]
 
 
 def test_epochs_are_shuffled_anew():
@@ -266,7 +274,7 @@ def test_own_random_numbers():
         assert torch.equal(weights(one), weights(other))
 
 
-STILL = dict(learning_rate=1e-12, muon_learning_rate=1e-12, weight_decay=0.0, log_every=1)
+STILL = dict(learning_rate=1e-12, embedding_learning_rate=1e-12, weight_decay=0.0, log_every=1)
 
 
 def test_reported_losses_are_means_over_tokens(tmp_path):

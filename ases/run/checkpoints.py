@@ -19,7 +19,7 @@ from ases.settings import ModelConfig
 from ases.training import Training, Watcher, usable_device
 
 #: Version of config.json, results.json and checkpoints. Bump it on incompatible changes.
-FORMAT = 4
+FORMAT = 5
 #: Entries of the log that progress shows.
 SHOWN = {"loss": "loss {:.3f}", "validation_loss": "val {:.3f}", "tokens_per_second": "{:,} tok/s"}
 
@@ -89,7 +89,7 @@ def outputs_of(folder: Path) -> list[Path]:
     return [place / name for place in (folder, *places) for name in OUTPUTS]
 
 
-def load_model(path: Path, device: str = "cpu", run_id: str | None = None) -> EncoderDecoder:
+def load_model(path: Path, device: str = "auto", run_id: str | None = None) -> EncoderDecoder:
     """The model of a checkpoint, on ``device`` and in eval mode."""
     checkpoint = load_checkpoint(path, run_id)
     try:

@@ -27,7 +27,6 @@ SPLITS = ("train", "validation", "test", "longer", "all")
 class Options:
     """All flags that are not settings of a run."""
 
-    device: str = setting("auto", "auto: cuda if there is a GPU", choices=("auto", "cpu", "cuda"))
     out_dir: str | None = setting(None, "output folder", shown="in runs/ or RUN", metavar="FOLDER")
     overwrite: bool = setting(False, "replace older results in the output folder")
     resume: str | None = setting(None, "run to continue; its budget may grow", metavar="RUN")
@@ -117,10 +116,8 @@ def conflicts(command: str, given: Given) -> list[str]:
     runs, question = [Path(r).resolve() for r in given.get("run", [])], given.get("question", "?")
     rule = facts["segmentation"]
     needs_scorer = command == "segment" and RULES[rule].needs_entropy and "scorer" not in given
-    no_gpu = given.get("device") == "cuda" and choose_device("auto") == "cpu"
     surrogates = any("\ud800" <= c <= "\udfff" for c in question)
     mistakes = {
-        "--device is 'cuda'; PyTorch finds no GPU here": no_gpu,
         "the text to cut is empty": not given.get("text", "?").strip(),
         "--check needs --data, the file to check": "check" in given and "data" not in given,
         f"--segmentation {rule} needs --scorer, the folder of a direct run": needs_scorer,
@@ -225,15 +222,6 @@ def _add_flag(group: Any, cls: type, f: Any) -> None:
         metavar = "{" + ",".join(facts["choices"]) + "}"
     # ``append`` notices a flag given twice.
     group.add_argument(_flag(f.name), dest=f.name, metavar=metavar, action="append", help=text)
-
-
-def choose_device(device: str) -> str:
-    """Resolve ``auto`` to ``cuda`` if available, else to ``cpu``."""
-    if device != "auto":
-        return device
-    import torch  # slow to import; --help does not need it
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 # --- ending --------------------------------------------------------------------------------------

@@ -6,14 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ases import parallel
 from ases.data import Example, InputError, shown
 from ases.decoding import Chain
-from ases.extra.beam import beam_search
 from ases.metrics import is_correct
 from ases.recipe import Writer, score_chains
 from ases.run.checkpoints import FORMAT
@@ -59,11 +57,9 @@ def write_chains(
     writer: Writer, examples: Sequence[Example], beams: int = 1, second_try: bool = False
 ) -> list[Chain]:
     """Write a chain for each example, with a progress bar."""
-    search = None if beams == 1 else partial(beam_search, width=beams)
-    retry = beam_search if second_try else None
     questions = [e.question for e in examples]
     with closing(Meter("chains", len(examples))) as meter:
-        return writer.write(questions, search, 65536 // beams, meter.add, retry)
+        return writer.write(questions, beams, second_try, meter.add)
 
 
 def prediction(task: str, example: Example, chain: Chain) -> dict:

@@ -14,7 +14,7 @@ import json
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ from ases.run.checkpoints import (
     load_checkpoint,
     load_model,
     outputs_of,
+    save_checkpoint,
     weights_digest,
 )
-from ases.run.cli import Given, Options, choose_device, of
+from ases.run.cli import Given, Options, of
 from ases.run.process import Lock
 from ases.run.progress import say, tell
 from ases.run.read import Columns, data_notes, read_bytes, read_examples, read_json
@@ -40,6 +41,7 @@ from ases.run.write import check_place, write_text
 from ases.settings import MODES, ModelConfig, Settings, complaints, setting
 from ases.tasks import TASKS, make_splits
 from ases.tokenizer import Tokenizer
+from ases.training import usable_device
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ def data_digest(splits: Splits) -> str:
 
 def own_splits(folder: Path, config: RunConfig) -> tuple[Splits, str]:
     """A run's own splits, with a line about them. Raises InputError: the data has changed."""
+    told = "trained in Python, on data it does not know; say with --data what to score"
+    refuse_if(not config.data_digest, folder, told)
     try:
         splits, description = load_splits(config)
     except InputError as error:
@@ -138,7 +142,8 @@ class Run:
 def open_run(given: Given) -> Run:
     """Create or resume a run, from the flags of train.py."""
     options = of(Options, given)
-    device, resumed = choose_device(options.device), options.resume is not None
+    device = usable_device(given.get("device", "auto"))
+    resumed = options.resume is not None
     folder = Path(options.resume or options.out_dir or Path("runs") / _default_name(given))
     config, lock = _old_config(folder, given) if resumed else (_new_config(given, device), None)
     splits, description = own_splits(folder, config) if resumed else load_splits(config)
@@ -285,7 +290,22 @@ def _files_of_a_run(folder: Path) -> list[Path]:
 
 
 # --- trained runs --------------------------------------------------------------------------------
-def load_run(folder: str | Path, device: str = "cpu") -> Writer:
+def save_run(writer: Writer, folder: Path) -> None:
+    """Write what Python has trained, as a run whose data is not known: evaluate.py needs --data."""
+    known = {f.name for f in fields(RunConfig)}
+    given = {name: value for name, value in vars(writer.settings).items() if name in known}
+    config = RunConfig(**given | {"run_id": secrets.token_hex(8), "data": None, "data_digest": ""})
+    lock = prepare_folder(folder, overwrite=False)
+    config.save(folder)
+    write_text(folder / "tokenizer.json", writer.tokenizer.text())
+    for name, model in writer.models.items():
+        content = {"config": asdict(model.config), "model": model.state_dict()}
+        about = {"name": name, "run": config.run_id}
+        save_checkpoint(folder / f"{name}.best.pt", about | content)
+    del lock
+
+
+def load_run(folder: str | Path, device: str = "auto") -> Writer:
     """Load a trained run; ``settings`` is its ``RunConfig``. Raises InputError: no intact run."""
     folder = Path(folder)
     config = RunConfig.load(folder)

@@ -128,7 +128,7 @@ def _train(trial: Trial, folder: str) -> tuple[Splits, Callable, Writer, Curves,
     batches = sum(len(make_batches(own, settings.batch_tokens, 0, 0)) for own in rows.values())
     settings = replace(settings, max_steps=trial.epochs * batches)
     if trial.pretrained:  # lower rates, to keep what it learned
-        settings = replace(settings, learning_rate=0.01, muon_learning_rate=0.003)
+        settings = replace(settings, learning_rate=0.003, embedding_learning_rate=0.01)
 
     curves, before = Curves(), time.process_time()
     writer = train(splits, settings, curves, cut=cut, **start)
