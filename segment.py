@@ -15,7 +15,9 @@ from ases.run.read import Columns, data_notes, scan_examples
 from ases.run.write import check_place, counted, json_lines, write_text
 from ases.settings import Settings
 
-ABOUT = "Cut chains into pieces, label them ES or AS, merge them into segments."
+ABOUT = """Cut chains into pieces, label them ES or AS, merge them into segments.
+Without a text or --data, it takes generated examples. Without --show, --out
+or --report, it prints JSON lines."""
 
 
 def check(settings: Settings) -> None:
@@ -44,6 +46,7 @@ def main() -> None:
     from ases.recipe import segment
     from ases.run.folder import load_scorer, load_splits, pick_split
     from ases.run.page import segmentation_page
+    from ases.run.progress import tell
     from ases.run.show import segmented_row, segmented_summary, show_segmented
 
     out, report = ([Path(path)] if path else [] for path in (options.out, options.report))
@@ -63,9 +66,11 @@ def main() -> None:
         print(show_segmented(s, colours_wanted()) + "\n")
     for path in out:
         write_text(path, rows)
+        tell(f"written: {path}")
     for path in report:
         tokenizer = scorer.tokenizer if scorer else None
         write_text(path, segmentation_page(segmented, settings, description, tokenizer))
+        tell(f"written: {path}")
     if not out + report and options.show is None and "text" not in given:
         sys.stdout.write(rows)
     summary = segmented_summary(segmented, settings)

@@ -10,7 +10,7 @@ if __name__ == "__main__":  # no traceback on Ctrl-C during imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from ases.data import InputError
-from ases.run.cli import parse, run_command
+from ases.run.cli import parse, run_command, settings_help
 from ases.run.process import Interrupted, meeting
 
 ABOUT = "Train on chains of thought, write chains for the test questions, score them."
@@ -18,7 +18,7 @@ ABOUT = "Train on chains of thought, write chains for the test questions, score 
 
 @meeting()
 def main() -> None:
-    given = parse("train", ABOUT)
+    given = parse("train", ABOUT, settings_help())
     # Importing PyTorch is slow; --help and usage errors do not wait for it.
     from ases.extra.t5 import load_t5
     from ases.recipe import train

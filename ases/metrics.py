@@ -87,6 +87,13 @@ def tokenize_words(text: str) -> list[str]:
     return "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text).split()
 
 
+def words_of(text: str) -> list[str]:
+    """Words, but single characters in scripts without spaces."""
+    words = tokenize_words(text)
+    unspaced = [bool(_HAN.search(word) or _OTHERS.search(word)) for word in words]
+    return [part for word, cut in zip(words, unspaced) for part in (word if cut else [word])]
+
+
 def tokenize_characters(text: str) -> list[str]:
     """sacrebleu's "char": every character except white space."""
     return [c for c in text if not c.isspace()]
@@ -168,6 +175,24 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def paired_difference(
+    values: Sequence[float], others: Sequence[float], questions: Sequence
+) -> tuple[float, float, float]:
+    """Mean of ``values`` − ``others``, row by row, and its 95 % interval over questions."""
+    rows = [[a - b, 1] for a, b in zip(values, others, strict=True)]
+    mean = sum(row[0] for row in rows) / len(rows)
+    sums = _by_question(rows, questions)
+    return mean, *bootstrap_interval(sums, lambda sums: sums[0] / sums[1])
+
+
+def _by_question(rows: Sequence[Sequence[float]], questions: Sequence) -> np.ndarray:
+    """Sums of the rows of each question."""
+    number = {question: i for i, question in enumerate(dict.fromkeys(questions))}
+    sums = np.zeros((len(number), len(rows[0])))
+    np.add.at(sums, [number[question] for _, question in zip(rows, questions, strict=True)], rows)
+    return sums
+
+
 # --- all together --------------------------------------------------------------------------------
 def score(
     task: str,
@@ -187,16 +212,7 @@ def score(
     if not pairs:
         raise ValueError("no chains to score; expected at least one")
     n = len(pairs)
-    # The number of each row's question.
     questions = range(n) if questions is None else questions
-    number = {question: i for i, question in enumerate(dict.fromkeys(questions))}
-    asked = [number[question] for _, question in zip(pairs, questions, strict=True)]
-
-    def by_question(rows: Sequence[Sequence[float]]) -> np.ndarray:
-        sums = np.zeros((len(number), len(rows[0])))
-        np.add.at(sums, asked, rows)
-        return sums
-
     hits: dict[str, int] = {}
     scores: dict = {"n": n, "accuracy": None, "parseable": None}
     if TASKS[task].numbers:
@@ -206,21 +222,27 @@ def score(
     hits["exact_match"] = sum(p.split() == r.split() for p, r in pairs)
     scores |= {name: count / n for name, count in hits.items()}
     # Rows of one question count as one sample, as if all were right or all wrong.
-    n_asked = len(number)
+    n_asked = len(set(questions))
     intervals = {name: wilson_interval(c * n_asked / n, n_asked) for name, c in hits.items()}
 
     kind, bleu_name, bleu_tokens, rouge_tokens = _tokens_of(references)
     counts = [bleu_counts(p, r, bleu_tokens) for p, r in pairs]
     scores["bleu"] = bleu_of_counts(np.sum(counts, axis=0))
-    intervals["bleu"] = bootstrap_interval(by_question(counts), bleu_of_counts)
+    intervals["bleu"] = bootstrap_interval(_by_question(counts, questions), bleu_of_counts)
     rouges = [rouge(p, r, rouge_tokens) for p, r in pairs]
     for name in ("rouge1", "rouge2", "rougeL"):
         scores[name] = sum(found[name] for found in rouges) / n
-        sums = by_question([[found[name], 1] for found in rouges])
+        sums = _by_question([[found[name], 1] for found in rouges], questions)
         intervals[name] = bootstrap_interval(sums, lambda sums: sums[0] / sums[1])
 
     scores["bleu_signature"] = f"nrefs:1|case:mixed|eff:no|tok:{bleu_name}|smooth:exp"
     return scores | {"rouge_tokens": kind, "intervals": intervals}
+
+
+def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
+    """ROUGE-L of each pair, in the tokens that ``score`` takes for these references."""
+    tokenize = _tokens_of(references)[3]
+    return [rouge(p, r, tokenize)["rougeL"] for p, r in zip(predictions, references, strict=True)]
 
 
 def _tokens_of(references: Sequence[str]) -> tuple[str, str, Callable, Callable]:

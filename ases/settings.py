@@ -74,8 +74,12 @@ class Settings:
     )
     skip_bad_rows: bool = setting(False, "skip unusable rows")
     seed: int = setting(0, "random seed of data, weights, batches", low=0, high=2**63 - 1)
-    train_problems: int | None = setting(None, "training examples", low=1, shown="8000, or all")
-    test_problems: int | None = setting(None, "test examples", low=1, shown="500, or all")
+    train_problems: int | None = setting(
+        None, "training examples", low=1, high=10**8, shown="8000, or all"
+    )
+    test_problems: int | None = setting(
+        None, "test examples", low=1, high=10**8, shown="500, or all"
+    )
     max_number: int = setting(20, "largest number in generated problems", low=10, high=100_000)
 
     # --- segmentation
@@ -105,11 +109,13 @@ class Settings:
 
     # --- training: until max_steps or max_minutes runs out; None: no such limit
     max_steps: int | None = setting(
-        1600, "updates of all sub-models", low=1, shown="1600, or --max-minutes"
+        1600, "updates of all sub-models", low=1, high=10**9, shown="1600, or --max-minutes"
     )
     max_minutes: float | None = setting(None, "total training time", above=0, shown="no limit")
-    batch_tokens: int = setting(2048, "tokens per batch: source, target and padding", low=16)
-    accumulate: int = setting(1, "batches in an update", low=1)
+    batch_tokens: int = setting(
+        2048, "tokens per batch: source, target and padding", low=16, high=10**8
+    )
+    accumulate: int = setting(1, "batches in an update", low=1, high=10**6)
     optimizer: str | None = setting(
         None,
         "optimizer for the weight matrices of the blocks",
@@ -129,7 +135,7 @@ class Settings:
     warmup: float = setting(0.05, "fraction of the budget for warm-up", low=0, high=0.9)
     weight_decay: float = setting(0.2, "weight decay of matrices, decoupled", low=0)
     clip: float = setting(1.0, "largest global norm of gradients", above=0)
-    validations: int = setting(10, "validations and checkpoints in the budget", low=1)
+    validations: int = setting(10, "validations and checkpoints in the budget", low=1, high=10**6)
     log_every: int = setting(50, "log the loss every N updates", low=1)
     # bfloat16 is fast only on GPUs. Weights and sums stay float32.
     dtype: str = setting("float32", "of activations", choices=("float32", "bfloat16"))

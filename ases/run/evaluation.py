@@ -12,7 +12,7 @@ from typing import Any
 from ases import parallel
 from ases.data import Example, InputError, shown
 from ases.decoding import Chain
-from ases.metrics import is_correct
+from ases.metrics import is_correct, words_of
 from ases.recipe import Writer, score_chains
 from ases.run.checkpoints import FORMAT
 from ases.run.cli import OF_FILES, Options, colours_wanted
@@ -20,7 +20,7 @@ from ases.run.folder import evaluation_folders, examples_for
 from ases.run.page import evaluation_page
 from ases.run.progress import Meter, say, tell
 from ases.run.read import LOG, read_curves, read_questions, read_rows
-from ases.run.scores import same_problems, table
+from ases.run.scores import differences, same_problems, table
 from ases.run.show import is_wrong, show_answer, show_wrong
 from ases.run.write import check_place, counted, json_lines, write_text
 from ases.tasks import TASKS
@@ -90,7 +90,7 @@ def question_notes(
     show: Callable[[str], None],
     trained_on: Sequence[Example] | None = (),
 ) -> None:
-    """Note questions that are too long, have unknown characters, or were in training.
+    """Note questions that are too long, have unknown words, or were in training.
     ``trained_on``: the run's training split; None if it is gone."""
     config: Any = writer.settings
     asked = set(questions)
@@ -101,12 +101,11 @@ def question_notes(
     if n := writer.count_shortened(questions):
         long = f"{counted(n, 'question')} longer than {config.max_question} tokens"
         show(f"note: {long}; the middle is left out")
-    letters, known = [c for c in "".join(questions) if not c.isspace()], set(config.characters)
-    unknown = [c for c in letters if c not in known]
-    if unknown and config.characters:
-        some = " ".join(dict.fromkeys(unknown[:1000]))[:39]
-        share = f"{len(unknown) / len(letters):.1%}"
-        show(f"note: {share} of the characters never occurred in training: {some}")
+    known = set(config.words.split(" "))
+    words = dict.fromkeys(word for question in questions for word in words_of(question))
+    if config.words and (unknown := [word for word in words if word not in known]):
+        more = f" and {len(unknown) - 10:,} more" if len(unknown) > 10 else ""
+        show(f"note: never seen in training: {', '.join(unknown[:10])}{more}")
 
 
 def write_evaluation(
@@ -189,10 +188,13 @@ def score(writers: dict, options: Options, given: dict) -> None:
         for line in [line for line in written if is_wrong(line)][: options.show_wrong]:
             print(f"\n{show_wrong(line)}")
     tell(table(rows))
-    if note := same_problems(rows):
+    compared = [line for line in (same_problems(rows), *differences(predictions)) if line]
+    for note in compared:
         tell(note)
     for path in outputs.values():
         tell(f"written: {path}/predictions.jsonl and results.json")
     if options.report:
-        write_text(Path(options.report), evaluation_page(rows, predictions, curves, about))
+        write_text(
+            Path(options.report), evaluation_page(rows, predictions, curves, compared + about)
+        )
         tell(f"written: {options.report}")

@@ -23,6 +23,7 @@ import torch
 from ases import parallel
 from ases.data import Example, InputError, refuse_if, split_examples
 from ases.extra.t5 import T5Tokenizer, load_t5, lost_characters
+from ases.metrics import words_of
 from ases.recipe import Splits, Writer, check_fit, training_texts
 from ases.run.checkpoints import (
     FORMAT,
@@ -51,7 +52,7 @@ class RunConfig(Settings):
     run_id: str = setting("", "identifies the run, also in its checkpoints and results")
     data_digest: str = setting("", "of all splits")
     scorer_digest: str = setting("", "of the weights that measured entropy")
-    characters: str = setting("", "that occur in the training texts")
+    words: str = setting("", "that occur in the training texts")
     format: int = FORMAT
 
     def save(self, folder: Path) -> None:
@@ -166,9 +167,10 @@ def open_run(given: Given) -> Run:
             model = load_model(folder / "scorer.best.pt", device, config.run_id)
             scorer = Writer(config, tokenizer, {"direct": model})
     else:
-        seen = "" if config.init else "".join(sorted(set("".join(training_texts(splits)))))
+        texts = [] if config.init else training_texts(splits)
+        seen = " ".join(sorted({word for text in texts for word in words_of(text)}))
         run_id = secrets.token_hex(8)
-        config = replace(config, run_id=run_id, scorer_digest=digest, characters=seen)
+        config = replace(config, run_id=run_id, scorer_digest=digest, words=seen)
         if parallel.rank() == 0:
             inputs = [p for p in (config.data, config.scorer, config.init) if p]
             lock = prepare_folder(folder, options.overwrite, inputs)
@@ -218,6 +220,8 @@ def _default_name(given: Given) -> str:
     for name, value in sorted(given.items()):  # whatever the order of the flags
         if name in ("data", "scorer", "init"):
             parts.append(Path(value).stem)
+        elif name == "model":
+            parts += [f"{field}-{size}" for field, size in value.items()]
         elif name not in ("task", "mode", "device", "out_dir", "overwrite"):
             shown = name if value is True else f"{name}-{value}"
             parts.append(value if isinstance(value, str) else shown)

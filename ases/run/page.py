@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ases.pairs import Segmented
-from ases.run.scores import same_problems, score_rows
+from ases.run.scores import score_rows
 from ases.run.show import first_difference, is_wrong, parts_of, segmented_row
 from ases.segmentation import RULES, split_pieces
 from ases.settings import Settings
@@ -35,14 +35,14 @@ def evaluation_page(
             pieces = [["", piece] for piece in split_pieces(line["reference"])]
             gold = [[piece["role"], piece["text"]] for piece in line.get("gold", ())]
             about = {"id": line["id"], "question": line["question"], "label": line.get("label")}
-            about |= {"reference": gold or pieces, "chains": []}  # with the true roles, if known
+            about |= {"reference": gold or pieces, "chains": []}  # in true roles, if known
             problem = problems.setdefault((line["id"], line["question"]), about)
             wrong = is_wrong(line)
             chain = {"run": run, "verdict": "wrong" if wrong else "right", "stop": line["stop"]}
             mark = first_difference(line) if wrong else None
             problem["chains"].append(chain | {"mark": mark, "parts": parts_of(line)})
     whole: dict = {"title": "Chains of thought: " + ", ".join(results), "runs": list(results)}
-    whole |= {"scores": score_rows(results), "notes": [*notes, same_problems(results)]}
+    whole |= {"scores": score_rows(results), "notes": list(notes)}
     return page(whole | {"curves": curves, "problems": list(problems.values())})
 
 

@@ -68,6 +68,7 @@ class Dataset:
     empty: list[str] = field(default_factory=list)  # a line per row with an empty field
     contradicted: list[str] = field(default_factory=list)  # a line per contradicted label
     unnumbered: int = 0  # chains without a readable number
+    misnamed: int = 0  # rows that lack a field
     restated: int = 0  # answers whose #### was rewritten
     dropped: int = 0  # answers with text after their statement
 
@@ -95,6 +96,8 @@ def read_examples(
     """Read questions and answers. ``skip_bad_rows`` also skips answers that contradict a label."""
     data = scan_examples(path, task, columns, skip_bad_rows, longest)
     bad = len(data.problems)
+    if bad and bad == data.misnamed and not data.examples:
+        raise InputError(data.problems[0])
     if bad and not skip_bad_rows:
         more = f" ({bad - 1} more)" if bad > 1 else ""
         told = "fix these rows (segment.py --check lists them), or pass --skip-bad-rows"
@@ -178,6 +181,7 @@ def scan_examples(
             data.examples.append(Example(unique, question, answer, label=label))
         except InputError as error:
             data.problems.append(f"{path}:{line}: {error}")
+            data.misnamed += isinstance(error, MissingField)
     return data
 
 
@@ -346,7 +350,7 @@ def _table_rows(path: Path, text: str, columns: Columns, delimiter: str | None) 
                 continue
             if not header:
                 header, place = [name.strip() for name in values], f"{path}:{line}"
-                wanted = f"{columns.words}, or name them with --question-field etc."
+                wanted = f"{columns.words}, or name them with --question-field and --answer-field"
                 told = f"columns {', '.join(header)[:120]!r}; expected {wanted}"
                 refuse_if(not set(columns.needed) <= set(header), place, told)
                 for name in (*columns.needed, "id", "qid"):
@@ -369,12 +373,23 @@ def _table_rows(path: Path, text: str, columns: Columns, delimiter: str | None) 
         csv.field_size_limit(limit)
 
 
+class MissingField(InputError):
+    """A row has other fields."""
+
+
+#: Turns chats into questions and answers; https://jqlang.org.
+_FROM_CHATS = "jq -c '{question: .FIELD[-2].content, answer: .FIELD[-1].content}'"
+
+
 def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:
     """A field as stripped text; its type must be one of ``kinds``."""
     if name not in row:
         found = ", ".join(map(str, row))[:120]
-        others = f"the fields are {found!r}; name others with --question-field etc."
-        raise InputError(f"field {name!r} is missing; expected a text ({others})")
+        told = f"field {name!r} is missing; expected a text (the fields are {found!r}; name others"
+        told += " with --question-field and --answer-field)"
+        for chat in {"messages", "conversations"} & row.keys():
+            told = f"a chat; convert the file first: {_FROM_CHATS.replace('FIELD', chat)}"
+        raise MissingField(told)
     value = row[name]
     if value is None or value != value:  # null, or NaN
         return ""

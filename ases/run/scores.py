@@ -1,5 +1,6 @@
 """The table of scores, and what each score means."""
 
+from ases.metrics import paired_difference, rouge_l
 from ases.settings import STOPS
 
 #: Row → (number format, meaning).
@@ -59,3 +60,27 @@ def same_problems(results: dict[str, dict]) -> str:
     told = "; ".join(", ".join(names) for names in groups.values())
     note = f"note: not scored on the same problems: {told}; compare within a group only"
     return note if len(groups) > 1 else ""
+
+
+def differences(predictions: dict[str, list[dict]]) -> list[str]:
+    """How later runs differ from the first, question by question; none on other questions."""
+    (first, lines), *others = predictions.items()
+    questions, told = [line["question"] for line in lines], []
+    for name, own in others:
+        if [line["question"] for line in own] != questions:
+            continue
+        parts = []
+        for score, values in (("accuracy", _correct), ("rougeL", _rouge_l)):
+            if (ours := values(own)) and (theirs := values(lines)):
+                mean, low, high = paired_difference(ours, theirs, questions)
+                parts.append(f"{score} {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+        told.append(f"{name} minus {first}, on the same questions: {', '.join(parts)}")
+    return told
+
+
+def _correct(lines: list[dict]) -> list[float]:
+    return [float(line["correct"]) for line in lines if "correct" in line]
+
+
+def _rouge_l(lines: list[dict]) -> list[float]:
+    return rouge_l([line["prediction"] for line in lines], [line["reference"] for line in lines])

@@ -9,6 +9,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tqdm import tqdm
+
 from ases.data import Example, InputError
 from ases.tasks.reports import report
 from ases.tasks.word_problems import word_problem
@@ -49,6 +51,8 @@ def make_splits(
     sizes = {"train": n_train, "validation": n_validation, "test": n_test, "longer": n_test}
     splits: dict[str, list[Example]] = {name: [] for name in TASKS[task].splits}
     seen: set[str] = set()
+    total = sum(sizes[name] for name in splits)
+    bar = tqdm(desc="problems", total=total, delay=2, disable=None)
     for name, examples in reversed(splits.items()):  # training last: it takes what the rest leaves
         # One random stream per split: the others only remove questions they share.
         rng = random.Random(f"{task}-{name}-{seed}")
@@ -63,4 +67,6 @@ def make_splits(
             seen.add(question)
             answer = "".join(text for _, text in pieces)
             examples.append(Example(f"{name}-{len(examples)}", question, answer, tuple(pieces)))
+            bar.update()
+    bar.close()
     return splits
