@@ -304,6 +304,7 @@ def answer(text: str) -> str | None:
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # a model this small gains nothing from more
     torch.manual_seed(0)
     rng = random.Random(0)
     random.seed(0)
@@ -334,6 +335,7 @@ def main() -> None:
         train(model, chains)
         models = {"chain": model} if MODE == "direct" else {"ES": model, "AS": model}
 
+    print(f"writing chains for {len(test)} new problems …")
     right = 0
     for question, chain in test:
         segments = write_chain(models, encode(question))

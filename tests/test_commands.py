@@ -3,13 +3,14 @@
 import io
 import json
 import os
+import re
 import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from unittest import mock
 
@@ -18,7 +19,7 @@ from conftest import parsed, read, write_lines
 
 from ases.run.cli import run_command
 from ases.run.read import read_examples
-from ases.settings import STOPS
+from ases.settings import STOPS, ModelConfig, Settings
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--size micro --train-problems 60 --test-problems 12 --device cpu".split()
@@ -244,6 +245,12 @@ train.py --seed {"9" * 400} → --seed is
 train.py --seed 1 --seed 2 → --seed is given twice
 train.py --frobnicate → --frobnicate is not a flag; see --help
 train.py --max_steps 3 → --max_steps is not a flag; see --help
+train.py --set clip=0 --set colour=3 --set d_model=abc → --set clip is '0'; expected a number above 0 … --set 'colour=3': expected NAME=VALUE … --set d_model is 'abc'
+train.py --set clip=1 --resume nowhere → --clip has no effect with --resume
+train.py --max-steps 10000000000000000000000 → --max-steps is
+train.py --batch-tokens 100000000000 → --batch-tokens is
+train.py --seed -1 → --seed is '-1'; expected a whole number of at least 0
+train.py --data https://a.b/c.jsonl → --data is a web address; download the file first
 train.py --epochs 3 --lr 0.1 → --epochs is not a flag … --lr is not a flag
 train.py usm → unexpected argument 'usm'
 train.py --mode direct --segmentation entropy → --segmentation has no effect with --mode direct; remove it
@@ -324,3 +331,50 @@ def test_help_says_what_each_flag_does_and_its_default(script):
     for entry in flags:  # its text is short
         name, *rest = entry.split("\n")
         assert len(rest) <= 2 and ("  " in name.strip() or rest), entry
+
+
+def test_any_setting_is_set_from_the_command(tmp_path):
+    line = f"train.py --max-steps 2 --out-dir {tmp_path}/run"
+    given = "--set clip=0.5 --set warmup=0.2 --set d_ff=48 --set tie_word_embeddings=true --set max_rounds=3"
+    succeed(f"{line} {given}", *SMALL)
+    config = read(tmp_path / "run" / "config.json")
+    assert (config["clip"], config["warmup"], config["max_rounds"]) == (0.5, 0.2, 3)
+    assert config["model"] == {"d_ff": 48, "tie_word_embeddings": True}
+    text = succeed("train.py --help").stdout
+    for cls in (Settings, ModelConfig):
+        for field in fields(cls):
+            flag = field.name.replace("_", "-")
+            named = f"--{flag} " in text or f"\n  {field.name}: " in text
+            assert named or field.name in ("merge", "model", "dropout_rate"), field.name
+
+
+#: Modules that no command imports unless it needs them: they take seconds.
+SLOW = "torch._dynamo", "triton", "sympy", "transformers", "matplotlib"
+
+
+@pytest.mark.slow
+def test_commands_start_at_once(runs, tmp_path):
+    lines = [f"evaluate.py --run {runs}/usm --question 'Tom has 3?'"]
+    lines += [
+        f"train.py --max-steps 2 --out-dir {tmp_path}/run {' '.join(SMALL)}",
+        "segment.py --show 1",
+    ]
+    for line in lines:
+        script, *words = shlex.split(line)
+        code = f"import runpy, sys; sys.argv = {[script, *words]!r}; sys.path.insert(0, {str(ROOT)!r})\n"
+        code += f"runpy.run_path({str(ROOT / script)!r}, run_name='__main__')\n"
+        code += f"found = set({SLOW!r}) & set(sys.modules); assert not found, found"
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_runs_are_compared_question_by_question(runs, tmp_path):
+    one, other = f"{runs}/usm", f"{runs}/direct"
+    told = succeed(f"evaluate.py --run {one} --run {other} --out-dir {tmp_path}/out").stdout
+    [line] = re.findall(rf"{other} minus {one}, on the same questions: (.*)", told)
+    number = r"[+-]\d\.\d{3}"
+    assert re.fullmatch(
+        rf"accuracy {number} \[{number}, {number}\], rougeL {number} \[{number}, {number}\]", line
+    )
+    scores = [read(tmp_path / "out" / name / "results.json") for name in ("usm", "direct")]
+    difference = scores[1]["rougeL"] - scores[0]["rougeL"]
+    assert float(line.split("rougeL ")[1].split()[0]) == pytest.approx(difference, abs=1e-3)

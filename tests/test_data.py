@@ -312,3 +312,19 @@ def test_a_digest_sees_every_text_of_the_data():
 
     others = [digest(id_="b"), digest(question="p"), digest(answer="s"), digest(split="validation")]
     assert len({digest(), *others}) == 5 and digest() == digest()
+
+
+def test_a_field_that_every_row_lacks(tmp_path):
+    path = write(
+        tmp_path, lines({"query": "1?", "response": "2"}, {"query": "2?", "response": "2"})
+    )
+    told = "the fields are 'query, response'; name others with --question-field and --answer-field"
+    with pytest.raises(InputError) as error:
+        read_examples(path, "mwp")
+    assert told in str(error.value) and "--check" not in str(error.value)
+
+
+def test_chats_are_to_be_converted(tmp_path):
+    chat = {"messages": [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "1."}]}
+    with pytest.raises(InputError, match=r"a chat; .*jq -c '\{question: .messages\[-2\].content"):
+        read_examples(write(tmp_path, lines(chat, chat)), "text")

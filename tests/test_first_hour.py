@@ -11,9 +11,10 @@ import pytest
 from conftest import parsed, read, write_lines
 
 from ases.data import InputError
+from ases.run.folder import load_run
 from ases.run.process import Interrupted, Signals
 from ases.segmentation import RULES, Rule
-from tests.test_commands import SMALL, command, fail, start, succeed
+from tests.test_commands import ROOT, SMALL, command, fail, start, succeed
 
 
 def problem(i, answer=None):
@@ -287,3 +288,14 @@ def test_a_runs_number_of_test_problems_is_not_another_files(tmp_path):
     succeed(f"{line} --test-problems 2 --train-problems 3")
     told = succeed(f"evaluate.py --run {tmp_path}/run --data {other} --split test").stdout
     assert re.search(r"^n +3$", told, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_plain_questions_are_answered(tmp_path):
+    """By the model of the default command."""
+    succeed(f"train.py --out-dir {tmp_path}/run")
+    questions = ROOT / "tests" / "questions.tsv"  # as a visitor asks them, with the numbers
+    rows = [line.split("\t") for line in questions.read_text().splitlines()]
+    chains = load_run(tmp_path / "run").write([question for question, _ in rows])
+    right = sum(chain.number == int(number) for chain, (_, number) in zip(chains, rows))
+    assert len(rows) == 20 and right >= 18

@@ -1,5 +1,6 @@
 """`import ases`: the names that a user needs, on the user's own examples."""
 
+import copy
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,13 +8,16 @@ from fractions import Fraction
 
 import pytest
 import torch
+from conftest import read, write_lines
+from test_commands import fail, succeed
 
 import ases
-from ases.data import split_examples
+from ases.data import InputError, split_examples
 from ases.pairs import encode_question
 from ases.recipe import score_chains
 from ases.run.checkpoints import Recorder
 from ases.tasks import make_splits
+from ases.training import few_threads
 
 SHAPE = dict(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2)
 SETTINGS = ases.Settings(mode="usm", max_steps=6, validations=2, model=SHAPE)
@@ -142,3 +146,54 @@ def test_a_long_question_is_cut_before_it_is_encoded(writer, unit, monkeypatch):
     assert max(encoded) <= 64 * 64 and left_out > 0 and len(ids) <= 64
     told = writer.tokenizer.decode(ids)
     assert told.startswith("begin ") and told.endswith(" end")
+
+
+def test_what_python_trains_is_saved_and_loaded(writer, tmp_path):
+    questions = [e.question for e in EXAMPLES[:5]]
+    expected = writer.write(questions)
+    writer.save(folder := tmp_path / "saved")
+    loaded = ases.load_run(folder)
+    assert loaded.write(questions) == expected and loaded.settings.mode == "usm"
+    with pytest.raises(InputError, match="already holds a run"):
+        writer.save(folder)
+    assert "say with --data what to score" in fail(f"evaluate.py --run {folder}")
+    data = write_lines(
+        tmp_path / "data.jsonl", [dict(question=e.question, answer=e.answer) for e in EXAMPLES]
+    )
+    succeed(f"evaluate.py --run {folder} --data {data} --split all")
+    assert read(folder / "eval-all-data" / "results.json")["n"] == len(EXAMPLES)
+    # Go on from these weights.
+    start = lambda: copy.deepcopy(loaded.models["usm"])
+    still = dict(learning_rate=1e-9, embedding_learning_rate=1e-9, weight_decay=0.0)
+    settings = replace(SETTINGS, **still)
+    again = ases.train(EXAMPLES, settings, initial=start, tokenizer=loaded.tokenizer)
+    weights = zip(again.models["usm"].parameters(), loaded.models["usm"].parameters())
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in weights)
+
+
+def test_beams_and_a_second_try_from_python(writer):
+    questions = [e.question for e in EXAMPLES[:4]]
+    assert writer.write(questions, beams=1) == writer.write(questions)
+    assert (
+        writer.answer(questions[0], beams=4, second_try=True) == writer.write(questions, 4, True)[0]
+    )
+    for beams in (0, 2.0, True):
+        with pytest.raises(ValueError, match="beams is"):
+            writer.answer("q", beams=beams)
+
+
+def test_small_models_take_one_thread(writer, monkeypatch):
+    """Unless OMP_NUM_THREADS says otherwise; larger ones take all."""
+    model, before = writer.models["usm"], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for width, given, expected in ((64, None, 1), (128, None, 2), (64, "2", 2)):
+            monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+            if given:
+                monkeypatch.setenv("OMP_NUM_THREADS", given)
+            monkeypatch.setattr(model, "config", replace(model.config, d_model=width))
+            with few_threads(model):
+                assert torch.get_num_threads() == expected
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

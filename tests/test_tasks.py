@@ -60,7 +60,7 @@ def test_longer_problems_have_more_steps_than_any_training_problem(splits):
     assert steps == [{1, 2, 3, 4}, {5, 6}]
 
 
-SCHEMAS = "boxes with|gets|an hour|dollars|loses|finds|given|twice|three times|shared by"
+SCHEMAS = "boxes with|gets|an hour|dollars|loses|finds|given|twice|three times|shared by|half of"
 SCHEMAS += "|more than before|fewer than before"
 
 
@@ -118,3 +118,31 @@ def test_a_nodule_of_10_mm_is_a_large_one():
             if size in ("9", "10") and "than before" not in text:
                 seen.add((size, text.strip(" .")))
     assert seen == {("9", small), ("10", large)}
+
+
+def test_every_wording_is_said_and_every_question_is_clear(splits):
+    """Nobody is asked what is left unless something went, nor about others than were told of."""
+    problems = [e for part in splits["mwp"].values() for e in part]
+    for e in problems:
+        asked = e.question.rsplit(". ", 1)[-1]
+        last = [text for role, text in e.gold if role == "AS"][-1]
+        if "left" in asked:
+            assert last.endswith(" left."), e
+        for words, told in (("together", "they have"), ("each friend", "each friend gets")):
+            assert not re.search(rf"\b{words}\b", asked) or told in last, e
+        names = set(re.findall(r"\b[A-Z][a-z]+\b", asked)) - {"How"}
+        assert all(name in e.question.removesuffix(asked) for name in names), e
+        assert not re.search("[{}]", e.question + e.answer), e
+    text = " ".join(e.question for e in problems)
+    for section, lines in word_problems.WORDINGS.items():
+        for line in lines if section != "distractors" else []:
+            said = re.split(r"\W*\{\w+\}\W*", line.split(" | ")[0])
+            assert max(said, key=len).strip(" .?") in text, (section, line)
+
+
+def test_sentences_join(splits):
+    questions = " ".join(e.question for e in splits["mwp"]["train"])
+    assert (
+        re.search(r"He buys \d+ more( \w+)? and loses \d+", questions) or " and loses" in questions
+    )
+    assert re.search(r"[A-Z][a-z]+ has \d+ \w+ and (gives|loses|sells)", questions)
