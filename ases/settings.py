@@ -109,7 +109,7 @@ class Settings:
 
     # --- training: until max_steps or max_minutes runs out; None: no such limit
     max_steps: int | None = setting(
-        1600, "updates of all sub-models", low=1, high=10**9, shown="1600, or --max-minutes"
+        1700, "updates of all sub-models", low=1, high=10**9, shown="1700, or --max-minutes"
     )
     max_minutes: float | None = setting(None, "total training time", above=0, shown="no limit")
     batch_tokens: int = setting(

@@ -15,7 +15,6 @@ from roles import compare_roles
 from trials import GENERATED, STEPS, Trial
 
 from ases.data import Example, split_examples
-from ases.extra.beam import beam_search
 from ases.model import EncoderDecoder
 from ases.pairs import Segmented, make_batches, rows_by_model, target_length
 from ases.recipe import Splits, Writer, score_chains, segment, train, training_texts
@@ -54,7 +53,7 @@ def run_trial(trial: Trial, folder: str) -> dict:
     if generated and trial.mode == "direct":
         result["by_role"], result["by_entropy"] = compare_roles(writer, splits["test"])
     for name, examples in _tests(trial, splits).items():
-        second_try = beam_search if name == "test, second try" else None
+        second_try = name == "test, second try"
         chains = writer.write([e.question for e in examples], second_try=second_try)
         scores = score_chains(trial.task, examples, chains)
         kept = {name: scores[name] for name in KEPT[trial.task]}
@@ -88,8 +87,8 @@ def _all_splits(trial: Trial, folder: str) -> Splits:
 
 def _tests(trial: Trial, splits: Splits) -> dict[str, list[Example]]:
     if trial.data != GENERATED:
-        return {"test": splits["test"], "test, second try": splits["test"]}
-    tests = {name: splits[name] for name in ("test", "longer") if name in splits}
+        return {n: splits[n.split(",")[0]] for n in ("validation", "test", "test, second try")}
+    tests = {name: splits[name] for name in ("validation", "test", "longer") if name in splits}
     return tests | ({f"{n} steps": problems_of(n) for n in STEPS} if trial.task == "mwp" else {})
 
 
@@ -117,16 +116,24 @@ def _train(trial: Trial, folder: str) -> tuple[Splits, Callable, Writer, Curves,
     elif trial.labels != "interleave":
         cut = partial(cut_by, trial.labels)
 
-    settings = Settings(mode=trial.mode, encoder=trial.encoder, size=trial.size, seed=trial.seed)
+    settings = Settings(
+        mode=trial.mode,
+        encoder=trial.encoder,
+        size=trial.size,
+        seed=trial.seed,
+        learning_rate=trial.rate,
+        embedding_learning_rate=trial.embedding_rate,
+        weight_decay=trial.weight_decay,
+    )
     start: dict[str, Any] = {"tokenizer": Tokenizer.train(training_texts(splits), VOCABULARY)}
     if trial.pretrained:
         model, start["tokenizer"] = _pretrained(trial.task, trial.data, trial.seed, folder)
         start["initial"] = partial(copy.deepcopy, model)
-    # As many updates as the epochs take in the trial's own mode, or in direct's.
-    mode = trial.mode if trial.equal == "epochs" else "direct"
+    mode = {"updates": "direct", "time": "usm"}.get(trial.equal, trial.mode)
     rows = rows_by_model(mode, cut(splits["train"]), start["tokenizer"], trial.encoder)
     batches = sum(len(make_batches(own, settings.batch_tokens, 0, 0)) for own in rows.values())
-    settings = replace(settings, max_steps=trial.epochs * batches)
+    updates = int(trial.equal) if trial.equal.isdigit() else trial.epochs * batches
+    settings = replace(settings, max_steps=updates)
     if trial.pretrained:  # lower rates, to keep what it learned
         settings = replace(settings, learning_rate=0.003, embedding_learning_rate=0.01)
 

@@ -123,7 +123,8 @@ def long_tables(results: Results) -> str:
             cell = find_cell(results, name, row, column)
             if cell:
                 lines.append([row, column, *_details(cell, experiment.cell(row, column)[1])])
-        parts += [f"## {experiment.title}\n", _markdown(header, lines)]
+        if lines:
+            parts += [f"## {experiment.title}\n", _markdown(header, lines)]
     return "\n".join(parts)
 
 

@@ -3,9 +3,10 @@
 A trial is one training run. An experiment is a table of trials: rows × columns × seeds. A trial in
 several tables runs once.
 
-Comparisons come in two kinds. "Equal epochs": all modes see each chain equally often. "Equal
-updates": all modes get as many updates as direct takes for those epochs. Every update reads 2,048
-tokens, so this is about equal time, but reproducible.
+Comparisons come in three kinds. "Equal epochs": all modes see each chain equally often. "Equal
+updates": all modes get as many updates as direct takes for those epochs. "USM's time": direct gets
+as many updates as USM takes for them. Every update reads 2,048 tokens, so equal updates are about
+equal time, but reproducible.
 """
 
 from dataclasses import dataclass
@@ -32,7 +33,12 @@ class Trial:
     size: str = "tiny"
     pretrained: bool = False
     epochs: int = 20
-    equal: str = "epochs"  # or "updates": as many as direct takes for the epochs
+    #: How many updates: "epochs": what the mode takes for them; "updates": what direct takes;
+    #: "time": what USM takes; or a number.
+    equal: str = "epochs"
+    rate: float = 0.01  # peak of the blocks'
+    embedding_rate: float = 0.03
+    weight_decay: float = 0.2
     seed: int = 0
 
     @property
@@ -56,8 +62,8 @@ class Experiment:
         own = [{"seeds": 5, "test": "test"} | self.rows[row], {"seeds": 15} | self.columns[column]]
         seeds = min(settings.pop("seeds") for settings in own)
         settings = own[0] | own[1]
-        test = settings.pop("test")
-        return [Trial(**settings, seed=seed) for seed in range(seeds)], test
+        test, first = settings.pop("test"), settings.pop("first", 0)
+        return [Trial(**settings, seed=first + n) for n in range(seeds)], test
 
     @property
     def trials(self) -> list[Trial]:
@@ -99,10 +105,47 @@ DATASETS = {
     "LLM CoT": LLM_COT,
     "GSM8K": {"data": "gsm8k_train.jsonl", "problems": None, "epochs": 6, "seeds": 1},
 }
+#: Rates for each mode, on seeds that no other table uses; chosen by accuracy in validation.
+TUNED = {"mwp": {"epochs": 20}, "LLM CoT": LLM_COT}
+GRID = [(e, b) for e in (0.01, 0.02, 0.03, 0.05) for b in (0.005, 0.01, 0.02)]
+RATES = {f"{e:g}, {b:g}, 0.2": {"embedding_rate": e, "rate": b} for e, b in GRID}
+RATES |= {f"0.03, 0.01, {d:g}": {"weight_decay": d} for d in (0.05, 0.5)}
+OF_RATES = {"first": 200, "seeds": 2, "test": "validation", "equal": "updates"}
+#: Budgets of updates for the curves of accuracy over time.
+BUDGETS = (250, 500, 1000, 2000, 4000)
+CURVES = {f"{n:,} problems": {"problems": n} for n in (500, 1000, 2000)}
+CURVES |= {"LLM CoT": LLM_COT}
 SECOND_TRY = {"test": "test, second try"}
 STEPS = range(1, 9)
 
 EXPERIMENTS = {
+    f"rates, {name}": Experiment(
+        f"Peak rates of embeddings and blocks, weight decay: {name}",
+        {rates: data | OF_RATES | settings for rates, settings in RATES.items()},
+        {"direct": DIRECT, "USM": {}, "DSM": DSM},
+    )
+    for name, data in TUNED.items()
+}
+EXPERIMENTS |= {
+    "curve": Experiment(
+        "Accuracy over training time",
+        {
+            f"{name}, {n:,} updates": row | {"equal": str(n), "seeds": 3}
+            for name, row in CURVES.items()
+            for n in BUDGETS
+        },
+        {"direct": DIRECT, "USM": {}},
+    ),
+    "curve, DSM": Experiment(
+        "Accuracy over training time: DSM",
+        {f"1,000 problems, {n:,} updates": {"equal": str(n), "seeds": 3} for n in BUDGETS},
+        {"DSM": DSM},
+    ),
+    "time": Experiment(
+        "Direct with USM's time: as many updates as USM takes for the epochs",
+        PROBLEMS | {"LLM CoT": LLM_COT},
+        {"direct, USM's time": DIRECT | {"equal": "time"}},
+    ),
     "words": Experiment("Word problems", PROBLEMS, MODES),
     "longer": Experiment(
         "Problems of five and six steps, after training on one to four",
