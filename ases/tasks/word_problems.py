@@ -225,7 +225,8 @@ def _together(s: Story, value: int) -> Step | None:
         return None
     said = s.amounts(s.rng.randint(1, s.max - value))
     sentence, fact, have = (s.say(text, **said) for text in s.choose("together"))
-    return Step(sentence, [fact], *s.derive(value, "+", said["b"], have), "together")
+    derived = s.derive(value, "+", said["b"], have)
+    return Step(sentence, [fact], *derived, "together", clause=sentence.rstrip("."))
 
 
 def _each(table: str, asks: str) -> Event:
