@@ -79,16 +79,19 @@ class Optimizer:
         raise NotImplementedError
 
     def state_dict(self) -> dict:
-        """Tensors by the parameter's number, laid out as in PyTorch's optimizers."""
+        """Tensors and steps by the parameter's number, laid out as in PyTorch's optimizers."""
         return {"state": {i: self.state[p] for i, p in enumerate(self.params)}}
 
     def load_state_dict(self, saved: dict) -> None:
-        """Raises KeyError or ValueError: a state of other parameters."""
+        """Raises KeyError, ValueError or OverflowError: a state of other parameters, or damaged."""
         for i, p in enumerate(self.params):
             for name, value in saved["state"][i].items():
-                if name != "step" and value.shape != p.shape:
+                if name == "step":
+                    self.state[p][name] = int(value)
+                elif value.shape != p.shape:
                     raise ValueError(f"{name} of parameter {i} is {tuple(value.shape)}")
-                self.state[p][name] = torch.as_tensor(value).to(p.device)
+                else:
+                    self.state[p][name] = value.to(p.device)
 
 
 class AdamW(Optimizer):
@@ -105,10 +108,10 @@ class AdamW(Optimizer):
                     continue
                 state = self.state[p]
                 if not state:
-                    state["step"] = torch.zeros(())
+                    state["step"] = 0
                     state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
                 state["step"] += 1
-                n, mean, square = int(state["step"]), state["exp_avg"], state["exp_avg_sq"]
+                n, mean, square = state["step"], state["exp_avg"], state["exp_avg_sq"]
                 mean.lerp_(p.grad, 1 - b1)
                 square.mul_(b2).addcmul_(p.grad, p.grad, value=1 - b2)
                 # Both means start at zero: divide by the weight they have gathered so far.

@@ -65,7 +65,7 @@ def test_states_are_saved_and_loaded():
         one.step()
         other.load_state_dict(one.state_dict())
         assert all(
-            torch.equal(a[k], b[k])
+            torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k]))
             for a, b in zip(one.state.values(), other.state.values())
             for k in a
         )

@@ -14,6 +14,7 @@ from ases.run.evaluation import prediction
 from ases.run.page import evaluation_page, segmentation_page
 from ases.run.plot import main
 from ases.run.read import read_curves
+from ases.run.scores import same_problems
 from ases.settings import Settings
 
 NAMES = "chromium", "chromium-browser", "google-chrome"
@@ -62,7 +63,8 @@ def evaluation():
         predictions[run] = [prediction("mwp", *row) for row in zip(examples, chains)]
         results[run] = score_chains("mwp", examples, chains) | {"problems": run}
     curves = {"runs/a": {"usm": {"training": [(1, 3.0), (2, 1.0)], "validation": [(2, 1.5)]}}}
-    return evaluation_page(results, predictions, curves, ["runs/a: 4 chains, test"])
+    notes = [same_problems(results), "runs/a: 4 chains, test"]
+    return evaluation_page(results, predictions, curves, notes)
 
 
 def visible(page):
@@ -92,6 +94,14 @@ def test_an_evaluation_is_filtered_and_searched(evaluation, opened):
     assert visible(page) == ["x1", "x2", "x3"]
     assert page.locator(".note").count() == 3  # the first wrong step of each wrong chain
 
+    # Chains come first; scores and notes are one click away, and so are the wrong ones.
+    assert page.locator("article").nth(1).bounding_box()["y"] < 720
+    assert "not scored" not in page.inner_text("body")
+    page.select_option("#verdict", "")
+    page.click("#wrong")
+    assert visible(page) == ["x1", "x2", "x3"]
+    page.click("#wrong")
+    page.click("summary")
     text = page.inner_text("body")
     assert "not scored on the same problems: runs/a; runs/b" in text and EVIL in text
     assert "runs/a: 4 chains, test" in text and page.title().startswith("Chains of thought")

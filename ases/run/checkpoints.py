@@ -146,7 +146,14 @@ class Recorder(Watcher):
                 training.model.load_state_dict(best)  # check that they fit
             training.load_state_dict(state, best)
             self.saved = f"{training.name} is saved as of step {training.step:,}"
-        except (ValueError, RuntimeError, TypeError, LookupError, AttributeError) as error:
+        except (
+            ValueError,
+            RuntimeError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            OverflowError,
+        ) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{path}: cannot be resumed ({reason})") from None
 
