@@ -246,21 +246,21 @@ train.py --seed 1 --seed 2 → --seed is given twice
 train.py --frobnicate → --frobnicate is not a flag; see --help
 train.py --max_steps 3 → --max_steps is not a flag; see --help
 train.py --set clip=0 --set colour=3 --set d_model=abc → --set clip is '0'; expected a number above 0 … --set 'colour=3': expected NAME=VALUE … --set d_model is 'abc'
-train.py --set clip=1 --resume nowhere → --clip has no effect with --resume
+train.py --set clip=1 --resume nowhere → --clip cannot be combined with --resume
 train.py --max-steps 10000000000000000000000 → --max-steps is
 train.py --batch-tokens 100000000000 → --batch-tokens is
 train.py --seed -1 → --seed is '-1'; expected a whole number of at least 0
 train.py --data https://a.b/c.jsonl → --data is a web address; download the file first
 train.py --epochs 3 --lr 0.1 → --epochs is not a flag … --lr is not a flag
 train.py usm → unexpected argument 'usm'
-train.py --mode direct --segmentation entropy → --segmentation has no effect with --mode direct; remove it
-train.py --scorer x → --scorer has no effect without --segmentation entropy
-train.py --beta 1.4 → --beta has no effect without --segmentation entropy
-train.py --label-field gold → --label-field has no effect
+train.py --mode direct --segmentation entropy → --segmentation cannot be combined with --mode direct
+train.py --scorer x → --scorer needs --segmentation entropy
+train.py --beta 1.4 → --beta needs --segmentation entropy
+train.py --label-field gold → --label-field needs --data
 train.py --task text → needs --data
 train.py --data none.csv → none.csv: cannot be read
 train.py --resume nowhere → config.json: cannot be read
-train.py --resume nowhere --mode dsm → --mode has no effect with --resume
+train.py --resume nowhere --mode dsm → --mode cannot be combined with --resume
 train.py --segmentation entropy --scorer nowhere → config.json: cannot be read
 train.py --segmentation entropy --scorer a --out-dir a → --out-dir and --scorer are the same path
 train.py --segmentation entropy --scorer RUNS/usm --out-dir a SMALL → --scorer needs a direct one
@@ -270,9 +270,9 @@ segment.py --segmentation entropy → needs --scorer
 segment.py --segmentation entropy --scorer '' → --scorer is ''
 segment.py --segmentation entropy --scorer RUNS/usm → --scorer needs a direct one
 segment.py --check → --check needs --data
-segment.py --check --show 1 --data x → --show has no effect
-segment.py --skip-bad-rows → --skip-bad-rows has no effect
-segment.py --data a.jsonl --seed 3 → --seed has no effect with --data
+segment.py --check --show 1 --data x → --show cannot be combined with --check
+segment.py --skip-bad-rows → --skip-bad-rows needs --data
+segment.py --data a.jsonl --seed 3 → --seed needs --split
 segment.py --data none.csv --out a/out.jsonl → none.csv: cannot be read
 segment.py --data a.jsonl --out a.jsonl --overwrite → are the same path
 segment.py --data a.jsonl --report a.jsonl --overwrite → are the same path
@@ -281,10 +281,10 @@ evaluate.py --run . → config.json: cannot be read
 evaluate.py --run RUNS/usm --run RUNS/usm → names a folder twice
 evaluate.py --run RUNS/usm --run RUNS/again/usm --out-dir a → two runs of one name
 evaluate.py --run RUNS/usm --out-dir RUNS/usm/config.json/a → is no folder
-evaluate.py --run RUNS/usm --question q --data d → --data has no effect with --question
-evaluate.py --run RUNS/usm --question q --split all → --split has no effect
-evaluate.py --run RUNS/usm --questions - --report x.html → --report has no effect
-evaluate.py --run RUNS/usm --answer-field solution → --answer-field has no effect
+evaluate.py --run RUNS/usm --question q --data d → --data cannot be combined with --question
+evaluate.py --run RUNS/usm --question q --split all → --split cannot be combined with --question
+evaluate.py --run RUNS/usm --questions - --report x.html → --report cannot be combined with --questions
+evaluate.py --run RUNS/usm --answer-field solution → --answer-field needs --data
 evaluate.py --run RUNS/usm --data none.csv --out-dir a/b → none.csv: cannot be read
 """.strip().splitlines()
 

@@ -257,7 +257,7 @@ def test_labels_that_cannot_be_read(tmp_path, gold, message):
     path = write(tmp_path, lines(LABELLED[0] | {"gold": gold}))
     with pytest.raises(InputError, match=message):
         read_examples(path, "mwp", Columns(label="gold"))
-    with pytest.raises(InputError, match="--label-field has no effect with --task pet"):
+    with pytest.raises(InputError, match="--label-field cannot be combined with --task pet"):
         read_examples(path, "pet", Columns(label="gold"))
 
 

@@ -166,7 +166,7 @@ def test_training_starts_from_the_checkpoints_weights(folder, train, tmp_path):
 
 def test_mistakes(folder, tmp_path):
     init = f"train.py --out-dir {tmp_path / 'run'} --init"
-    assert "--size has no effect with --init" in fail(f"train.py --init {folder} --size tiny")
+    assert "--size cannot be combined with --init" in fail(f"train.py --init {folder} --size tiny")
     assert "config.json: cannot be read" in fail("train.py", "--init", tmp_path / "nowhere")
     tokenizer = (folder / "tokenizer.json").rename(tmp_path / "elsewhere.json")
     assert "only spiece.model" in fail(f"{init} {folder}")  # as in an mT5 folder

@@ -97,79 +97,78 @@ def settings_help() -> str:
 
 
 # --- conflicting flags ---------------------------------------------------------------------------
-
 _OF_SCORES = "data split answer_field label_field skip_bad_rows show_wrong report"
 _FREE_IN_RESUMING = {"resume", "device", "data", "max_steps", "max_minutes"}
 _OF_A_RUN = set(" ".join(FLAGS["train"].values()).split()) - _FREE_IN_RESUMING | set(UNFLAGGED)
-_OF_ENTROPY = "beta gamma entropy_context"  # your own rule may read them, too
-_ENTROPY = "without --segmentation entropy"
-
-#: (flags without effect, when, by command, flags and two defaults, why)
-CONFLICTS: list[tuple[str, Callable[[Given], bool], str]] = [
-    (
-        " ".join(sorted(_OF_A_RUN)),
-        lambda g: "resume" in g,
-        "with --resume: the run keeps its settings",
-    ),
-    (f"{_OF_SCORES} questions question_field", lambda g: "question" in g, "with --question"),
-    ("out_dir overwrite", lambda g: "question" in g, "with --question"),
-    (_OF_SCORES, lambda g: "questions" in g, "with --questions"),
-    (OF_FILES, lambda g: not {"data", "questions"} & set(g), "without --data"),
-    ("segmentation", lambda g: g.get("mode") == "direct", "with --mode direct"),
-    (_OF_ENTROPY, lambda g: g["segmentation"] == "interleave", _ENTROPY),
-    ("scorer", lambda g: not RULES[g["segmentation"]].needs_entropy, _ENTROPY),
-    ("size dropout model", lambda g: "init" in g, "with --init: the checkpoint has a shape"),
-    ("split show report out", lambda g: "check" in g, "with --check"),
-    (
-        "seed train_problems test_problems",
-        lambda g: {"segment", "data"} <= g.keys() and g["split"] == "all",
-        "with --data unless --split picks a part",
-    ),
-    (f"{_DATA} split check show", lambda g: "text" in g, "with a text"),
-]
 
 
 def conflicts(command: str, given: Given) -> list[str]:
     """Complaints about flags that conflict, are missing, or name unusable paths."""
-    facts: Given = {"segmentation": "interleave", "split": "all", command: True} | given
-    reasons = {
-        name: why
-        for names, applies, why in reversed(CONFLICTS)  # the first one counts
-        for name in names.split()
-        if name in given and applies(facts)
-    }
-    found = [f"{_flag(name)} has no effect {why}; remove it" for name, why in reasons.items()]
+    reasons: dict[str, str] = {}  # flag → the first reason against it
 
-    runs, question = [Path(r).resolve() for r in given.get("run", [])], given.get("question", "?")
-    rule = facts["segmentation"]
-    needs_scorer = command == "segment" and RULES[rule].needs_entropy and "scorer" not in given
-    surrogates = any("\ud800" <= c <= "\udfff" for c in question)
-    mistakes = {
-        "--data is a web address; download the file first": "://" in given.get("data", ""),
-        "the text to cut is empty": not given.get("text", "?").strip(),
-        "--check needs --data, the file to check": "check" in given and "data" not in given,
-        f"--segmentation {rule} needs --scorer, the folder of a direct run": needs_scorer,
-        "--run is missing; expected the folder of a run": command == "evaluate" and not runs,
-        "--run names a folder twice": len(set(runs)) < len(runs),
-        "--question is empty or not valid Unicode": not question.strip() or surrogates,
-    }
-    found += [told for told, made in mistakes.items() if made]
+    def refuse(names: str, why: str) -> None:
+        for name in names.split():
+            if name in given:
+                reasons.setdefault(name, f"{_flag(name)} {why}")
+
+    rule = given.get("segmentation", "interleave")
+    if "resume" in given:
+        refuse(" ".join(sorted(_OF_A_RUN)), "cannot be combined with --resume")
+    if "question" in given:
+        others = f"{_OF_SCORES} questions question_field out_dir overwrite"
+        refuse(others, "cannot be combined with --question")
+    if "questions" in given:
+        refuse(_OF_SCORES, "cannot be combined with --questions")
+    if "data" not in given and "questions" not in given:
+        refuse(OF_FILES, "needs --data")
+    if given.get("mode") == "direct":
+        refuse("segmentation", "cannot be combined with --mode direct")
+    if rule == "interleave":  # your own rule may read them, too
+        refuse("beta gamma entropy_context", "needs --segmentation entropy")
+    if not RULES[rule].needs_entropy:
+        refuse("scorer", "needs --segmentation entropy")
+    if "init" in given:
+        refuse("size dropout model", "cannot be combined with --init, which has a shape")
+    if "check" in given:
+        refuse("split show report out", "cannot be combined with --check")
+    if command == "segment" and "data" in given and given.get("split", "all") == "all":
+        refuse("seed train_problems test_problems", "needs --split with --data")
+    if "text" in given:
+        refuse(f"{_DATA} split check show", "cannot be combined with a text")
+
+    wrong = list(reasons.values())
+    if "://" in given.get("data", ""):
+        wrong.append("--data is a web address; download the file first")
+    if not given.get("text", "?").strip():
+        wrong.append("the text to cut is empty")
+    if "check" in given and "data" not in given:
+        wrong.append("--check needs --data, the file to check")
+    if command == "segment" and RULES[rule].needs_entropy and "scorer" not in given:
+        wrong.append(f"--segmentation {rule} needs --scorer, the folder of a direct run")
+    runs = [Path(run).resolve() for run in given.get("run", [])]
+    if command == "evaluate" and not runs:
+        wrong.append("--run is missing; expected the folder of a run")
+    if len(set(runs)) < len(runs):
+        wrong.append("--run names a folder twice")
+    question = given.get("question", "?")
+    if not question.strip() or any("\ud800" <= c <= "\udfff" for c in question):
+        wrong.append("--question is empty or not valid Unicode")
 
     # No output may overwrite an input, a folder or, without --overwrite, a file.
-    places = {name: Path(given[name]) for name in ("out", "report") if name in given}
-    for name, path in places.items():
-        if path.is_dir():
-            found.append(f"--{name} is {str(path)!r}, a folder; expected a file")
-        elif path.exists() and "overwrite" not in given:
-            found.append(f"--{name} is {str(path)!r}, which exists; choose another or --overwrite")
-    if command == "evaluate" and places and places["report"].suffix != ".html":
-        found.append(f"--report is {given['report']!r}; expected a name that ends in .html")
+    for name in ("out", "report"):
+        path = Path(given.get(name, ""))
+        if name in given and path.is_dir():
+            wrong.append(f"--{name} is {str(path)!r}, a folder; expected a file")
+        elif name in given and path.exists() and "overwrite" not in given:
+            wrong.append(f"--{name} is {str(path)!r}, which exists; choose another or --overwrite")
+    if command == "evaluate" and not given.get("report", ".html").endswith(".html"):
+        wrong.append(f"--report is {given['report']!r}; expected a name that ends in .html")
     for together in ("data out report", "out_dir scorer", "out_dir init"):
         named = [name for name in together.split() if name in given]
         if len({Path(given[name]).resolve() for name in named}) < len(named):
             flags = " and ".join(map(_flag, named))
-            found.append(f"{flags} are the same path; change one")
-    return found
+            wrong.append(f"{flags} are the same path; change one")
+    return wrong
 
 
 # --- parsing -------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def scan_examples(
     """Read a whole file, or its ``text``, collecting bad rows in ``problems``. ``longest``: most
     tokens of a chain, by ``rough_length``."""
     if columns.label is not None and not TASKS[task].numbers:
-        raise InputError(f"--label-field has no effect with --task {task}; remove it")
+        raise InputError(f"--label-field cannot be combined with --task {task}")
     path = Path(path)
     text = text or _decoded(path, read_bytes(path, FORMATS), columns)
     data = Dataset(path.name)
