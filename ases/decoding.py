@@ -50,7 +50,7 @@ class Decoded:
 
     ids: list[int]  # without the stop token
     end: str  # "chain": the end-of-chain token; "segment": </s>; "length": cut at the limit
-    score: float = 0.0  # log-probability; with beams, / length ** length_penalty
+    score: float = 0.0  # of beams: log-probability / length ** length_penalty
 
 
 Context = list[list[int]]  # the blocks of ``join_context``
@@ -208,20 +208,16 @@ def greedy(
     including the stop token. Ignores ``forbidden``."""
     n, device = len(cache.first), cache.first.device
     written: list[list[int]] = [[] for _ in range(n)]
-    scores = [0.0] * n
     rows = torch.arange(n, device=device)  # the context of each cache row
     token = torch.full((n, 1), model.config.decoder_start_token_id, device=device)
     stops = torch.tensor([tokenizer.eos_id, tokenizer.end_id], device=device)
     done = torch.zeros(n, dtype=torch.bool, device=device)
 
     for _ in range(max_tokens):
-        log_p = torch.log_softmax(model.write(token, cache)[:, -1].float(), dim=-1)  # (rows, V)
-        best, token = log_p.max(dim=-1, keepdim=True)
-        columns = (rows, token[:, 0], best[:, 0], done)
-        for row, value, score, finished in zip(*(column.tolist() for column in columns)):
+        token = model.write(token, cache)[:, -1].argmax(-1, keepdim=True)  # (rows, 1)
+        for row, value, finished in zip(rows.tolist(), token[:, 0].tolist(), done.tolist()):
             if not finished:
                 written[row].append(value)
-                scores[row] += score
 
         done |= torch.isin(token[:, 0], stops)
         if done.all():
@@ -230,10 +226,10 @@ def greedy(
             alive = (~done).nonzero()[:, 0]
             cache.select(alive)
             rows, token, done = rows[alive], token[alive], done[alive]
-    return [finished_segment(ids, score, tokenizer) for ids, score in zip(written, scores)]
+    return [finished_segment(ids, tokenizer) for ids in written]
 
 
-def finished_segment(ids: list[int], score: float, tokenizer: Tokenizer) -> Decoded:
+def finished_segment(ids: list[int], tokenizer: Tokenizer, score: float = 0.0) -> Decoded:
     """Strip the stop token, and record which one it was."""
     ends = {tokenizer.end_id: "chain", tokenizer.eos_id: "segment"}
     end = ends.get(ids[-1], "length")

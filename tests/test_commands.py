@@ -161,11 +161,11 @@ def test_evaluate_repeats_training_and_compares(runs, tmp_path):
 
     for mode in ("usm", "direct"):
         assert outcome(tmp_path / mode) == outcome(runs / mode)
-    # A run replaces its own results, unless somebody has changed them since.
-    succeed(both)
-    mine = tmp_path / "usm" / "predictions.jsonl"
-    mine.write_text("mine\n")
-    assert "holds results already" in fail(both) and mine.read_text() == "mine\n"
+    # In a folder of the user's, older results are replaced if asked, and other files never.
+    assert "holds results already" in fail(both)
+    succeed(f"{both} --overwrite")
+    (tmp_path / "usm" / "mine.txt").write_text("mine")
+    assert "holds other files" in fail(f"{both} --overwrite")
 
 
 def test_evaluate_other_data_and_a_question(runs, tmp_path):

@@ -105,11 +105,10 @@ def damage_lines(content: bytes, mutations: list) -> bytes:
 
 
 def damage_checkpoint(content: bytes, mutations: list) -> bytes:
-    """Replace values, and mend the digest."""
+    """Replace values, with the right checksums."""
     value, file = listed(torch.load(io.BytesIO(content), weights_only=True)), io.BytesIO()
-    del value["digest"]
     replace_values(value, mutations)
-    torch.save(value | {"digest": weights_digest(value)}, file)
+    torch.save(value, file)
     return file.getvalue()
 
 
@@ -235,10 +234,12 @@ def test_whole_commands(originals, tmp_path, fuzz, request, name):
 
 def test_bytes_of_checkpoints(whole, fuzz):
     path = whole / "run" / "usm.best.pt"
-    right = weights_digest(load_checkpoint(path))
+    right = weights_digest(load_checkpoint(path)["model"])
 
     def read():
-        assert weights_digest(load_checkpoint(path)) == right  # what was hit matters to nobody
+        assert (
+            weights_digest(load_checkpoint(path)["model"]) == right
+        )  # what was hit matters to nobody
 
     fuzz(path, lambda: told_in_one_line(read))
 

@@ -96,4 +96,4 @@ def beam_search(
         token = torch.tensor(newest, device=device)[:, None]
 
     best = [beams.best() for beams in searches]
-    return [finished_segment(ids, score, tokenizer) for score, ids in best]
+    return [finished_segment(ids, tokenizer, score) for score, ids in best]

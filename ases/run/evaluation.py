@@ -111,10 +111,8 @@ def question_notes(
 def write_evaluation(
     folder: Path, results: dict, predictions: list[dict], suffix: str = ""
 ) -> None:
-    """Write both files, with the digest of the predictions in the results."""
-    lines = json_lines(predictions)
-    results |= {"predictions_digest": hashlib.sha256(lines.encode()).hexdigest()}
-    write_text(folder / f"predictions{suffix}.jsonl", lines, follow=False)
+    """Write both files."""
+    write_text(folder / f"predictions{suffix}.jsonl", json_lines(predictions), follow=False)
     results_text = json.dumps(results, indent=2) + "\n"
     write_text(folder / f"results{suffix}.json", results_text, follow=False)
 

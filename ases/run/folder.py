@@ -12,7 +12,7 @@ runs/mwp-usm/
 import hashlib
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from ases.metrics import words_of
 from ases.recipe import Splits, Writer, check_fit, training_texts
 from ases.run.checkpoints import (
     FORMAT,
+    OUTPUTS,
     check_format,
     load_checkpoint,
     load_model,
@@ -37,7 +38,7 @@ from ases.run.checkpoints import (
 from ases.run.cli import Given, Options, of
 from ases.run.process import Lock
 from ases.run.progress import say, tell
-from ases.run.read import Columns, data_notes, read_bytes, read_examples, read_json
+from ases.run.read import Columns, data_notes, read_examples, read_json
 from ases.run.write import check_place, write_text
 from ases.settings import MODES, ModelConfig, Settings, complaints, setting
 from ases.tasks import TASKS, make_splits
@@ -369,29 +370,24 @@ def examples_for(
 
 
 def evaluation_folders(
-    writers: dict[Path, Writer], names: dict[Path, str], out_dir: str | None, overwrite: bool
+    runs: Iterable[Path], names: dict[Path, str], out_dir: str | None, overwrite: bool
 ) -> dict[Path, Path]:
-    """Where each run's results go, by default into its own folder. Creates nothing.
-    ``names``: subfolders, whose results the same run may replace; empty for answers."""
-    places: dict[Path, Path] = {}
-    for run, writer in writers.items():
-        place = run / names.get(run, "")
-        if out_dir:
-            place = Path(out_dir) / (run.resolve().name if len(writers) > 1 else "")
-        link, own = not out_dir and place.is_symlink(), place.resolve() == run.resolve()
-        refuse_if(link, place, "a link; remove it, or set --out-dir")
-        refuse_if(own, place, "holds the run's own results; choose another --out-dir")
+    """Where each run's results go: into its subfolder ``names[run]``, whose older results they
+    replace, or into ``out_dir``. Creates nothing.
+
+    Raises InputError: ``out_dir`` holds anything but older results to overwrite.
+    """
+    runs, places = list(runs), {}
+    for run in runs:
+        if out_dir is None:
+            place = run / names[run]
+            refuse_if(place.is_symlink(), place, "a link; remove it, or set --out-dir")
+        else:
+            place = Path(out_dir) / (run.resolve().name if len(runs) > 1 else "")
+            held = {path.name for path in place.iterdir()} if place.is_dir() else set()
+            refuse_if(held - set(OUTPUTS), place, "holds other files; choose another --out-dir")
+            refuse_if(held and not overwrite, place, "holds results already; pass --overwrite")
         refuse_if(place in places.values(), place, "needed by two runs of one name; omit --out-dir")
-        config: Any = writer.settings
-        files = [place / "results.json", place / "predictions.jsonl"]
-        may_replace = overwrite
-        with suppress(InputError, LookupError, TypeError):  # what this run wrote, unchanged
-            found = read_json(files[0], "results")
-            digest = hashlib.sha256(read_bytes(files[1], "predictions")).hexdigest()
-            own_files = (found["run"], found["predictions_digest"]) == (config.run_id, digest)
-            may_replace |= own_files and bool(names)
-        told = "holds results already; choose another --out-dir, or pass --overwrite"
-        refuse_if(any(path.exists() for path in files) and not may_replace, place, told)
-        check_place(files[0])
+        check_place(place / "results.json")
         places[run] = place
     return places
