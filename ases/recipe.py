@@ -101,53 +101,73 @@ def train(
     if not torch.is_grad_enabled():
         raise ValueError("gradients are off (torch.no_grad or inference_mode); train outside of it")
     splits = _checked_splits(examples, settings)
+    check_lengths(splits, settings.max_chain)
     settings = replace(settings, device=usable_device(settings.device))
     for path, loaded in ((settings.scorer, scorer), (settings.init, initial)):
         if path and not loaded:
             raise ValueError(f"{path} is not loaded; pass scorer= or initial=")
     tokenizer = tokenizer or Tokenizer.train(training_texts(splits), settings.vocab_size)
-    check_lengths(splits, settings.max_chain)
-    initial = initial or _random_model(settings, tokenizer)
-    watcher = watcher or Watcher()
-    reports: dict[str, dict] = {}
+    trainer = _Trainer(
+        settings, tokenizer, initial or _random_model(settings, tokenizer), watcher or Watcher()
+    )
 
-    def rows_of(mode: str, segmented: Sequence[Segmented]) -> dict[str, list[Row]]:
-        return rows_by_model(mode, segmented, tokenizer, settings.encoder, settings.max_question)
-
-    def fit_all(
-        rows: dict[str, list[Row]], validation: dict[str, list[Row]], why: str = ""
-    ) -> dict:
-        """Train each sub-model on an equal share of the budget."""
-        for name in rows:
-            check_rows(name, rows[name], validation[name], why)
-        models = {}
-        for name in rows:
-            training = Training(name, initial(), settings, parts=len(rows))
-            check_fit(training.model, tokenizer, name)
-            watcher.start(training)
-            with few_threads(training.model):
-                for report in fit(training, rows[name], validation[name]):
-                    watcher.record(training, report)
-            models[name] = training.model
-            reports[name] = training.summary() | {"rows": len(rows[name])}
-        return models
-
+    # 1. Chains to labelled segments.
     needs_entropy = settings.mode != "direct" and RULES[settings.segmentation].needs_entropy
     if needs_entropy and not scorer and not cut:
         # A direct pair has the whole chain, whatever the labels.
-        direct = [rows_of("direct", segment(splits[name]))["direct"] for name in SPLITS]
-        model = fit_all({"scorer": direct[0]}, {"scorer": direct[1]})["scorer"]
-        scorer = Writer(replace(settings, mode="direct"), tokenizer, {"direct": model})
+        train_rows, validation_rows = (
+            {"scorer": trainer.rows("direct", segment(splits[name]))["direct"]} for name in SPLITS
+        )
+        models = trainer.fit(train_rows, validation_rows)
+        scorer = Writer(replace(settings, mode="direct"), tokenizer, {"direct": models["scorer"]})
     cut = cut or partial(segment, settings=settings, scorer=scorer)
     segmented, validation = (cut(splits[name]) for name in SPLITS)
-    rows = rows_of(settings.mode, segmented)
-    settings = _with_limits(settings, rows, segmented)
+
+    # 2. Segments to rows of each sub-model.
+    rows = trainer.rows(settings.mode, segmented)
+    validation_rows = trainer.rows(settings.mode, validation)
     whole = sum(len(s.pieces) < 2 for s in segmented)
     why = f": {whole} of {len(segmented)} training chains are one piece"
     if needs_entropy and whole < len(segmented):
         why = ": try another --beta or --segmentation"
-    models = fit_all(rows, rows_of(settings.mode, validation), why)
-    return Writer(settings, tokenizer, models, reports)
+    for name in rows:
+        check_rows(name, rows[name], validation_rows[name], why)
+
+    # 3. Rows to models.
+    trainer.settings = _with_limits(settings, rows, segmented)
+    models = trainer.fit(rows, validation_rows)
+    return Writer(trainer.settings, tokenizer, models, trainer.reports)
+
+
+@dataclass
+class _Trainer:
+    """What all sub-models of a training share."""
+
+    settings: Settings
+    tokenizer: Tokenizer
+    initial: Callable[[], EncoderDecoder]
+    watcher: Watcher
+    reports: dict[str, dict] = field(default_factory=dict)  # by sub-model
+
+    def rows(self, mode: str, segmented: Sequence[Segmented]) -> dict[str, list[Row]]:
+        """Rows of each sub-model of ``mode``."""
+        settings = self.settings
+        limits = settings.encoder, settings.max_question
+        return rows_by_model(mode, segmented, self.tokenizer, *limits)
+
+    def fit(self, rows: dict[str, list[Row]], validation: dict[str, list[Row]]) -> dict:
+        """Train sub-models one after the other, each on an equal share of the budget."""
+        models = {}
+        for name in rows:
+            training = Training(name, self.initial(), self.settings, parts=len(rows))
+            check_fit(training.model, self.tokenizer, name)
+            self.watcher.start(training)
+            with few_threads(training.model):
+                for report in fit(training, rows[name], validation[name]):
+                    self.watcher.record(training, report)
+            models[name] = training.model
+            self.reports[name] = training.summary() | {"rows": len(rows[name])}
+        return models
 
 
 def _checked_splits(examples: Sequence[Example] | Splits, settings: Settings) -> Splits:
