@@ -65,12 +65,14 @@ class Mask:
     last: Tensor | None = None
     rel_bias: Tensor | None = None
     query_offset: int = 0
-    _parts: tuple[Tensor | None, Tensor | None] | None = None  # what ``matrix`` returns
+    _made_for: tuple | None = None
+    _parts: tuple[Tensor | None, Tensor | None] = None, None  # what ``matrix`` returned
 
     def matrix(self, q: Tensor, n_keys: int) -> tuple[Tensor | None, Tensor | None]:
         """The addend of the scores, broadcastable to (B, H, Q, T), and which queries see no key,
         booleans (B, Q) or (1, Q). None: nothing to add, no such query."""
-        if self._parts is None:
+        wanted = (q.dtype, q.shape[2], n_keys)
+        if self._made_for != wanted:
             first, last = self.first, self.last
             added = empty = None
             if self.rel_bias is not None:
@@ -89,7 +91,7 @@ class Mask:
                 start, end = 0 if first is None else first, n_keys if last is None else last
                 empty = torch.as_tensor(start >= end)
                 empty = None if looking_is_free and not empty.any() else empty
-            self._parts = added, empty
+            self._made_for, self._parts = wanted, (added, empty)
         return self._parts
 
 

@@ -9,7 +9,6 @@ Shapes: B batch, S source, T target, H heads, D model width, K head width, V voc
 
 import copy
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -216,7 +215,10 @@ class Cache:
         # The columns of each row's source: first ≤ j < last.
         self.first = torch.zeros(n_rows, dtype=torch.long, device=device)
         self.last = self.first
-        self.arrange: Callable[[Tensor], Tensor] = lambda columns: columns
+        # How ``add`` arranges columns: it keeps the last ``kept`` of each row, or those at
+        # ``places`` in the flattened rows.
+        self.kept: int | None = None
+        self.places: Tensor | None = None
         self._mask: Mask | None = None
 
     @property
@@ -226,9 +228,14 @@ class Cache:
     def add(self, held: list[Tensor], layer: int, new: Tensor) -> Tensor:
         """Append columns to ``held[layer]``, in one of the lists above; returns them all."""
         if layer == len(held):
-            held.append(self.arrange(new))
+            held.append(new)
         else:
-            held[layer] = self.arrange(torch.cat([held[layer], new], 1))
+            held[layer] = torch.cat([held[layer], new], 1)
+        if self.places is not None:  # close the gaps
+            flat, rows = held[layer].flatten(0, 1), (len(new), self.kept)
+            held[layer] = flat.index_select(0, self.places).unflatten(0, rows)
+        elif self.kept is not None:
+            held[layer] = held[layer][:, -self.kept :]
         return held[layer]
 
     def grow(self, new_lengths: Tensor, n_new: int) -> int:
@@ -238,21 +245,14 @@ class Cache:
         kept, shortest = min(n_all, int(lengths.max())), int(new_lengths.min())
         self.last = torch.full_like(lengths, kept)
         self.first = self.last - lengths
-        self._mask = None
+        self._mask, self.kept, self.places = None, kept, None
         if not self.layers or shortest == n_new:  # no gaps
-            self.arrange = lambda columns: columns[:, -kept:]
             return kept
         column = torch.arange(n_all - kept, n_all, device=lengths.device)
         moved = (column - (n_new - new_lengths)[:, None]).clamp(min=0)
         column = torch.where(column >= n_all - new_lengths[:, None], column, moved)
         row = n_all * torch.arange(len(lengths), device=lengths.device)[:, None]
-        place = (row + column).flatten()  # in the flattened rows
-
-        def arrange(columns: Tensor) -> Tensor:
-            rows = (len(columns), kept)
-            return columns.flatten(0, 1).index_select(0, place).unflatten(0, rows)
-
-        self.arrange = arrange
+        self.places = (row + column).flatten()
         return kept
 
     def cross_mask(self, n_queries: int) -> Mask:
@@ -276,7 +276,7 @@ class Cache:
     def to_write(self) -> "Cache":
         """A cache for a new target over the same source."""
         fresh = copy.copy(self)
-        fresh.layers, fresh.arrange = [], lambda columns: columns
+        fresh.layers, fresh.kept, fresh.places = [], None, None
         return fresh
 
 

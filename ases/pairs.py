@@ -21,7 +21,7 @@ With a bidirectional encoder, like T5's, a row is one pair whose context is one 
 import random
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -170,37 +170,55 @@ class Batch:
         return Batch(**{name: moved(part) for name, part in vars(self).items()})
 
 
+@dataclass
+class PackedRow:
+    """A row as flat lists: one entry for each source token or each target token."""
+
+    source: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)  # where each source token's block ends
+    inputs: list[int] = field(default_factory=list)  # of the decoder
+    targets: list[int] = field(default_factory=list)
+    # The first position of the target that each token belongs to, and the source tokens it reads.
+    starts: list[int] = field(default_factory=list)
+    reads: list[int] = field(default_factory=list)
+    begins: list[tuple[int, int]] = field(default_factory=list)  # see ``Batch``; without the row
+
+
+def pack(row: Row, start_id: int) -> PackedRow:
+    """Lay a row's pairs one behind the other."""
+    packed, lengths = PackedRow(), []  # lengths: of the source up to each block
+    for block in row[-1].context:  # the last context contains the others
+        packed.source += block
+        lengths.append(len(packed.source))
+        packed.ends += [len(packed.source)] * len(block)
+    for pair in row:
+        n, first, n_read = len(pair.target), len(packed.targets), lengths[len(pair.context) - 1]
+        packed.begins.append((first, n_read - 1))
+        packed.inputs += [start_id, *pair.target[:-1]]  # shifted right
+        packed.targets += pair.target
+        packed.starts += [first] * n
+        packed.reads += [n_read] * n
+    return packed
+
+
 def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:
     """Pad rows to the longest. Padding sees nothing, and nothing sees it."""
-    # ends: where each source token's block ends; starts, reads: where each target token's target
-    # starts, and how many source tokens it reads.
-    lists: list[list] = [[[] for _ in rows] for _ in range(6)]
-    sources, ends, inputs, targets, starts, reads = lists
-    begins = []
-    for b, row in enumerate(rows):
-        source, end, input_, target, start, read = (each[b] for each in lists)
-        lengths = []  # of the source up to each block
-        for block in row[-1].context:
-            source += block
-            lengths.append(len(source))
-            end += [len(source)] * len(block)
-        for pair in row:
-            n, n_source = len(pair.target), lengths[len(pair.context) - 1]
-            begins.append((b, len(target), n_source - 1))
-            start += [len(target)] * n
-            read += [n_source] * n
-            input_ += [start_id, *pair.target[:-1]]
-            target += pair.target
-
-    source_lengths, target_lengths = ([len(x) for x in each] for each in (sources, targets))
-    longest_source, longest_target = max(source_lengths), max(target_lengths)
+    packed = [pack(row, start_id) for row in rows]
+    source_lengths = [len(p.source) for p in packed]
+    target_lengths = [len(p.targets) for p in packed]
+    S, T = max(source_lengths), max(target_lengths)
+    begins = [(b, *begin) for b, p in enumerate(packed) for begin in p.begins]
+    # Padding points behind the last key: spans may not decrease along a row.
+    ends, reads = (
+        pad_rows(own, S) for own in ([p.ends for p in packed], [p.reads for p in packed])
+    )
     return Batch(
-        pad_rows(sources, pad_id),
-        pad_rows(inputs, pad_id),
-        pad_rows(targets, IGNORE),
-        source_span=block_span(pad_rows(ends, longest_source), torch.tensor(source_lengths)),
-        target_span=packed_span(pad_rows(starts, longest_target)),
-        cross_span=block_span(pad_rows(reads, longest_source), torch.tensor(target_lengths)),
+        source=pad_rows([p.source for p in packed], pad_id),
+        decoder_input=pad_rows([p.inputs for p in packed], pad_id),
+        target=pad_rows([p.targets for p in packed], IGNORE),
+        source_span=block_span(ends, torch.tensor(source_lengths)),
+        target_span=packed_span(pad_rows([p.starts for p in packed], T)),
+        cross_span=block_span(reads, torch.tensor(target_lengths)),
         begins=tuple(torch.tensor(begins).T),
         source_tokens=sum(source_lengths),
         target_tokens=sum(target_lengths),
