@@ -1,17 +1,14 @@
 #!/usr/bin/env python3
 """From data to a scored test set: `python train.py --task mwp --mode usm`."""
 
-import shlex
 import signal
-from contextlib import suppress
 from functools import partial
 
 if __name__ == "__main__":  # no traceback on Ctrl-C during imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from ases.data import InputError
 from ases.run.cli import parse, run_command, settings_help
-from ases.run.process import Interrupted, meeting
+from ases.run.process import meeting
 
 ABOUT = "Train on chains of thought, write chains for the test questions, score them."
 
@@ -24,43 +21,30 @@ def main() -> None:
     from ases.recipe import train
     from ases.run.checkpoints import Recorder
     from ases.run.evaluation import evaluate, question_notes, write_evaluation
-    from ases.run.folder import empty_folder, open_run
+    from ases.run.folder import leaving_order, open_run
     from ases.run.progress import tell
     from ases.run.scores import table
     from ases.run.write import counted
 
     run = open_run(given)
-    initial = partial(load_t5, run.config.init) if run.config.init else None
     tell(f"run folder: {run.folder}")
-    recorder = Recorder(run.folder, run.resumed, run.config.run_id)
-    if recorder.writes:
-        recorder.signals.install()
-    try:
-        parts: dict = dict(tokenizer=run.tokenizer, scorer=run.scorer, initial=initial)
+    recorder = Recorder(run.folder, run.resumed, run.config)
+    with leaving_order(run, recorder):
+        parts: dict = dict(tokenizer=run.tokenizer, scorer=run.scorer)
+        if run.config.init:
+            parts["initial"] = partial(load_t5, run.config.init)
         writer = train(run.splits, run.config, recorder, **parts)
-        columns: dict = {}
+
+        scores: dict = {}
         for split in [name for name in ("test", "longer") if name in run.splits]:
             examples = run.splits[split]
             tell(f"writing {counted(len(examples), 'chain')} for {split} …")
-            columns[split], predictions = evaluate(writer, examples)
+            scores[split], predictions = evaluate(writer, examples)
             if run.lock:
                 suffix = "" if split == "test" else f"-{split}"
-                write_evaluation(run.folder, columns[split], predictions, suffix)
+                write_evaluation(run.folder, scores[split], predictions, suffix)
             question_notes(writer, [e.question for e in examples], tell)
-        print(table(columns))
-    except (InputError, FloatingPointError, Interrupted) as error:
-        if run.lock and not run.resumed and not list(run.folder.glob("*.pt")):
-            empty_folder(run.folder)  # nothing was trained
-            with suppress(OSError):  # it holds other files
-                run.folder.rmdir()
-        if isinstance(error, InputError):
-            raise
-        saved = recorder.saved or "nothing new is saved"
-        if isinstance(error, FloatingPointError):
-            raise InputError(f"{error} ({saved})") from None
-        if (run.folder / "config.json").exists():
-            saved += f". Continue with: python train.py --resume {shlex.quote(str(run.folder))}"
-        raise Interrupted(f"stopped; {saved}", error.args[1]) from None
+        print(table(scores))
 
 
 if __name__ == "__main__":

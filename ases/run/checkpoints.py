@@ -3,8 +3,9 @@
 import hashlib
 import json
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -92,8 +93,10 @@ class Recorder(Watcher):
     ``resume`` needs. Only rank 0 writes.
     """
 
-    def __init__(self, folder: Path, resume: bool = False, run_id: str = ""):
-        self.folder, self.resume, self.run_id = Path(folder), resume, run_id
+    def __init__(self, folder: Path, resume: bool = False, config: Any = None):
+        """``config``: the run's ``RunConfig``, to be completed by the limits of decoding."""
+        self.folder, self.resume, self.config = Path(folder), resume, config
+        self.run_id = config.run_id if config else ""
         self.writes = parallel.rank() == 0
         self.signals = Signals()
         self.log = self.folder / "metrics.jsonl"
@@ -106,8 +109,9 @@ class Recorder(Watcher):
             self._load(training)
         if not self.writes:
             return
-        if hasattr(training.settings, "save"):  # decoding limits are known by now
-            training.settings.save(self.folder)
+        if self.config:
+            limits = training.settings.max_tokens, training.settings.max_rounds
+            replace(self.config, max_tokens=limits[0], max_rounds=limits[1]).save(self.folder)
         if training.step:
             what = "was trained already, for" if training.share >= 1 else "continues after"
             say(f"{training.name} {what} {training.step:,} steps")

@@ -12,8 +12,9 @@ runs/mwp-usm/
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ases.recipe import Splits, Writer, check_fit, training_texts
 from ases.run.checkpoints import (
     FORMAT,
     OUTPUTS,
+    Recorder,
     check_format,
     load_checkpoint,
     load_model,
@@ -36,7 +38,7 @@ from ases.run.checkpoints import (
     weights_digest,
 )
 from ases.run.cli import Given, Options, of
-from ases.run.process import Lock
+from ases.run.process import Interrupted, Lock
 from ases.run.progress import say, tell
 from ases.run.read import Columns, data_notes, read_examples, read_json
 from ases.run.write import check_place, write_text
@@ -180,6 +182,29 @@ def open_run(given: Given) -> Run:
         if not known:
             write_text(path, tokenizer.text())
     return Run(config, folder, lock, splits, tokenizer, scorer, resumed)
+
+
+@contextmanager
+def leaving_order(run: Run, recorder: Recorder) -> Iterator[None]:
+    """While a run trains, signals wait for a checkpoint. Mistakes and Ctrl-C say what is saved; a
+    folder in which nothing was trained is emptied."""
+    if recorder.writes:
+        recorder.signals.install()
+    try:
+        yield
+    except (InputError, FloatingPointError, Interrupted) as error:
+        if run.lock and not run.resumed and not list(run.folder.glob("*.pt")):
+            empty_folder(run.folder)
+            with suppress(OSError):  # it holds other files
+                run.folder.rmdir()
+        if isinstance(error, InputError):
+            raise
+        saved = recorder.saved or "nothing new is saved"
+        if isinstance(error, FloatingPointError):
+            raise InputError(f"{error} ({saved})") from None
+        if (run.folder / "config.json").exists():
+            saved += f". Continue with: python train.py --resume {shlex.quote(str(run.folder))}"
+        raise Interrupted(f"stopped; {saved}", error.args[1]) from None
 
 
 def _old_config(folder: Path, given: Given) -> tuple[RunConfig, Lock | None]:

@@ -43,7 +43,7 @@ def main() -> None:
     config = replace(config, data_digest=data_digest(splits), run_id="0123456789abcdef")
     config.save(folder)
     write_text(folder / "tokenizer.json", tokenizer.text())
-    writer = train(splits, config, Recorder(folder, False, config.run_id), tokenizer=tokenizer)
+    writer = train(splits, config, Recorder(folder, False, config), tokenizer=tokenizer)
     results, predictions = evaluate(writer, splits["test"])
     write_evaluation(folder, results, predictions)
 
