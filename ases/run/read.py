@@ -20,7 +20,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ases.answers import find_answer, plain_number
+from ases.answers import Stated, find_answer, plain_number
 from ases.data import Example, InputError, check_regular, refuse_if, rough_length
 from ases.run.write import counted
 from ases.segmentation import split_pieces
@@ -123,66 +123,95 @@ def scan_examples(
         raise InputError(f"--label-field cannot be combined with --task {task}")
     path = Path(path)
     text = text or _decoded(path, read_bytes(path, FORMATS), columns)
-    data = Dataset(path.name)
-    seen: dict[str, tuple[str, str]] = {}  # id → its first row's line and question
-    copies: Counter = Counter()  # ids of examples → rows that have it
     delimiter = _delimiter(text, columns)
     is_json = delimiter is None and text.lstrip().startswith(("{", "[", '"'))
-    if is_json and (name := _list_inside(text, columns)):
-        raise InputError(
-            f"{path}: the rows lie in field {name!r}; save that list, without the rest"
-        )
+    name = _list_inside(text, columns) if is_json else ""
+    refuse_if(name, path, f"the rows lie in field {name!r}; save that list, without the rest")
     rows = _json_rows(text) if is_json else _table_rows(path, text, columns, delimiter)
+    scan = _Scan(path, task, columns, skip_contradicted, longest, Dataset(path.name))
     for line, row in rows:
         try:
-            if isinstance(row, InputError):
-                raise row
-            if not isinstance(row, dict):
-                raise InputError(f"a JSON {type(row).__name__}; expected a JSON object")
-            kinds = {columns.label: (str, int, float, bool)}
-            texts = {name: _text(row, name, kinds.get(name, (str,))) for name in columns.needed}
-            ids = [_text(row, name, (str, int, float)) for name in ("id", "qid") if name in row]
-            own = next(filter(None, ids), "")
-            if empty := [name for name in columns.needed if not texts[name]]:
-                data.empty.append(f"{path}:{line}: field {empty[0]!r} is empty; expected a text")
-                continue
-            question = texts[columns.question]
-            if own:  # chains of one question may share it
-                first, other = seen.setdefault(own, (line, question))
-                told = f"{own!r} is the id of {path}:{first}, too, which has another question"
-                refuse_if(question != other, "field 'id'", told)
-            answer, label = texts.get(columns.answer, ""), None
-            if TASKS[task].numbers:
-                stated, place = find_answer(answer), f"field {columns.answer!r}"
-                told = "no readable final number; end it with 'The answer is N.' or '#### N'"
-                data.unnumbered += stated is None
-                refuse_if(not stated, place, told)
-                data.restated += "####" in answer
-                data.dropped += stated.dropped
-                answer = stated.text
-                if columns.label is not None:
-                    true = find_answer(f"The answer is {texts[columns.label]}")
-                    refuse_if(not true, f"field {columns.label!r}", "no readable final number")
-                    refuse_if(true.dropped, f"field {columns.label!r}", "more than a number")
-                    label = plain_number(true.number)
-                    if true.number != stated.number:
-                        told = f"{place} states another number than {columns.label!r}: {label!r}"
-                        data.contradicted.append(f"{path}:{line}: {told}")
-                        if skip_contradicted:
-                            continue
-            length = rough_length(answer) if len(answer) > longest else 0
-            told = f"a chain of about {length:,} tokens; expected at most {longest:,}"
-            refuse_if(length > longest, f"field {columns.answer!r}", told)
-            id_ = unique = own or (f"line-{line}" if line.isdigit() else line.replace(" ", "-"))
-            while unique in copies:
-                copies[id_] += 1
-                unique = f"{id_}-{copies[id_]}"
-            copies[unique] = 1
-            data.examples.append(Example(unique, question, answer, label=label))
+            scan.add(line, row)
         except InputError as error:
-            data.problems.append(f"{path}:{line}: {error}")
-            data.misnamed += isinstance(error, MissingField)
-    return data
+            scan.data.problems.append(f"{path}:{line}: {error}")
+            scan.data.misnamed += isinstance(error, MissingField)
+    return scan.data
+
+
+@dataclass
+class _Scan:
+    """Rows to examples, one after the other."""
+
+    path: Path
+    task: str
+    columns: Columns
+    skip_contradicted: bool
+    longest: float
+    data: Dataset
+    seen: dict[str, tuple[str, str]] = field(default_factory=dict)  # id → first line and question
+    copies: Counter = field(default_factory=Counter)  # ids of examples → rows that have it
+
+    def add(self, line: str, row: Any) -> None:
+        """Raises InputError: a bad row."""
+        if isinstance(row, InputError):
+            raise row
+        if not isinstance(row, dict):
+            raise InputError(f"a JSON {type(row).__name__}; expected a JSON object")
+        columns, data = self.columns, self.data
+        kinds = {columns.label: (str, int, float, bool)}
+        texts = {name: _text(row, name, kinds.get(name, (str,))) for name in columns.needed}
+        ids = [_text(row, name, (str, int, float)) for name in ("id", "qid") if name in row]
+        if empty := [name for name in columns.needed if not texts[name]]:
+            told = f"field {empty[0]!r} is empty; expected a text"
+            data.empty.append(f"{self.path}:{line}: {told}")
+            return
+        question, answer, label = texts[columns.question], texts.get(columns.answer, ""), None
+        given_id = next(filter(None, ids), "")
+        if given_id:  # chains of one question may share it
+            first, other = self.seen.setdefault(given_id, (line, question))
+            told = f"{given_id!r} is the id of {self.path}:{first}, too, which has another question"
+            refuse_if(question != other, "field 'id'", told)
+        if TASKS[self.task].numbers:
+            stated = self._stated(answer)
+            if columns.label is not None:
+                true = self._label(texts[columns.label])
+                label = plain_number(true)
+                if true != stated.number:
+                    told = f"states another number than {columns.label!r}: {label!r}"
+                    where = f"{self.path}:{line}: field {columns.answer!r}"
+                    data.contradicted.append(f"{where} {told}")
+                    if self.skip_contradicted:
+                        return
+            data.restated += "####" in answer
+            data.dropped += stated.dropped
+            answer = stated.text
+        length = rough_length(answer) if len(answer) > self.longest else 0
+        told = f"a chain of about {length:,} tokens; expected at most {self.longest:,}"
+        refuse_if(length > self.longest, f"field {columns.answer!r}", told)
+        id_ = self._unique(given_id or f"{'line-' * line.isdigit()}{line}".replace(" ", "-"))
+        data.examples.append(Example(id_, question, answer, label=label))
+
+    def _stated(self, answer: str) -> Stated:
+        stated = find_answer(answer)
+        self.data.unnumbered += stated is None
+        told = "no readable final number; end it with 'The answer is N.' or '#### N'"
+        refuse_if(stated is None, f"field {self.columns.answer!r}", told)
+        return stated
+
+    def _label(self, text: str) -> Fraction:
+        stated, place = find_answer(f"The answer is {text}"), f"field {self.columns.label!r}"
+        refuse_if(stated is None, place, "no readable final number")
+        refuse_if(stated.dropped, place, "more than a number")
+        return stated.number
+
+    def _unique(self, id_: str) -> str:
+        """The id, or "id-2", "id-3", … of later rows that share it."""
+        unique = id_
+        while unique in self.copies:
+            self.copies[id_] += 1
+            unique = f"{id_}-{self.copies[id_]}"
+        self.copies[unique] = 1
+        return unique
 
 
 def data_notes(
