@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -25,28 +25,41 @@ from ases.pairs import IGNORE, Batch, Row, collate, make_batches
 from ases.settings import Settings
 
 
-class Training:
+@dataclass
+class Counters:
+    """How far a training has come."""
+
+    step: int = 0  # updates
+    epoch: int = 0
+    position: int = 0  # of the next batch in the epoch
+    seconds: float = 0.0
+    validations: int = 0
+    best: dict = field(default_factory=dict)  # scores of the best validation, and its step
+    # Since the last report:
+    target_tokens: int = 0
+    tokens: int = 0  # of sources and targets
+    report_seconds: float = 0.0
+
+
+class Training(Counters):
     """A model in training, with its optimizers, counters and best weights so far. ``parts``: how
     many models share the budget, 2 in dsm."""
 
     def __init__(self, name: str, model: EncoderDecoder, settings: Settings, parts: int = 1):
+        super().__init__()
         self.name = name
         self.settings = settings = replace(settings, device=usable_device(settings.device))
         self.model = model.to(settings.device).train()
-        self.max_steps = settings.max_steps and -(-settings.max_steps // parts)  # rounded up
-        self.max_minutes = settings.max_minutes and settings.max_minutes / parts
         self.optimizers = make_optimizers(model, settings)
+        self.max_steps = self.max_minutes = None
+        if settings.max_steps:
+            self.max_steps = math.ceil(settings.max_steps / parts)
+        if settings.max_minutes:
+            self.max_minutes = settings.max_minutes / parts
 
-        self.step = self.epoch = self.validations = 0
-        self.epochs = 0.0  # set at the end, with the partial one
-        self.position = 0  # of the next batch in the epoch
-        self.seconds = 0.0
-        self.best: dict = {}  # scores of the best validation, and its step
         self.best_weights: dict[str, Tensor] = {}
-        # Since the last report:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=settings.device)
-        self.target_tokens = self.tokens = 0
-        self.report_seconds = 0.0
+        self.epochs = 0.0  # with the partial one; set at the end
         self.random: dict = {"seed": settings.seed}  # dropout's own random state
         with randomness(self.random):  # turn the seed into a state
             pass
@@ -111,16 +124,13 @@ class Training:
 
     # --- checkpoints
 
-    _COUNTERS = "step epoch position seconds validations best".split()
-    _COUNTERS += "target_tokens tokens report_seconds".split()
-
     def state_dict(self) -> dict:
         """All it takes to resume, except the best weights: tensors and plain values."""
         return {
             "config": asdict(self.model.config),
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "progress": {name: getattr(self, name) for name in self._COUNTERS},
+            "progress": {f.name: getattr(self, f.name) for f in fields(Counters)},
             "loss_sum": self.loss_sum,
         } | self.random
 
@@ -131,8 +141,7 @@ class Training:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        for name in self._COUNTERS:
-            setattr(self, name, state["progress"][name])
+        vars(self).update(vars(Counters(**state["progress"])))
         self.loss_sum.copy_(state["loss_sum"])
         # The budget may have grown.
         self.validations = min(self.validations, self.validations_due)
