@@ -363,3 +363,14 @@ def test_evaluations_overwrite_nothing_unasked(run, tmp_path):
     assert "holds other files" in fail(f"{evaluate} --out-dir {run} --overwrite")
     (run / "metrics.jsonl").unlink()
     succeed(f"{evaluate} --out-dir {tmp_path}/b --report {tmp_path}/r.html")
+
+
+def test_files_have_the_usual_permissions_and_messages_an_end(tmp_path):
+    before = os.umask(0o022)
+    try:
+        succeed(f"segment.py --split test --test-problems 3 --out {tmp_path}/out.jsonl")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(tmp_path / "out.jsonl").st_mode) == 0o644
+    told = str(InputError("begin" + "x" * 100_000 + "end"))
+    assert told.startswith("begin") and told.endswith("end") and len(told) < 1300
