@@ -407,7 +407,10 @@ class MissingField(InputError):
 
 
 #: Turns chats into questions and answers; https://jqlang.org.
-_FROM_CHATS = "jq -c '{question: .FIELD[-2].content, answer: .FIELD[-1].content}'"
+_FROM_CHATS = {
+    "messages": "jq -c '{question: .messages[-2].content, answer: .messages[-1].content}'",
+    "conversations": "jq -c '{question: .conversations[-2].value, answer: .conversations[-1].value}'",
+}
 
 
 def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:
@@ -416,8 +419,8 @@ def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:
         found = ", ".join(map(str, row))[:120]
         told = f"field {name!r} is missing; expected a text (the fields are {found!r}; name others"
         told += " with --question-field and --answer-field)"
-        for chat in {"messages", "conversations"} & row.keys():
-            told = f"a chat; convert the file first: {_FROM_CHATS.replace('FIELD', chat)}"
+        for chat in _FROM_CHATS.keys() & row.keys():
+            told = f"a chat; convert the file first: {_FROM_CHATS[chat]}"
         raise MissingField(told)
     value = row[name]
     if value is None or value != value:  # null, or NaN
