@@ -39,10 +39,10 @@ def show_wrong_ones(written: list[Path], n: int) -> None:
         try:
             lines = read_rows(path, PREDICTION)
             wrong = [line for line in lines if is_wrong(line)]
-            told = [f"\n{show_wrong(line)}" for line in wrong[:n]]
+            chains = [f"\n{show_wrong(line)}" for line in wrong[:n]]
         except (KeyError, TypeError, AttributeError):
             raise InputError(f"{path}: not the predictions of a run") from None
-        print("\n".join([shown(f"{path}: {len(wrong)} of {len(lines)} wrong"), *told]))
+        print("\n".join([shown(f"{path}: {len(wrong)} of {len(lines)} wrong"), *chains]))
 
 
 if __name__ == "__main__":

@@ -30,11 +30,11 @@ def check(settings: Settings) -> None:
     n = len(bad) + len(found.examples)
     if bad or not found.examples:
         raise InputError(f"{len(bad)} of {counted(n, 'row')} of {settings.data} cannot be used")
-    told = [
+    lines = [
         f"{counted(n, 'usable row')} in {settings.data}",
         *data_notes(found.examples, found.examples, settings),
     ]
-    print(shown("\n".join(told)))
+    print(shown("\n".join(lines)))
 
 
 def main() -> None:
@@ -76,10 +76,10 @@ def main() -> None:
     summary = segmented_summary(segmented, settings)
     note = "note: scored as the answer to an empty question"
     sys.stdout.flush()
-    told = [note] if scorer else []
+    lines = [note] if scorer else []
     if "text" not in given:
-        told = [description, *data_notes(examples, examples, settings)]
-    print(shown("\n".join([*told, summary])), file=sys.stderr)
+        lines = [description, *data_notes(examples, examples, settings)]
+    print(shown("\n".join([*lines, summary])), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ class InputError(ValueError):
         super().__init__(line if len(line) <= 1200 else f"{line[:700]} … {line[-400:]}")
 
 
-def refuse_if(wrong: object, place: object, told: str) -> None:
+def refuse_if(wrong: object, place: object, message: str) -> None:
     """Raise InputError about a file or folder if ``wrong`` is true."""
     if wrong:
-        raise InputError(f"{place}: {told}")
+        raise InputError(f"{place}: {message}")
 
 
 _TOKEN = re.compile(r"\d|[a-zA-Z]{1,5}|\w{1,2}|[^\w\s]")

@@ -201,8 +201,8 @@ def check_lengths(splits: Splits, limit: int) -> None:
     """Raise InputError if a chain exceeds ``limit`` tokens: attention's memory is quadratic."""
     for example in (example for name in SPLITS for example in splits[name]):
         if len(example.answer) > limit and (n := rough_length(example.answer)) > limit:
-            told = f"{example.id}: a chain of about {n} tokens; expected at most {limit}"
-            raise InputError(f"{told}; shorten it, leave it out or raise max_chain")
+            message = f"{example.id}: a chain of about {n} tokens; expected at most {limit}"
+            raise InputError(f"{message}; shorten it, leave it out or raise max_chain")
 
 
 def check_fit(model: EncoderDecoder, tokenizer: Tokenizer, name: str) -> None:

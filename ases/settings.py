@@ -210,8 +210,8 @@ def expected(cls: type, f: Field) -> str:
         return f"a name ({facts['metavar']})"
     words = {int: "a whole number", float: "a number", bool: "true or false"}
     limits = ("low", "of at least"), ("above", "above"), ("high", "and at most")
-    told = [f"{says} {facts[end]:g}" for end, says in limits if abs(facts[end]) < inf]
-    return " ".join([words.get(kind(cls, f.name), "a text"), *told])
+    parts = [f"{says} {facts[end]:g}" for end, says in limits if abs(facts[end]) < inf]
+    return " ".join([words.get(kind(cls, f.name), "a text"), *parts])
 
 
 def is_valid(cls: type, f: Field, value: Any) -> bool:
@@ -232,11 +232,11 @@ def is_valid(cls: type, f: Field, value: Any) -> bool:
 
 def complaints(settings: Any) -> list[str]:
     """One line per invalid value."""
-    cls, told = type(settings), []
+    cls, messages = type(settings), []
     for f in fields(settings):
         value = getattr(settings, f.name)
         if "help" in f.metadata and not is_valid(cls, f, value):
-            told.append(f"{f.name} is {value!r}; expected {expected(cls, f)}")
+            messages.append(f"{f.name} is {value!r}; expected {expected(cls, f)}")
     if getattr(settings, "max_steps", 1) is None and settings.max_minutes is None:
-        told.append("neither max_steps nor max_minutes is set; expected a budget")
-    return told
+        messages.append("neither max_steps nor max_minutes is set; expected a budget")
+    return messages

@@ -93,8 +93,8 @@ class Training(Counters):
         loss, norm = float(self.loss_sum) / self.target_tokens, float(gradient_norm)
         for name, value in (("loss", loss), ("norm of the gradients", norm)):
             if not math.isfinite(value):
-                told = f"the {name} is {value} by step {self.step}, at a rate of {rates[0]:.2g}"
-                raise FloatingPointError(f"{told}; a lower --learning-rate may help")
+                message = f"the {name} is {value} by step {self.step}, at a rate of {rates[0]:.2g}"
+                raise FloatingPointError(f"{message}; a lower --learning-rate may help")
         speed = round(self.tokens / max(self.report_seconds, 1e-9))
         self.loss_sum.zero_()
         self.target_tokens, self.tokens, self.report_seconds = 0, 0, 0.0
@@ -154,8 +154,8 @@ class Training(Counters):
 def check_rows(name: str, rows: Sequence[Row], validation: Sequence[Row], why: str = "") -> None:
     """Raises InputError: a sub-model has no training or no validation rows."""
     if not rows or not validation:
-        told = f"{name}: {len(rows)} training and {len(validation)} validation rows"
-        raise InputError(f"{told}; expected some of each{why}")
+        message = f"{name}: {len(rows)} training and {len(validation)} validation rows"
+        raise InputError(f"{message}; expected some of each{why}")
 
 
 def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> Iterator[dict]:

@@ -104,8 +104,8 @@ def save_t5(model: EncoderDecoder, folder: str | Path) -> None:
     """
     folder, config = Path(folder), model.config
     if config.start_from_state:
-        told = "the model's decoder starts from the encoder's state, which T5's cannot"
-        raise InputError(f"{folder}: {told}: train one with --encoder bidirectional")
+        message = "the model's decoder starts from the encoder's state, which T5's cannot"
+        raise InputError(f"{folder}: {message}: train one with --encoder bidirectional")
     state = {}
     for name, tensor in model.state_dict().items():
         tensor = tensor.detach().cpu()
@@ -232,8 +232,8 @@ def need_safetensors():
     try:
         import safetensors.torch
     except ImportError:
-        told = "safetensors is not installed; expected it for model.safetensors"
-        raise InputError(f"{told}: pip install safetensors") from None
+        message = "safetensors is not installed; expected it for model.safetensors"
+        raise InputError(f"{message}: pip install safetensors") from None
     return safetensors.torch
 
 
@@ -254,8 +254,10 @@ class T5Tokenizer(Tokenizer):
     @classmethod
     def load(cls, path: str | Path) -> Self:
         if not Path(path).exists():
-            told = "no tokenizer.json; if there is only spiece.model, as for mT5, convert it first"
-            raise InputError(f"{path}: {told}")
+            message = (
+                "no tokenizer.json; if there is only spiece.model, as for mT5, convert it first"
+            )
+            raise InputError(f"{path}: {message}")
         return super().load(path)
 
     def set_rows(self, rows: int, path: Path) -> None:
@@ -268,8 +270,8 @@ class T5Tokenizer(Tokenizer):
         encoding = self.backend.encode(text, add_special_tokens=False)
         if self.rows is not None and max(encoding.ids, default=0) >= self.rows:
             token = self.backend.id_to_token(max(encoding.ids))
-            told = f"token {token!r} in {text[:80]!r} has the id {max(encoding.ids)}"
-            raise InputError(f"{told}; the checkpoint's embedding has {self.rows} rows")
+            message = f"token {token!r} in {text[:80]!r} has the id {max(encoding.ids)}"
+            raise InputError(f"{message}; the checkpoint's embedding has {self.rows} rows")
         return encoding
 
     def encode(self, text: str) -> list[int]:

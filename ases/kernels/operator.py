@@ -216,8 +216,8 @@ def _differentiate(ctx, do, *_):
 
 
 def _refuse(ctx, *_):
-    told = "backend='triton' has no second derivative; use backend='reference' or 'sdpa' for it"
-    raise RuntimeError(told)
+    message = "backend='triton' has no second derivative; use backend='reference' or 'sdpa' for it"
+    raise RuntimeError(message)
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
@@ -273,8 +273,8 @@ def is_trusted(kernel: Callable, dtype: torch.dtype, device: torch.device, width
     except Exception as raised:  # Triton's, its compiler's, the driver's
         problem = f"{type(raised).__name__}: {' '.join(str(raised).split())[:200]}"
     if problem:
-        told = f"the fused attention kernel fails on {device}, which does without ({problem})"
-        print(f"note: {told}", file=sys.stderr)
+        message = f"the fused attention kernel fails on {device}, which does without ({problem})"
+        print(f"note: {message}", file=sys.stderr)
     return not problem
 
 

@@ -28,8 +28,8 @@ SHOWN = {"loss": "loss {:.3f}", "validation_loss": "val {:.3f}", "tokens_per_sec
 def check_format(path: Path, content: object) -> None:
     """Raises InputError: ``content`` has another format."""
     found = content.get("format") if isinstance(content, dict) else None
-    told = f"format {str(found)[:20]}; this version reads format {FORMAT}: train again"
-    refuse_if(found != FORMAT, path, told)
+    message = f"format {str(found)[:20]}; this version reads format {FORMAT}: train again"
+    refuse_if(found != FORMAT, path, message)
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
@@ -163,8 +163,8 @@ class Recorder(Watcher):
             self._write(training, "last", training.state_dict())
             self.saved = f"{training.name} is saved as of step {training.step:,}"
         share = min(1.0, training.share)
-        told = [text.format(self.latest[k]) for k, text in SHOWN.items() if k in self.latest]
-        self.meter.update(share, ", ".join([f"step {training.step}", *told]), now=validated)
+        parts = [text.format(self.latest[k]) for k, text in SHOWN.items() if k in self.latest]
+        self.meter.update(share, ", ".join([f"step {training.step}", *parts]), now=validated)
         if stopping or share >= 1:
             self.meter.close()
             self.signals.release()

@@ -86,14 +86,14 @@ UNFLAGGED: dict[str, tuple[type, Any]] = {
 
 def settings_help() -> str:
     """A list of what --set takes."""
-    told = ["settings for --set, with their defaults:"]
+    lines = ["settings for --set, with their defaults:"]
     for name, (_, f) in UNFLAGGED.items():
         default = f.metadata["shown"] or f.default
         text = f.metadata["help"] + ("" if default is None else f" [{default}]")
-        told += textwrap.wrap(
+        lines += textwrap.wrap(
             f"{name}: {text}", 78, initial_indent="  ", subsequent_indent="      "
         )
-    return "\n".join(told)
+    return "\n".join(lines)
 
 
 # --- conflicting flags ---------------------------------------------------------------------------
@@ -285,22 +285,22 @@ def run_command(main: Callable[[], None], alone: bool = True) -> None:
             raise InputError("this command runs in one process; start it without torchrun")
         return main()
     except (InputError, FloatingPointError) as error:
-        told, code = f"error: {error}", 2
+        message, code = f"error: {error}", 2
     except BrokenPipeError:  # the reader closed the pipe, as `head` does
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:  # a full disk, an unwritable folder
         place = error.filename or "output"
-        told, code = f"error: {place}: cannot be read or written ({error.strerror or error})", 2
+        message, code = f"error: {place}: cannot be read or written ({error.strerror or error})", 2
     except (MemoryError, RuntimeError) as error:
         if "memory" not in str(error) and not isinstance(error, MemoryError):
             raise
         reason = " ".join(str(error).split())[:120]
-        told, code = f"error: not enough memory ({reason}); try a smaller model or batches", 2
+        message, code = f"error: not enough memory ({reason}); try a smaller model or batches", 2
     except KeyboardInterrupt as interrupt:
-        told, number = interrupt.args or ("stopped", signal.SIGINT)
+        message, number = interrupt.args or ("stopped", signal.SIGINT)
         code = 128 + number
-    print(shown(told), file=sys.stderr)
+    print(shown(message), file=sys.stderr)
     sys.exit(code)
 
 

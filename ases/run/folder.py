@@ -118,8 +118,8 @@ def data_digest(splits: Splits) -> str:
 
 def own_splits(folder: Path, config: RunConfig) -> tuple[Splits, str]:
     """A run's own splits, with a line about them. Raises InputError: the data has changed."""
-    told = "trained in Python, on data it does not know; say with --data what to score"
-    refuse_if(not config.data_digest, folder, told)
+    message = "trained in Python, on data it does not know; say with --data what to score"
+    refuse_if(not config.data_digest, folder, message)
     try:
         splits, description = load_splits(config)
     except InputError as error:
@@ -347,8 +347,8 @@ def load_run(folder: str | Path, device: str = "auto") -> Writer:
         path = folder / f"{name}.best.pt"
         model = writer.models[name] = load_model(path, device, config.run_id)
         rows, ids = model.config.vocab_size, tokenizer.vocab_size
-        told = f"a vocabulary of {rows}, but tokenizer.json has {ids}"
-        refuse_if(config.init is None and rows != ids, path, told)
+        message = f"a vocabulary of {rows}, but tokenizer.json has {ids}"
+        refuse_if(config.init is None and rows != ids, path, message)
         check_fit(model, tokenizer, str(path))
     return writer
 
@@ -359,14 +359,14 @@ def load_scorer(settings: Settings, device: str) -> Writer | None:
         return None
     scorer = load_run(settings.scorer, device)
     own: Any = scorer.settings
-    told = f"a run of mode {own.mode}; --scorer needs a direct one"
-    refuse_if(own.mode != "direct", settings.scorer, told)
+    message = f"a run of mode {own.mode}; --scorer needs a direct one"
+    refuse_if(own.mode != "direct", settings.scorer, message)
     if own.task != settings.task:
         trained = f"{settings.scorer} was trained for --task {own.task}"
         say(f"note: {trained}; its entropies say little about {settings.task} chains")
     if getattr(settings, "data_digest", own.data_digest) != own.data_digest:
-        told = "it may have seen this run's test examples"
-        say(f"note: {settings.scorer} was trained on other data; {told}")
+        message = "it may have seen this run's test examples"
+        say(f"note: {settings.scorer} was trained on other data; {message}")
     return scorer
 
 

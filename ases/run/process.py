@@ -100,8 +100,10 @@ def meeting() -> Iterator[None]:
         if not isinstance(error, distributed.DistError) and not any(w in str(error) for w in words):
             raise
         if rank == 0:
-            told = "error: another process has ended; --resume continues from the last checkpoint"
-            print(told, file=sys.stderr)
+            message = (
+                "error: another process has ended; --resume continues from the last checkpoint"
+            )
+            print(message, file=sys.stderr)
         sys.exit(1)
     finally:
         distributed.destroy_process_group()

@@ -82,8 +82,8 @@ class Dataset:
             (self.dropped, "row", "text after the answer dropped in {}"),
             (len(self.contradicted), "row", f"{{}} {others} {'left out' if skipped else 'kept'}"),
         )
-        told = [text.format(counted(n, thing)) for n, thing, text in notes if n]
-        return ", ".join([self.name, *told])
+        parts = [text.format(counted(n, thing)) for n, thing, text in notes if n]
+        return ", ".join([self.name, *parts])
 
 
 def read_examples(
@@ -100,12 +100,12 @@ def read_examples(
         raise InputError(data.problems[0])
     if bad and not skip_bad_rows:
         more = f" ({bad - 1} more)" if bad > 1 else ""
-        told = "fix these rows (segment.py --check lists them), or pass --skip-bad-rows"
+        message = "fix these rows (segment.py --check lists them), or pass --skip-bad-rows"
         if not data.examples and data.unnumbered:
-            told += "; for chains without numbers, use --task text"
-        raise InputError(f"{data.problems[0]}{more}; {told}")
-    told = f"no usable row ({len(data.empty)} without question or answer, {bad} bad)"
-    refuse_if(not data.examples, path, told)
+            message += "; for chains without numbers, use --task text"
+        raise InputError(f"{data.problems[0]}{more}; {message}")
+    message = f"no usable row ({len(data.empty)} without question or answer, {bad} bad)"
+    refuse_if(not data.examples, path, message)
     return data
 
 
@@ -162,40 +162,42 @@ class _Scan:
         texts = {name: _text(row, name, kinds.get(name, (str,))) for name in columns.needed}
         ids = [_text(row, name, (str, int, float)) for name in ("id", "qid") if name in row]
         if empty := [name for name in columns.needed if not texts[name]]:
-            told = f"field {empty[0]!r} is empty; expected a text"
-            data.empty.append(f"{self.path}:{line}: {told}")
+            message = f"field {empty[0]!r} is empty; expected a text"
+            data.empty.append(f"{self.path}:{line}: {message}")
             return
         question, answer, label = texts[columns.question], texts.get(columns.answer, ""), None
         given_id = next(filter(None, ids), "")
         if given_id:  # chains of one question may share it
             first, other = self.seen.setdefault(given_id, (line, question))
-            told = f"{given_id!r} is the id of {self.path}:{first}, too, which has another question"
-            refuse_if(question != other, "field 'id'", told)
+            message = (
+                f"{given_id!r} is the id of {self.path}:{first}, too, which has another question"
+            )
+            refuse_if(question != other, "field 'id'", message)
         if TASKS[self.task].numbers:
             stated = self._stated(answer)
             if columns.label is not None:
                 true = self._label(texts[columns.label])
                 label = plain_number(true)
                 if true != stated.number:
-                    told = f"states another number than {columns.label!r}: {label!r}"
+                    message = f"states another number than {columns.label!r}: {label!r}"
                     where = f"{self.path}:{line}: field {columns.answer!r}"
-                    data.contradicted.append(f"{where} {told}")
+                    data.contradicted.append(f"{where} {message}")
                     if self.skip_contradicted:
                         return
             data.restated += "####" in answer
             data.dropped += stated.dropped
             answer = stated.text
         length = rough_length(answer) if len(answer) > self.longest else 0
-        told = f"a chain of about {length:,} tokens; expected at most {self.longest:,}"
-        refuse_if(length > self.longest, f"field {columns.answer!r}", told)
+        message = f"a chain of about {length:,} tokens; expected at most {self.longest:,}"
+        refuse_if(length > self.longest, f"field {columns.answer!r}", message)
         id_ = self._unique(given_id or f"{'line-' * line.isdigit()}{line}".replace(" ", "-"))
         data.examples.append(Example(id_, question, answer, label=label))
 
     def _stated(self, answer: str) -> Stated:
         stated = find_answer(answer)
         self.data.unnumbered += stated is None
-        told = "no readable final number; end it with 'The answer is N.' or '#### N'"
-        refuse_if(stated is None, f"field {self.columns.answer!r}", told)
+        message = "no readable final number; end it with 'The answer is N.' or '#### N'"
+        refuse_if(stated is None, f"field {self.columns.answer!r}", message)
         return stated
 
     def _label(self, text: str) -> Fraction:
@@ -285,8 +287,8 @@ def read_rows(path: Path, needed: dict[str, Any]) -> list[dict]:
                 raise ValueError
             rows.append(row)
         except (ValueError, KeyError, TypeError, RecursionError):
-            told = f"not a line of this file: a JSON object with {', '.join(needed)}"
-            refuse_if(number < len(lines), f"{path}:{number}", told)
+            message = f"not a line of this file: a JSON object with {', '.join(needed)}"
+            refuse_if(number < len(lines), f"{path}:{number}", message)
     return rows
 
 
@@ -308,8 +310,8 @@ def _decoded(path: str | Path, raw: bytes, columns: Columns) -> str:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        told = f"{path}:{line}: byte {error.start} is not UTF-8; expected a UTF-8 file"
-        raise InputError(told) from None
+        message = f"{path}:{line}: byte {error.start} is not UTF-8; expected a UTF-8 file"
+        raise InputError(message) from None
     refuse_if(not text.strip(), path, f"the file is empty; expected {FORMATS} with {columns.words}")
     return text
 
@@ -355,11 +357,11 @@ def _json_rows(text: str) -> Rows:
             value = json.loads(part)
         except (ValueError, RecursionError) as error:
             # A number with thousands of digits raises a ValueError without ``msg``.
-            told = f"not JSON ({getattr(error, 'msg', 'a value is too large')})"
+            message = f"not JSON ({getattr(error, 'msg', 'a value is too large')})"
             line = str(number + getattr(error, "lineno", 1) - 1)
             yield (
                 line,
-                InputError(f"{told}; expected one JSON object per line, or an array of them"),
+                InputError(f"{message}; expected one JSON object per line, or an array of them"),
             )
         else:
             for n, row in enumerate(value if array else [value], 1):
@@ -380,17 +382,19 @@ def _table_rows(path: Path, text: str, columns: Columns, delimiter: str | None) 
             if not header:
                 header, place = [name.strip() for name in values], f"{path}:{line}"
                 wanted = f"{columns.words}, or name them with --question-field and --answer-field"
-                told = f"columns {', '.join(header)[:120]!r}; expected {wanted}"
-                refuse_if(not set(columns.needed) <= set(header), place, told)
+                message = f"columns {', '.join(header)[:120]!r}; expected {wanted}"
+                refuse_if(not set(columns.needed) <= set(header), place, message)
                 for name in (*columns.needed, "id", "qid"):
-                    told = f"column {name!r} appears twice; expected once"
-                    refuse_if(header.count(name) > 1, place, told)
+                    message = f"column {name!r} appears twice; expected once"
+                    refuse_if(header.count(name) > 1, place, message)
             elif len(values) != len(header):
-                told = f"{len(values)} fields; expected {len(header)}, as in the header"
-                yield line, InputError(told)
+                message = f"{len(values)} fields; expected {len(header)}, as in the header"
+                yield line, InputError(message)
             elif delimiter == "\t" and any(set(value) & set("\r\n") for value in values):
-                told = "a quoted field of several lines; expected one row per line (stray quote?)"
-                yield line, InputError(told)
+                message = (
+                    "a quoted field of several lines; expected one row per line (stray quote?)"
+                )
+                yield line, InputError(message)
             else:
                 cells = ["" if value.strip() in MISSING else value for value in values]
                 yield line, dict(zip(header, cells))
@@ -409,7 +413,7 @@ class MissingField(InputError):
 #: Turns chats into questions and answers; https://jqlang.org.
 _FROM_CHATS = {
     "messages": "jq -c '{question: .messages[-2].content, answer: .messages[-1].content}'",
-    "conversations": "jq -c '{question: .conversations[-2].value, answer: .conversations[-1].value}'",
+    "conversations": "jq -c '{question: .conversations[-2].value, answer: .conversations[-1].value}'",  # noqa: E501
 }
 
 
@@ -417,11 +421,13 @@ def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:
     """A field as stripped text; its type must be one of ``kinds``."""
     if name not in row:
         found = ", ".join(map(str, row))[:120]
-        told = f"field {name!r} is missing; expected a text (the fields are {found!r}; name others"
-        told += " with --question-field and --answer-field)"
+        message = (
+            f"field {name!r} is missing; expected a text (the fields are {found!r}; name others"
+        )
+        message += " with --question-field and --answer-field)"
         for chat in _FROM_CHATS.keys() & row.keys():
-            told = f"a chat; convert the file first: {_FROM_CHATS[chat]}"
-        raise MissingField(told)
+            message = f"a chat; convert the file first: {_FROM_CHATS[chat]}"
+        raise MissingField(message)
     value = row[name]
     if value is None or value != value:  # null, or NaN
         return ""

@@ -65,7 +65,7 @@ def same_problems(results: dict[str, dict]) -> str:
 def differences(predictions: dict[str, list[dict]]) -> list[str]:
     """How later runs differ from the first, question by question; none on other questions."""
     (first, lines), *others = predictions.items()
-    questions, told = [line["question"] for line in lines], []
+    questions, shown = [line["question"] for line in lines], []
     for name, own in others:
         if [line["question"] for line in own] != questions:
             continue
@@ -74,8 +74,8 @@ def differences(predictions: dict[str, list[dict]]) -> list[str]:
             if (ours := values(own)) and (theirs := values(lines)):
                 mean, low, high = paired_difference(ours, theirs, questions)
                 parts.append(f"{score} {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
-        told.append(f"{name} minus {first}, on the same questions: {', '.join(parts)}")
-    return told
+        shown.append(f"{name} minus {first}, on the same questions: {', '.join(parts)}")
+    return shown
 
 
 def _correct(lines: list[dict]) -> list[float]:

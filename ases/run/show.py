@@ -59,8 +59,8 @@ def segmented_summary(segmented: Sequence[Segmented], settings: Settings) -> str
     gold = [[role for role, _ in s.example.gold] for s in known]
     found = role_agreement(gold, [s.labels for s in known]) if known else {}
     for role, f in found.items():
-        told = f"precision {f['precision']:.3f}, recall {f['recall']:.3f}, F1 {f['f1']:.3f}"
-        lines.append(f"agreement with the true roles: {role} {told}")
+        message = f"precision {f['precision']:.3f}, recall {f['recall']:.3f}, F1 {f['f1']:.3f}"
+        lines.append(f"agreement with the true roles: {role} {message}")
     return "\n".join(lines)
 
 
