@@ -23,16 +23,16 @@ or --report, it prints JSON lines."""
 def check(settings: Settings) -> None:
     """Print every unusable row. Raises InputError: there are some, or there are no usable rows."""
     columns = Columns(settings.question_field, settings.answer_field, settings.label_field)
-    found = scan_examples(settings.data, settings.task, columns, True, settings.max_chain)
-    bad = found.problems + found.empty + found.contradicted
+    data = scan_examples(settings.data, settings.task, columns, True, settings.max_chain)
+    bad = data.problems + data.empty + data.contradicted
     for line in bad:
         print(shown(line))
-    n = len(bad) + len(found.examples)
-    if bad or not found.examples:
+    n = len(bad) + len(data.examples)
+    if bad or not data.examples:
         raise InputError(f"{len(bad)} of {counted(n, 'row')} of {settings.data} cannot be used")
     lines = [
         f"{counted(n, 'usable row')} in {settings.data}",
-        *data_notes(found.examples, found.examples, settings),
+        *data_notes(data.examples, data.examples, settings),
     ]
     print(shown("\n".join(lines)))
 

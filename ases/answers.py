@@ -140,5 +140,5 @@ def plain_number(number: Fraction) -> str:
 
 def parse_answer(text: str) -> Fraction | None:
     """The number that a text states as its answer, if any."""
-    found = find_answer(text)
-    return None if found is None else found.number
+    stated = find_answer(text)
+    return None if stated is None else stated.number

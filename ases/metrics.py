@@ -231,8 +231,8 @@ def score(
     intervals["bleu"] = bootstrap_interval(_by_question(counts, questions), bleu_of_counts)
     rouges = [rouge(p, r, rouge_tokens) for p, r in pairs]
     for name in ("rouge1", "rouge2", "rougeL"):
-        scores[name] = sum(found[name] for found in rouges) / n
-        sums = _by_question([[found[name], 1] for found in rouges], questions)
+        scores[name] = sum(row[name] for row in rouges) / n
+        sums = _by_question([[row[name], 1] for row in rouges], questions)
         intervals[name] = bootstrap_interval(sums, lambda sums: sums[0] / sums[1])
 
     scores["bleu_signature"] = f"nrefs:1|case:mixed|eff:no|tok:{bleu_name}|smooth:exp"
@@ -261,10 +261,10 @@ def role_agreement(gold: Sequence[Sequence[str]], labels: Sequence[Sequence[str]
     Raises ValueError: an example with more or fewer labels than gold roles.
     """
     pairs = []
-    for index, (true, found) in enumerate(zip(gold, labels, strict=True)):
-        if len(true) != len(found):
-            raise ValueError(f"example {index}: {len(found)} labels, {len(true)} gold roles")
-        pairs += zip(true, found)
+    for index, (true, ours) in enumerate(zip(gold, labels, strict=True)):
+        if len(true) != len(ours):
+            raise ValueError(f"example {index}: {len(ours)} labels, {len(true)} gold roles")
+        pairs += zip(true, ours)
 
     scores = {}
     for role in (ES, AS):

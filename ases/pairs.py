@@ -210,7 +210,7 @@ def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:
     begins = [(b, *begin) for b, p in enumerate(packed) for begin in p.begins]
     # Padding points behind the last key: spans may not decrease along a row.
     ends, reads = (
-        pad_rows(own, S) for own in ([p.ends for p in packed], [p.reads for p in packed])
+        pad_rows(lists, S) for lists in ([p.ends for p in packed], [p.reads for p in packed])
     )
     return Batch(
         source=pad_rows([p.source for p in packed], pad_id),

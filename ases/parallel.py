@@ -67,8 +67,8 @@ def check_alike(name: str, data: object) -> None:
     if not several():
         return
     digests = gather([hashlib.sha256(repr(data).encode()).hexdigest()], count())
-    for other, found in enumerate(digests):
-        if found != digests[0]:
+    for other, digest in enumerate(digests):
+        if digest != digests[0]:
             raise InputError(f"{name}: processes {other} and 0 have different data")
 
 

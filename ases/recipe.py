@@ -51,11 +51,11 @@ def segment(
         with few_threads(model):
             of_tokens = chain_entropies(model, scorer.tokenizer, questions, pieces, context, limit)
     segmented = []
-    for example, own, h in zip(examples, pieces, of_tokens):
-        labels = rule.label(own, h, settings)
-        segments = make_segments(own, labels, settings.merge)
+    for example, cut, h in zip(examples, pieces, of_tokens):
+        labels = rule.label(cut, h, settings)
+        segments = make_segments(cut, labels, settings.merge)
         entropies = h and piece_entropies(h, settings.gamma)
-        segmented.append(Segmented(example, own, labels, segments, entropies, h))
+        segmented.append(Segmented(example, cut, labels, segments, entropies, h))
     return segmented
 
 
@@ -185,7 +185,7 @@ def _with_limits(
     settings: Settings, rows: dict[str, list[Row]], segmented: Sequence[Segmented]
 ) -> Settings:
     """By default, twice the most target tokens and segments seen in training [ours]."""
-    pairs = [pair for own in rows.values() for row in own for pair in row]
+    pairs = [pair for of_model in rows.values() for row in of_model for pair in row]
     tokens = 2 * max((len(pair.target) for pair in pairs), default=1)
     rounds = 1 if settings.mode == "direct" else 2 * max(len(s.segments) for s in segmented)
     tokens, rounds = settings.max_tokens or tokens, settings.max_rounds or rounds

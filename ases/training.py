@@ -98,22 +98,22 @@ class Training(Counters):
         speed = round(self.tokens / max(self.report_seconds, 1e-9))
         self.loss_sum.zero_()
         self.target_tokens, self.tokens, self.report_seconds = 0, 0, 0.0
-        own = {"tokens_per_second": speed, "gradient_norm": norm}
-        own |= {"learning_rate": rates[0], "embedding_learning_rate": rates[-1]}
-        return self.place() | {"loss": loss} | own
+        row = {"tokens_per_second": speed, "gradient_norm": norm}
+        row |= {"learning_rate": rates[0], "embedding_learning_rate": rates[-1]}
+        return self.place() | {"loss": loss} | row
 
-    def keep_if_best(self, found: dict) -> None:
+    def keep_if_best(self, scores: dict) -> None:
         """Keep the weights with the most correct validation tokens; ties: lower loss [ours].
 
         With little data, the loss can rise while accuracy still improves: the model gets more
         confident in its errors. Greedy decoding is unaffected.
         """
 
-        def quality(found: dict) -> tuple[float, float]:
-            return found["validation_accuracy"], -found["validation_loss"]
+        def quality(scores: dict) -> tuple[float, float]:
+            return scores["validation_accuracy"], -scores["validation_loss"]
 
-        if not self.best or quality(found) > quality(self.best):
-            self.best = {"best_step": self.step} | found
+        if not self.best or quality(scores) > quality(self.best):
+            self.best = {"best_step": self.step} | scores
             weights = self.model.state_dict().items()
             self.best_weights = {name: tensor.detach().clone() for name, tensor in weights}
 
@@ -182,8 +182,10 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
         target_tokens = parallel.total(sum(batch.target_tokens for batch in chosen))
         for batch in chosen:
             # Only dropout needs random numbers.
-            own = randomness(training.random) if model.config.dropout_rate else nullcontext()
-            with own, autocast(settings):
+            random_state = (
+                randomness(training.random) if model.config.dropout_rate else nullcontext()
+            )
+            with random_state, autocast(settings):
                 loss = loss_of(batch.to(settings.device))
             (loss * parallel.count() / target_tokens).backward()  # DDP averages gradients
             training.loss_sum += parallel.total(loss.detach())
@@ -203,12 +205,12 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
         if validate or training.step % settings.log_every == 0:
             report["training"] = training.report(norm)
         if validate:
-            found = validate_on(model, validation, settings)
+            scores = validate_on(model, validation, settings)
             training.validations = training.validations_due
-            training.keep_if_best(found)
+            training.keep_if_best(scores)
             clock = training.add_time(clock)
             training.report_seconds = 0.0  # validation is not part of training speed
-            report["validation"] = training.place() | found
+            report["validation"] = training.place() | scores
         yield report
 
     n_batches = len(make_batches(rows, settings.batch_tokens, settings.seed, training.epoch))
@@ -225,9 +227,11 @@ def _stream(rows: Sequence[Row], training: Training) -> Iterator[Batch]:
         while training.position < len(batches):
             training.position += 1
             chosen = [rows[i] for i in batches[training.position - 1]]
-            own = parallel.own_part(chosen)
-            batch = collate(own or chosen[:1], config.pad_token_id, config.decoder_start_token_id)
-            if not own:  # more processes than rows: a batch of padding
+            rows_here = parallel.own_part(chosen)
+            batch = collate(
+                rows_here or chosen[:1], config.pad_token_id, config.decoder_start_token_id
+            )
+            if not rows_here:  # more processes than rows: a batch of padding
                 nothing = torch.full_like(batch.target, IGNORE)
                 batch = replace(batch, target=nothing, source_tokens=0, target_tokens=0)
             yield batch
@@ -317,8 +321,8 @@ def randomness(state: dict[str, Any]) -> Iterator[None]:
             del state["seed"]
         else:
             torch.set_rng_state(state["rng"])
-            for device, own in zip(devices, state["cuda_rng"]):
-                torch.cuda.set_rng_state(own, device)
+            for device, device_state in zip(devices, state["cuda_rng"]):
+                torch.cuda.set_rng_state(device_state, device)
         yield
         state["rng"] = torch.get_rng_state()
         state["cuda_rng"] = [torch.cuda.get_rng_state(device) for device in devices]

@@ -66,14 +66,14 @@ def load_t5(folder: str | Path) -> EncoderDecoder:
     try:
         config = ModelConfig(**settings, tie_word_embeddings=tied)
         with torch.device("meta"):  # shapes only
-            own = EncoderDecoder(config, initialise=False).state_dict()
+            ours = EncoderDecoder(config, initialise=False).state_dict()
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from None
-    problems = _misfits(state, {_t5_name(name, config): tensor for name, tensor in own.items()})
+    problems = _misfits(state, {_t5_name(name, config): tensor for name, tensor in ours.items()})
     if problems:
         more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise InputError(f"{path}: {'; '.join(problems[:6])}{more}")
-    weights = {name: state[_t5_name(name, config)] for name in own}
+    weights = {name: state[_t5_name(name, config)] for name in ours}
     return EncoderDecoder.with_weights(config, weights).eval()
 
 
@@ -88,8 +88,8 @@ def _misfits(state: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]
     problems += [f"{name} is not expected" for name in state if name not in expected]
     for name, tensor in expected.items():
         if name in state and state[name].shape != tensor.shape:
-            found, wanted = tuple(state[name].shape), tuple(tensor.shape)
-            problems.append(f"{name} is {found}, expected {wanted}")
+            shape, wanted = tuple(state[name].shape), tuple(tensor.shape)
+            problems.append(f"{name} is {shape}, expected {wanted}")
     odd = [(name, tensor.dtype) for name, tensor in state.items() if not tensor.is_floating_point()]
     return problems + [f"{name} is {dtype}, expected floating point" for name, dtype in odd]
 

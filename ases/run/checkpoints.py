@@ -27,9 +27,9 @@ SHOWN = {"loss": "loss {:.3f}", "validation_loss": "val {:.3f}", "tokens_per_sec
 
 def check_format(path: Path, content: object) -> None:
     """Raises InputError: ``content`` has another format."""
-    found = content.get("format") if isinstance(content, dict) else None
-    message = f"format {str(found)[:20]}; this version reads format {FORMAT}: train again"
-    refuse_if(found != FORMAT, path, message)
+    version = content.get("format") if isinstance(content, dict) else None
+    message = f"format {str(version)[:20]}; this version reads format {FORMAT}: train again"
+    refuse_if(version != FORMAT, path, message)
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
@@ -51,8 +51,8 @@ def load_checkpoint(path: Path, run_id: str | None = None) -> dict:
         raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
     refuse_if(damaged, path, f"damaged in {damaged}")
     check_format(path, content)
-    own, found = path.name.split(".")[0], content.get("name")
-    refuse_if(found != own, path, f"contains model {found!r}; expected {own!r}")
+    expected, name = path.name.split(".")[0], content.get("name")
+    refuse_if(name != expected, path, f"contains model {name!r}; expected {expected!r}")
     refuse_if(run_id not in (None, content.get("run")), path, "written by another run")
     return content
 

@@ -278,8 +278,8 @@ def run_command(main: Callable[[], None], alone: bool = True) -> None:
     streams: list[Any] = [sys.stdout, sys.stderr]
     for stream in streams:
         # Files and pipes get UTF-8; a terminal gets escapes for characters it lacks.
-        own = {} if stream.isatty() else {"encoding": "utf-8"}
-        stream.reconfigure(errors="backslashreplace", **own)
+        changes = {} if stream.isatty() else {"encoding": "utf-8"}
+        stream.reconfigure(errors="backslashreplace", **changes)
     try:
         if alone and several_processes():
             raise InputError("this command runs in one process; start it without torchrun")

@@ -32,8 +32,8 @@ def evaluate(
     """Write and score chains: the contents of ``results.json`` and ``predictions.jsonl``."""
     config: Any = writer.settings  # a RunConfig
     started = time.perf_counter()
-    own = write_chains(writer, parallel.own_part(examples), beams, second_try)
-    chains = parallel.gather(own, len(examples))
+    part = write_chains(writer, parallel.own_part(examples), beams, second_try)
+    chains = parallel.gather(part, len(examples))
     seconds = time.perf_counter() - started
 
     task = config.task

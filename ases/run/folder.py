@@ -358,13 +358,13 @@ def load_scorer(settings: Settings, device: str) -> Writer | None:
     if settings.scorer is None:
         return None
     scorer = load_run(settings.scorer, device)
-    own: Any = scorer.settings
-    message = f"a run of mode {own.mode}; --scorer needs a direct one"
-    refuse_if(own.mode != "direct", settings.scorer, message)
-    if own.task != settings.task:
-        trained = f"{settings.scorer} was trained for --task {own.task}"
-        say(f"note: {trained}; its entropies say little about {settings.task} chains")
-    if getattr(settings, "data_digest", own.data_digest) != own.data_digest:
+    trained: Any = scorer.settings
+    message = f"a run of mode {trained.mode}; --scorer needs a direct one"
+    refuse_if(trained.mode != "direct", settings.scorer, message)
+    if trained.task != settings.task:
+        message = f"its entropies say little about {settings.task} chains"
+        say(f"note: {settings.scorer} was trained for --task {trained.task}; {message}")
+    if getattr(settings, "data_digest", trained.data_digest) != trained.data_digest:
         message = "it may have seen this run's test examples"
         say(f"note: {settings.scorer} was trained on other data; {message}")
     return scorer

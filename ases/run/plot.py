@@ -21,10 +21,12 @@ def main() -> None:
     refuse_if(options.out.is_dir(), "--out", f"{options.out} is a folder; expected a file")
     figure, axes = need_pyplot().subplots(figsize=(7, 4))
     for folder in options.run:
-        for name, own in read_curves(folder).items():
-            [line] = axes.plot(*zip(*own["training"] or [(0, math.nan)]), linewidth=0.8, alpha=0.5)
+        for name, losses in read_curves(folder).items():
+            [line] = axes.plot(
+                *zip(*losses["training"] or [(0, math.nan)]), linewidth=0.8, alpha=0.5
+            )
             label = f"{folder.name}: {name}"
-            pairs = own["validation"] or [(0, math.nan)]
+            pairs = losses["validation"] or [(0, math.nan)]
             axes.plot(*zip(*pairs), marker=".", color=line.get_color(), label=label)
     axes.set(xlabel="updates", ylabel="nats per target token", yscale="log")
     axes.grid(alpha=0.3)

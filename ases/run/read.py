@@ -296,10 +296,10 @@ def read_curves(folder: Path) -> dict[str, dict[str, list]]:
     """{"usm": {"training": [(step, nats per token), …], "validation": …}} of a run's log."""
     curves: dict[str, dict[str, list]] = {}
     for row in read_rows(folder / "metrics.jsonl", LOG):
-        own = curves.setdefault(row["model"], {"training": [], "validation": []})
+        losses = curves.setdefault(row["model"], {"training": [], "validation": []})
         for kind, name in (("training", "loss"), ("validation", "validation_loss")):
             if name in row:
-                own[kind].append((row["step"], row[name]))
+                losses[kind].append((row["step"], row[name]))
     return curves
 
 
@@ -420,9 +420,9 @@ _FROM_CHATS = {
 def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:
     """A field as stripped text; its type must be one of ``kinds``."""
     if name not in row:
-        found = ", ".join(map(str, row))[:120]
+        names = ", ".join(map(str, row))[:120]
         message = (
-            f"field {name!r} is missing; expected a text (the fields are {found!r}; name others"
+            f"field {name!r} is missing; expected a text (the fields are {names!r}; name others"
         )
         message += " with --question-field and --answer-field)"
         for chat in _FROM_CHATS.keys() & row.keys():

@@ -55,8 +55,8 @@ def score_rows(columns: dict[str, dict]) -> list[dict]:
 def same_problems(results: dict[str, dict]) -> str:
     """A note if runs were scored on different problems, else ""."""
     groups: dict[str, list[str]] = {}
-    for name, found in results.items():
-        groups.setdefault(found["problems"], []).append(name)
+    for name, result in results.items():
+        groups.setdefault(result["problems"], []).append(name)
     told = "; ".join(", ".join(names) for names in groups.values())
     note = f"note: not scored on the same problems: {told}; compare within a group only"
     return note if len(groups) > 1 else ""
@@ -66,12 +66,12 @@ def differences(predictions: dict[str, list[dict]]) -> list[str]:
     """How later runs differ from the first, question by question; none on other questions."""
     (first, lines), *others = predictions.items()
     questions, shown = [line["question"] for line in lines], []
-    for name, own in others:
-        if [line["question"] for line in own] != questions:
+    for name, other_lines in others:
+        if [line["question"] for line in other_lines] != questions:
             continue
         parts = []
         for score, values in (("accuracy", _correct), ("rougeL", _rouge_l)):
-            if (ours := values(own)) and (theirs := values(lines)):
+            if (ours := values(other_lines)) and (theirs := values(lines)):
                 mean, low, high = paired_difference(ours, theirs, questions)
                 parts.append(f"{score} {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
         shown.append(f"{name} minus {first}, on the same questions: {', '.join(parts)}")

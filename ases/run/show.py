@@ -57,8 +57,8 @@ def segmented_summary(segmented: Sequence[Segmented], settings: Settings) -> str
     lines.append(RULES[settings.segmentation].words)
     known = [s for s in segmented if s.example.gold]
     gold = [[role for role, _ in s.example.gold] for s in known]
-    found = role_agreement(gold, [s.labels for s in known]) if known else {}
-    for role, f in found.items():
+    agreement = role_agreement(gold, [s.labels for s in known]) if known else {}
+    for role, f in agreement.items():
         message = f"precision {f['precision']:.3f}, recall {f['recall']:.3f}, F1 {f['f1']:.3f}"
         lines.append(f"agreement with the true roles: {role} {message}")
     return "\n".join(lines)
@@ -107,7 +107,7 @@ def first_difference(line: dict) -> int | None:
 
 
 def _first_mismatch(units: Sequence[Sequence[str]], reference: Sequence[str]) -> int | None:
-    flat = [(place, unit) for place, own in enumerate(units) for unit in own]
+    flat = [(place, unit) for place, parts in enumerate(units) for unit in parts]
     for n, (place, unit) in enumerate(flat):
         if [unit] != reference[n : n + 1]:
             return place

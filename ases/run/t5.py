@@ -86,8 +86,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "download":
         fetch(options.name, options.folder)
-    own = options.command == "export"
-    for place in export(options.run, options.folder) if own else [options.folder]:
+    exports = options.command == "export"
+    for place in export(options.run, options.folder) if exports else [options.folder]:
         tell(f"written: {place}")
 
 

@@ -62,8 +62,10 @@ def make_splits(
                 if question not in seen:
                     break
             else:
-                found = f"only {len(examples)} different {name} questions"
-                raise InputError(f"{found} with numbers up to {max_number}; expected {sizes[name]}")
+                message = f"only {len(examples)} different {name} questions"
+                raise InputError(
+                    f"{message} with numbers up to {max_number}; expected {sizes[name]}"
+                )
             seen.add(question)
             answer = "".join(text for _, text in pieces)
             examples.append(Example(f"{name}-{len(examples)}", question, answer, tuple(pieces)))

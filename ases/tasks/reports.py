@@ -57,8 +57,8 @@ def report(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
         level = level.format(rng.randint(*suv) / 10)
         compared = f", {change} than before" if change else ""
         shape = _SHAPE[kind]
-        found = f"{shape} of {size} mm"
-        opening = rng.choice([f"A {found} in the {site}", f"In the {site} a {found}"])
+        described = f"{shape} of {size} mm"
+        opening = rng.choice([f"A {described} in the {site}", f"In the {site} a {described}"])
         findings.append(f"{opening} with {level}{compared}.")
 
         start = " " if pieces else ""
