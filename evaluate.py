@@ -3,6 +3,7 @@
 
 import signal
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # no traceback on Ctrl-C during imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -24,9 +25,14 @@ def main() -> None:
         return show_wrong_ones(written, options.show_wrong)
     from ases.run.evaluation import ask, score
     from ases.run.folder import load_run
+    from ases.run.progress import say
 
     device = given.get("device", "auto")
     writers = {Path(run): load_run(run, device) for run in options.run}
+    for run, writer in writers.items():  # what Python has saved knows of no data
+        config: Any = writer.settings
+        if config.data_digest and not (run / "results.json").exists():
+            say(f"note: {run} has no results.json: train.py did not finish")
     asked = options.question is not None or options.questions is not None
     (ask if asked else score)(writers, options, given)
 

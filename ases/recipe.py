@@ -219,7 +219,10 @@ def _random_model(settings: Settings, tokenizer: Tokenizer) -> Callable[[], Enco
     # A bidirectional encoder, the paper's and T5's, can tell where a context ends.
     given: dict = dict(vocab_size=n, start_from_state=settings.encoder == "block-causal")
     given |= SIZES[settings.size] | dict(dropout_rate=settings.dropout) | settings.model
-    config = ModelConfig(**given)
+    try:
+        config = ModelConfig(**given)
+    except ValueError as error:
+        raise InputError(f"model: {error}") from None
     if config.vocab_size < n:
         raise InputError(f"model: vocab_size is {config.vocab_size}; the tokenizer has {n} ids")
 
@@ -270,6 +273,8 @@ class Writer:
             raise ValueError("expected a list of questions, each a string")
         if any("\ud800" <= c <= "\udfff" for question in questions for c in question):
             raise ValueError("a question holds a lone surrogate; expected valid Unicode")
+        if not all(question.strip() for question in questions):
+            raise ValueError("a question is empty; expected a text")
         if type(beams) is not int or beams < 1:
             raise ValueError(f"beams is {beams!r}; expected a whole number of at least 1")
         search = partial(beam_search, width=beams) if beams > 1 else None

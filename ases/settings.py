@@ -142,8 +142,12 @@ class Settings:
     device: str = setting("auto", "auto: cuda if there is a GPU", choices=("auto", "cpu", "cuda"))
 
     # --- decoding; by default, twice the most in training
-    max_tokens: int | None = setting(None, "maximum tokens of a segment", low=1)
-    max_rounds: int | None = setting(None, "maximum segments of a chain", low=1)
+    max_tokens: int | None = setting(
+        None, "maximum tokens of a segment", low=1, shown="twice the most in training"
+    )
+    max_rounds: int | None = setting(
+        None, "maximum segments of a chain", low=1, shown="twice the most in training"
+    )
 
     #: ``ModelConfig`` fields that override those of ``size``.
     model: dict = field(default_factory=dict)
@@ -184,9 +188,10 @@ class ModelConfig:
     def __post_init__(self):
         wrong = " | ".join(complaints(self))
         buckets = self.relative_attention_num_buckets
-        if not wrong and (buckets % 4 or self.relative_attention_max_distance <= buckets // 2):
+        reach = self.relative_attention_max_distance
+        if not wrong and (buckets % 4 or reach <= buckets // 2):
             wrong = f"relative_attention_num_buckets is {buckets}; expected a multiple of 4, less "
-            wrong += "than twice relative_attention_max_distance"
+            wrong += f"than twice relative_attention_max_distance, {reach}"
         for name in ("pad_token_id", "decoder_start_token_id", "eos_token_id"):
             if not wrong and getattr(self, name) >= self.vocab_size:
                 wrong = f"{name} is {getattr(self, name)}; expected less than vocab_size"

@@ -246,6 +246,8 @@ train.py --seed 1 --seed 2 → --seed is given twice
 train.py --frobnicate → --frobnicate is not a flag; see --help
 train.py --max_steps 3 → --max_steps is not a flag; see --help
 train.py --set clip=0 --set colour=3 --set d_model=abc → --set clip is '0'; expected a number above 0 … --set 'colour=3': expected NAME=VALUE … --set d_model is 'abc'
+train.py --set relative_attention_num_buckets=30 --out-dir a SMALL → model: relative_attention_num_buckets is 30; expected a multiple of 4
+train.py --set pad_token_id=99999 --out-dir a SMALL → model: pad_token_id is 99999; expected less than vocab_size
 train.py --set clip=1 --resume nowhere → --clip cannot be combined with --resume
 train.py --max-steps 10000000000000000000000 → --max-steps is
 train.py --batch-tokens 100000000000 → --batch-tokens is

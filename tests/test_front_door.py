@@ -98,6 +98,8 @@ MISTAKES += [
     (lambda w: ases.segment([ases.TOY], "entropy"), "'entropy'; expected Settings"),
     (lambda w: w.write("text"), "expected a list of questions"),
     (lambda w: w.answer(5), "expected a list of questions"),
+    (lambda w: w.answer(" "), "a question is empty"),
+    (lambda w: train(model={"pad_token_id": 9999}), "model: pad_token_id is 9999; expected less"),
     (lambda w: w.write(q for q in ["Tom?"]), "expected a list of questions"),
     (lambda w: ases.Tokenizer.train("text", 300), "expected a list of texts"),
     (lambda w: ases.make_pairs("q", PIECES, w.tokenizer, -5), "max_question is -5"),
@@ -154,7 +156,7 @@ def test_what_python_trains_is_saved_and_loaded(writer, tmp_path):
     writer.save(folder := tmp_path / "saved")
     loaded = ases.load_run(folder)
     assert loaded.write(questions) == expected and loaded.settings.mode == "usm"
-    with pytest.raises(InputError, match="already holds a run"):
+    with pytest.raises(InputError, match="exists and is not empty"):
         writer.save(folder)
     assert "say with --data what to score" in fail(f"evaluate.py --run {folder}")
     data = write_lines(

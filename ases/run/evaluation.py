@@ -181,8 +181,6 @@ def score(writers: dict, options: Options, given: dict) -> None:
         write_evaluation(outputs[folder], results, written)
         rows[str(folder)], predictions[str(folder)] = results, written
         question_notes(writer, [e.question for e in examples], tell, trained_on)
-        if not (folder / "results.json").exists():
-            tell(f"note: {folder} has no results.json: train.py did not finish")
         for line in [line for line in written if is_wrong(line)][: options.show_wrong]:
             print(f"\n{show_wrong(line)}")
     tell(table(rows))

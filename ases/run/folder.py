@@ -325,14 +325,14 @@ def save_run(writer: Writer, folder: Path) -> None:
     known = {f.name for f in fields(RunConfig)}
     given = {name: value for name, value in vars(writer.settings).items() if name in known}
     config = RunConfig(**given | {"run_id": secrets.token_hex(8), "data": None, "data_digest": ""})
-    lock = prepare_folder(folder, overwrite=False)
+    used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    refuse_if(used, folder, "exists and is not empty; choose a new folder")
     config.save(folder)
     write_text(folder / "tokenizer.json", writer.tokenizer.text())
     for name, model in writer.models.items():
         content = {"config": asdict(model.config), "model": model.state_dict()}
         about = {"name": name, "run": config.run_id}
         save_checkpoint(folder / f"{name}.best.pt", about | content)
-    del lock
 
 
 def load_run(folder: str | Path, device: str = "auto") -> Writer:

@@ -426,7 +426,7 @@ def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:
         )
         message += " with --question-field and --answer-field)"
         for chat in _FROM_CHATS.keys() & row.keys():
-            message = f"a chat; convert the file first: {_FROM_CHATS[chat]}"
+            message = f"a chat; convert the file first: {_FROM_CHATS[chat]} FILE > data.jsonl"
         raise MissingField(message)
     value = row[name]
     if value is None or value != value:  # null, or NaN
