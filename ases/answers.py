@@ -1,4 +1,4 @@
-"""Numbers in text: the answer of a chain of thought, as an exact fraction [ours].
+"""Numbers in text: the answer of a chain of thought, as an exact fraction (not in the paper).
 
 A text states its answer after its last "the answer is" or "####", up to the end of that sentence or
 line. The statement is one number, perhaps after an "=", with plain words behind it: "$1,005.50",

@@ -35,7 +35,7 @@ _TOKEN = re.compile(r"\d|[a-zA-Z]{1,5}|\w{1,2}|[^\w\s]")
 
 def rough_length(text: str) -> int:
     """About how many tokens a small vocabulary makes of ``text``. Unlike the exact number, it does
-    not depend on which examples train the tokenizer [ours].
+    not depend on which examples train the tokenizer (not in the paper).
 
     >>> rough_length("Tom has 12 apples.")
     7

@@ -112,13 +112,13 @@ def generate_chains(
 
 
 class SegmentWriter:
-    """Encodes what a role's model has not read, and decodes its next segment.
+    """Encodes the new context blocks with the role's model, and decodes its next segment.
 
     Args:
         models: by role: {"ES": esm, "AS": asm}, or the USM twice, or {"CHAIN": direct}.
         search: decodes a segment; by default, ``greedy``.
         second_try: decodes again a segment that hit the limit or repeats the one before; by
-            default, the chain stops there [ours].
+            default, the chain stops there (not in the paper).
     """
 
     def __init__(

@@ -33,7 +33,7 @@ def chain_entropies(
         model: a direct model, question → chain.
         pieces: the pieces of each example's chain.
         context: "prefix" scores a piece given the question and all earlier pieces, in one pass
-            [ours]; "question" scores it as if it were the whole chain (released code).
+            (not in the paper); "question" scores it as if it were the whole chain (released code).
     """
     encoded = [tokenizer.encode_pieces(list(p)) for p in pieces]
     # owners[i]: the (example, piece) pairs in row i, in order

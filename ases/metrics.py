@@ -37,7 +37,7 @@ _MEASURE = re.compile(r"(?<![a-zA-Z])[a-zA-Z]++(?=[^\w\n]{0,3}\d)|(?<=\d)\s{0,3}
 
 def text_kind(texts: Sequence[str]) -> str:
     """How to count words: "words" for unaccented Latin text, "characters" where at least a fifth of
-    the letters are in a script without spaces, else "unicode-words" [ours]."""
+    the letters are in a script without spaces, else "unicode-words" (not in the paper)."""
     text = unicodedata.normalize("NFC", "\n".join(texts))
     # Ignore Latin letters beside a number: they may be a unit.
     letters = [c for c in _MEASURE.sub("", text) if unicodedata.category(c)[0] in "LM"]

@@ -394,7 +394,7 @@ class EncoderDecoder(nn.Module):
 
 def start_from(states: Tensor, x: Tensor, begins: tuple[Tensor, ...]) -> Tensor:
     """Add to each target's first input, in x (B, T, D), the state (B, S, D) of the newest source
-    token it reads [ours]."""
+    token it reads (not in the paper)."""
     rows, places, newest = begins
     return x.index_put((rows, places), states[rows, newest], accumulate=True)
 

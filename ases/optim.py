@@ -25,7 +25,8 @@ def learning_rate_at(share: float, peak: float, warmup: float) -> float:
 
 
 def make_optimizers(model: nn.Module, settings: Settings) -> "list[Optimizer]":
-    """Muon for matrices inside blocks; AdamW for embeddings, head, bias tables and norms [ours]."""
+    """Muon for matrices inside blocks; AdamW for embeddings, head, bias tables and norms. Not in
+    the paper."""
     muon: list[Tensor] = []
     adamw: list[Tensor] = []
     vectors: list[Tensor] = []

@@ -9,7 +9,7 @@ a block that ends with </s>. A segment's target is its block in later contexts:
 
 A *row* is a list of pairs that share one encoding. With a block-causal encoder, a source token sees
 its own block and all earlier ones. Each context's encoding is then a prefix of the next one's, and
-one row serves a whole chain [ours]:
+one row serves a whole chain (not in the paper):
 
     source    question </s> | segment 1 </s> | … | segment n−1 </s>    block j sees blocks 0 … j
     decoder   segment 1 </s> | segment 2 </s> | … | segment n <end> </s>    no block sees another
@@ -64,7 +64,8 @@ def join_context(
 
 
 def encode_question(text: str, tokenizer: Tokenizer, max_question: int) -> tuple[list[int], int]:
-    """Ids of a question, and how many were dropped: long questions lose their middle [ours].
+    """Ids of a question, and how many were dropped: long questions lose their middle (not in the
+    paper).
 
     Raises ValueError: ``max_question`` is not positive.
     """

@@ -184,7 +184,7 @@ def _checked_splits(examples: Sequence[Example] | Splits, settings: Settings) ->
 def _with_limits(
     settings: Settings, rows: dict[str, list[Row]], segmented: Sequence[Segmented]
 ) -> Settings:
-    """By default, twice the most target tokens and segments seen in training [ours]."""
+    """By default, twice the most target tokens and segments seen in training (not in the paper)."""
     pairs = [pair for of_model in rows.values() for row in of_model for pair in row]
     tokens = 2 * max((len(pair.target) for pair in pairs), default=1)
     rounds = 1 if settings.mode == "direct" else 2 * max(len(s.segments) for s in segmented)

@@ -107,7 +107,8 @@ _REST_OF_LINE = re.compile(rf"[^\S{LINE_ENDS}]*\S")
 
 
 def split_pieces(chain: str) -> list[str]:
-    """Cut a chain into sentences and clauses [ours]. Joined, they are the chain, byte for byte.
+    """Cut a chain into sentences and clauses. Joined, they are the chain, byte for byte. Not in the
+    paper.
 
     Never cuts inside a number, a URL or "!=", or after an item number ("2.") or an abbreviation
     ("Mrs.", "i.e.", "No. 5"). Pieces start with their leading blanks, like the words of a
@@ -202,8 +203,8 @@ RULES = {
 
 # --- segments ------------------------------------------------------------------------------------
 def make_segments(pieces: list[str], labels: list[str], merge: bool = True) -> list[Segment]:
-    """Merge neighbours with the same label: segments alternate strictly, ES first [ours]. Without
-    ``merge``, every piece is a segment (released code).
+    """Merge neighbours with the same label: segments alternate strictly, ES first (not in the
+    paper). Without ``merge``, every piece is a segment (released code).
 
     >>> [(s.label, s.text) for s in make_segments(["a,", " b.", " c."], ["AS", "ES", "ES"])]
     [('ES', ''), ('AS', 'a,'), ('ES', ' b. c.')]

@@ -87,7 +87,7 @@ class Settings:
     segmentation: str = setting("interleave", "how to label pieces", choices=RULES)
     beta: float = setting(1.0, "AS if above beta times the chain's mean entropy", low=0)
     # The paper sweeps a gamma that its released code lacks. As an exponent, it covers that code's
-    # two options: sum (0) and mean (1) [ours].
+    # two options: sum (0) and mean (1) (not in the paper).
     gamma: float = setting(1.0, "piece entropy = sum / tokens ** gamma", low=-10, high=10)
     entropy_context: str = setting(
         "prefix", "measure pieces after the chain so far, or alone", choices=("prefix", "question")
@@ -99,7 +99,11 @@ class Settings:
     merge: bool = setting(True, "one segment per piece, like the released code")
 
     # --- model
-    encoder: str = setting("block-causal", "encode chains once, or every context", choices=ENCODERS)
+    encoder: str = setting(
+        "block-causal",
+        "block-causal: encode each chain once; bidirectional: every context again, as in the paper",
+        choices=ENCODERS,
+    )
     size: str = setting("tiny", "shape of the model", choices=SIZES)
     dropout: float = setting(0.0, "fraction of activations dropped in training", low=0, high=0.99)
     init: str | None = setting(None, "T5 checkpoint", shown="random weights", metavar="FOLDER")
@@ -177,9 +181,9 @@ class ModelConfig:
     tie_word_embeddings: bool = setting(False, "the embedding is the output head")
     scale_decoder_outputs: bool = setting(False, "multiply the decoder's output by D ** -0.5")
     # T5 folds 1/√K into the query weights. But Adam's steps have the same size for all weights:
-    # √K times smaller query weights become unstable at rates that suit the rest [ours].
+    # √K times smaller query weights become unstable at rates that suit the rest (not in the paper).
     scale_scores: bool = setting(True, "multiply the scores by K ** -0.5")
-    # With a block-causal encoder, nothing else tells which segment is the last [ours].
+    # With a block-causal encoder, nothing else tells which segment is the last (not in the paper).
     start_from_state: bool = setting(True, "add the newest token's state to the start token")
     pad_token_id: int = setting(0, "fills batches", low=0)
     decoder_start_token_id: int = setting(0, "what the decoder reads first", low=0)

@@ -103,7 +103,8 @@ class Training(Counters):
         return self.place() | {"loss": loss} | row
 
     def keep_if_best(self, scores: dict) -> None:
-        """Keep the weights with the most correct validation tokens; ties: lower loss [ours].
+        """Keep the weights with the most correct validation tokens; ties: lower loss. Not in the
+        paper.
 
         With little data, the loss can rise while accuracy still improves: the model gets more
         confident in its errors. Greedy decoding is unaffected.
