@@ -3,13 +3,11 @@
 import math
 import random
 import runpy
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-import ases.entropy
-import ases.segmentation
 from ases.model import EncoderDecoder, start_from
 from ases.pairs import Pair, collate, rows_by_model
 from ases.recipe import segment, training_texts
@@ -20,54 +18,23 @@ from ases.tokenizer import Tokenizer
 from ases.training import Training, fit
 
 
-class Reference:
-    """The project's own answers, where it has one, and one possible answer where it has none."""
-
-    interleaved_labels = staticmethod(ases.segmentation.interleaved_labels)
-    token_entropies = staticmethod(ases.entropy.token_entropies)
-
-    @staticmethod
-    def merge(pieces, labels):
-        return [(s.label, s.text) for s in ases.segmentation.make_segments(pieces, labels)]
-
-    @staticmethod
-    def unify(pairs_by_model):
-        turns = {ES: iter(pairs_by_model["esm"]), AS: iter(pairs_by_model["asm"])}
-        pairs, role = [], ES
-        for _ in range(len(pairs_by_model["esm"]) + len(pairs_by_model["asm"])):
-            pairs.append(next(turns[role]))
-            ends_its_chain = pairs[-1].target[-2:-1] == [2]
-            role = ES if ends_its_chain or role == AS else AS
-        return {"usm": pairs}
-
-    @staticmethod
-    def toeplitz_index(n, m):
-        return torch.arange(m) - torch.arange(n)[:, None] + n - 1
-
-    @staticmethod
-    def first_inputs(start, states, reads):
-        return start + states[torch.tensor(reads) - 1]
-
-    @staticmethod
-    def better_settings(settings):
-        return replace(settings, embedding_learning_rate=0.05, learning_rate=0.1, momentum=0.8)
-
-
 class Solutions:
     """The reader's functions; what is missing skips its test."""
 
     def __init__(self, path):
-        self.found = runpy.run_path(path)
+        if not Path(path).is_file():
+            pytest.exit(f"--solutions: {path} is not a file", returncode=2)
+        self.functions = runpy.run_path(path)
 
     def __getattr__(self, name):
-        return self.found.get(name) or pytest.skip(f"{name} is not in your file")
+        return self.functions.get(name) or pytest.skip(f"{name} is not in your file")
 
 
 @pytest.fixture(scope="module")
 def mine(request):
-    """The functions to judge: the reader's, or the reference's."""
+    """The functions to judge: the reader's, or the project's."""
     path = request.config.getoption("--solutions")
-    return Solutions(path) if path else Reference
+    return Solutions(path or Path(__file__).with_name("solutions.py"))
 
 
 def test_1_interleaving(mine):
