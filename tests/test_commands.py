@@ -254,6 +254,7 @@ train.py --batch-tokens 100000000000 → --batch-tokens is
 train.py --seed -1 → --seed is '-1'; expected a whole number of at least 0
 train.py --data https://a.b/c.jsonl → --data is a web address; download the file first
 train.py --epochs 3 --lr 0.1 → --epochs is not a flag … --lr is not a flag
+train.py --max-step 3 → --max-step is not a flag
 train.py usm → unexpected argument 'usm'
 train.py --mode direct --segmentation entropy → --segmentation cannot be combined with --mode direct
 train.py --scorer x → --scorer needs --segmentation entropy

@@ -89,7 +89,7 @@ def test_pretraining_sees_no_answer(tmp_path, monkeypatch):
     trial = replace(SMALL, task="pet", data="reports.jsonl", size="tiny", epochs=1)
     plain = one_trial.run_trial(trial, str(tmp_path))
     pretrained = one_trial.run_trial(replace(trial, pretrained=True), str(tmp_path))
-    assert set(pretrained["tests"]) == {"test", "test, second try"}
+    assert set(pretrained["tests"]) == {"validation", "test", "test, second try"}
     assert pretrained["updates"] == plain["updates"]
     assert pretrained["validation_loss"] != plain["validation_loss"]
     examples = make_splits("pet", 20, 3, 3, seed=0, max_number=20)["train"]

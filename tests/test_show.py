@@ -23,6 +23,11 @@ def test_a_table_has_a_column_for_each_run():
     assert len(set(map(len, lines))) == 1 and not any("rounds" in line for line in lines)
 
 
+def test_the_usual_tokens_of_rouge_are_not_named():
+    rows = [table({"a": RESULTS | {"rouge_tokens": kind}}) for kind in ("words", "characters")]
+    assert ["rouge_tokens" in row for row in rows] == [False, True]
+
+
 def test_every_row_is_explained():
     rows = re.findall(r"^(stop: \S+|\S+)", table({"a": RESULTS}), re.MULTILINE)[1:]
     assert rows == ["accuracy", "bleu", "stop: end"]
