@@ -153,8 +153,12 @@ def conflicts(command: str, given: Given) -> list[str]:
     question = given.get("question", "?")
     if not question.strip() or any("\ud800" <= c <= "\udfff" for c in question):
         wrong.append("--question is empty or not valid Unicode")
+    return wrong + _unusable_paths(command, given)
 
-    # No output may overwrite an input, a folder or, without --overwrite, a file.
+
+def _unusable_paths(command: str, given: Given) -> list[str]:
+    """No output may overwrite an input, a folder or, without --overwrite, a file."""
+    wrong = []
     for name in ("out", "report"):
         path = Path(given.get(name, ""))
         if name in given and path.is_dir():
