@@ -411,10 +411,8 @@ class MissingField(InputError):
 
 
 #: Turns chats into questions and answers; https://jqlang.org.
-_FROM_CHATS = {
-    "messages": "jq -c '{question: .messages[-2].content, answer: .messages[-1].content}'",
-    "conversations": "jq -c '{question: .conversations[-2].value, answer: .conversations[-1].value}'",  # noqa: E501
-}
+_FROM_CHATS = "jq -c '{{question: .{0}[-2].{1}, answer: .{0}[-1].{1}}}' FILE > data.jsonl"
+_TEXTS_OF_CHATS = {"messages": "content", "conversations": "value"}
 
 
 def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:
@@ -425,8 +423,9 @@ def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:
             f"field {name!r} is missing; expected a text (the fields are {names!r}; name others"
         )
         message += " with --question-field and --answer-field)"
-        for chat in _FROM_CHATS.keys() & row.keys():
-            message = f"a chat; convert the file first: {_FROM_CHATS[chat]} FILE > data.jsonl"
+        for chat in _TEXTS_OF_CHATS.keys() & row.keys():
+            command = _FROM_CHATS.format(chat, _TEXTS_OF_CHATS[chat])
+            message = f"a chat; convert the file first: {command}"
         raise MissingField(message)
     value = row[name]
     if value is None or value != value:  # null, or NaN
