@@ -21,7 +21,7 @@ With a bidirectional encoder, like T5's, a row is one pair whose context is one 
 import random
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,13 +37,22 @@ IGNORE = -100  # target value of padding; PyTorch's default ignore_index
 
 
 # --- pairs ---------------------------------------------------------------------------------------
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair:
     """Context blocks → ids of the next segment, all with </s>."""
 
     role: str
-    context: list[list[int]]
+    blocks: list[list[int]]  # of the context; those of its whole chain if ``n_blocks`` is given
     target: list[int]
+    n_blocks: int | None = None  # the pairs of a long chain share one list
+
+    @property
+    def context(self) -> list[list[int]]:
+        return self.blocks[: self.n_blocks]
+
+    def __eq__(self, other: object) -> bool:
+        parts = (self.role, self.context, self.target)
+        return isinstance(other, Pair) and parts == (other.role, other.context, other.target)
 
     @property
     def source(self) -> list[int]:
@@ -97,14 +106,14 @@ def make_pairs(
     ids = [[i for _ in s.pieces for i in next(of_pieces)] for s in segments]
     blocks = join_context(question_ids, ids, tokenizer)
     targets = [*blocks[1:-1], [*ids[-1], tokenizer.end_id, tokenizer.eos_id]]
-    return [Pair(s.label, blocks[: j + 1], targets[j]) for j, s in enumerate(segments)]
+    return [Pair(s.label, blocks, targets[j], j + 1) for j, s in enumerate(segments)]
 
 
 # --- rows ----------------------------------------------------------------------------------------
 def make_rows(pairs: Sequence[Pair], encoder: str) -> list[Row]:
     """Rows from the pairs that one sub-model learns from one chain."""
     if encoder == "bidirectional":
-        return [[replace(pair, context=[pair.source])] for pair in pairs]
+        return [[Pair(pair.role, [pair.source], pair.target)] for pair in pairs]
     return [list(pairs)] if pairs else []
 
 
@@ -193,7 +202,11 @@ def pack(row: Row, start_id: int) -> PackedRow:
         lengths.append(len(packed.source))
         packed.ends += [len(packed.source)] * len(block)
     for pair in row:
-        n, first, n_read = len(pair.target), len(packed.targets), lengths[len(pair.context) - 1]
+        n, first, n_read = (
+            len(pair.target),
+            len(packed.targets),
+            lengths[(pair.n_blocks or len(pair.blocks)) - 1],
+        )
         packed.begins.append((first, n_read - 1))
         packed.inputs += [start_id, *pair.target[:-1]]  # shifted right
         packed.targets += pair.target
