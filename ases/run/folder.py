@@ -41,7 +41,7 @@ from ases.run.cli import Given, Options, of
 from ases.run.process import Interrupted, Lock
 from ases.run.progress import say, tell
 from ases.run.read import Columns, data_notes, read_examples, read_json
-from ases.run.write import check_place, write_text
+from ases.run.write import check_new, check_place, write_text
 from ases.settings import MODES, ModelConfig, Settings, complaints, setting
 from ases.tasks import TASKS, make_splits
 from ases.tokenizer import Tokenizer
@@ -170,8 +170,9 @@ def open_run(given: Given) -> Run:
             model = load_model(folder / "scorer.best.pt", device, config.run_id)
             scorer = Writer(config, tokenizer, {"direct": model})
     else:
-        texts = [] if config.init else training_texts(splits)
-        seen = " ".join(sorted({word for text in texts for word in words_of(text)}))
+        text = "" if config.init else " ".join(training_texts(splits))
+        # Each word once: telling letters from marks takes time.
+        seen = " ".join(sorted({word for part in set(text.split()) for word in words_of(part)}))
         run_id = secrets.token_hex(8)
         config = replace(config, run_id=run_id, scorer_digest=digest, words=seen)
         if parallel.rank() == 0:
@@ -325,8 +326,7 @@ def save_run(writer: Writer, folder: Path) -> None:
     known = {f.name for f in fields(RunConfig)}
     given = {name: value for name, value in vars(writer.settings).items() if name in known}
     config = RunConfig(**given | {"run_id": secrets.token_hex(8), "data": None, "data_digest": ""})
-    used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    refuse_if(used, folder, "exists and is not empty; choose a new folder")
+    check_new(folder)
     config.save(folder)
     write_text(folder / "tokenizer.json", writer.tokenizer.text())
     for name, model in writer.models.items():

@@ -12,10 +12,10 @@ import fnmatch
 import json
 from pathlib import Path
 
-from ases.data import InputError, refuse_if
+from ases.data import InputError
 from ases.run.cli import Parser, run_command
 from ases.run.progress import tell
-from ases.run.write import check_place, write_text
+from ases.run.write import check_new, check_place, write_text
 
 
 def export(run: Path, folder: Path) -> list[Path]:
@@ -65,11 +65,6 @@ def fetch(name: str, folder: Path) -> None:
     except Exception as error:  # network, names, permissions: each has its own class
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{name}: cannot be downloaded ({reason})") from None
-
-
-def check_new(folder: Path) -> None:
-    used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    refuse_if(used, folder, "exists and is not empty; choose a new folder")
 
 
 def main() -> None:

@@ -73,3 +73,9 @@ def check_place(path: Path) -> None:
     fits = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
     reason = "read-only" if nearest.is_dir() else "no folder"
     refuse_if(not fits, path, f"cannot be written; {nearest} is {reason}")
+
+
+def check_new(folder: Path) -> None:
+    """Raises InputError: something is in the folder already."""
+    used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    refuse_if(used, folder, "exists and is not empty; choose a new folder")

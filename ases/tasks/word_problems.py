@@ -143,14 +143,18 @@ def _buys_with_change(s: Story, steps: int) -> Step:
 Event = Callable[[Story, int], Step | None]
 
 
+def _random_change(s: Story, value: int, sign: str) -> dict:
+    """What can be said of a change of the total; nothing if there is no room for one."""
+    most = s.max - value if sign == "+" else value - 1
+    return s.amounts(s.rng.randint(1, most)) if most >= 1 else {}
+
+
 def _change(sign: str, clauses: str, sentences: str) -> Event:
     """Adds b things to the total (+) or takes them from it (-)."""
 
     def event(s: Story, value: int) -> Step | None:
-        most = s.max - value if sign == "+" else value - 1
-        if most < 1:
+        if not (said := _random_change(s, value, sign)):
             return None
-        said = s.amounts(s.rng.randint(1, most))
         derivation, result = s.derive(value, sign, said["b"])
         derivation += " left" if sign == "-" else ""
         asks, clause = "gain" if sign == "+" else "loss", ""
@@ -159,9 +163,7 @@ def _change(sign: str, clauses: str, sentences: str) -> Event:
             plain = said | dict(more=said["n"], some=said["n"])
             fact = s.say(f"{{he}} {present}", **plain)
             clause = s.say(past if s.past else present, **said)
-            sentence = (
-                f"{s.rng.choice([s.say('{He}'), s.say('{name}'), s.say('Then {he}')])} {clause}."
-            )
+            sentence = s.say(s.rng.choice(["{He}", "{name}", "Then {he}"])) + f" {clause}."
         else:
             present, past, fact = (s.say(text, **said) for text in s.choose(sentences))
             sentence = past if s.past else present
@@ -174,10 +176,8 @@ def _compared(sign: str, table: str, fact: str) -> Event:
     """ "By evening he has 3 more than before." """
 
     def event(s: Story, value: int) -> Step | None:
-        most = s.max - value if sign == "+" else value - 1
-        if most < 1:
+        if not (said := _random_change(s, value, sign)):
             return None
-        said = s.amounts(s.rng.randint(1, most))
         present, past = (s.say(text, **said) for text in s.choose(table))
         derived = s.derive(value, sign, said["b"])
         return Step(past if s.past else present, [s.say(fact, **said)], *derived, "total", True)
@@ -206,12 +206,12 @@ def _times(s: Story, value: int) -> Step | None:
     return Step(past if s.past else present, [fact], *s.derive(value, "*", k), refers_back=True)
 
 
-def _divisors(s: Story, value: int) -> list[int]:
+def _divisors(value: int) -> list[int]:
     return [k for k in range(2, 10) if value % k == 0 and value // k <= 9]
 
 
 def _shares(s: Story, value: int) -> Step | None:
-    if not (divisors := [k for k in _divisors(s, value) if k > 2]):
+    if not (divisors := [k for k in _divisors(value) if k > 2]):
         return None
     k = s.rng.choice(divisors)
     sentence = s.say(*s.choose("shared"), k=k, others=f"{k - 1} friends", **s.amounts(k))
@@ -231,7 +231,7 @@ def _together(s: Story, value: int) -> Step | None:
 
 def _each(table: str, asks: str) -> Event:
     def event(s: Story, value: int) -> Step | None:
-        if not (divisors := _divisors(s, value)):
+        if not (divisors := _divisors(value)):
             return None
         k = s.rng.choice(divisors)
         sentence, fact, gets = (s.say(text, k=k, **s.amounts(k)) for text in s.choose(table))
