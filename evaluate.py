@@ -3,7 +3,6 @@
 
 import signal
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # no traceback on Ctrl-C during imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -24,17 +23,18 @@ def main() -> None:
     if set(given) == {"run", "show_wrong"} and all(path.exists() for path in written):
         return show_wrong_ones(written, options.show_wrong)
     from ases.run.evaluation import ask, score
-    from ases.run.folder import load_run
+    from ases.run.folder import open_trained
     from ases.run.progress import say
 
     device = given.get("device", "auto")
-    writers = {Path(run): load_run(run, device) for run in options.run}
-    for run, writer in writers.items():  # what Python has saved knows of no data
-        config: Any = writer.settings
-        if config.data_digest and not (run / "results.json").exists():
-            say(f"note: {run} has no results.json: train.py did not finish")
-    asked = options.question is not None or options.questions is not None
-    (ask if asked else score)(writers, options, given)
+    runs = {Path(folder): open_trained(Path(folder), device) for folder in options.run}
+    for folder, (config, _) in runs.items():  # what Python has saved knows of no data
+        if config.data_digest and not (folder / "results.json").exists():
+            say(f"note: {folder} has no results.json: train.py did not finish")
+    if options.question is not None or options.questions is not None:
+        ask(runs, options, given)
+    else:
+        score(runs, options, given)
 
 
 def show_wrong_ones(written: list[Path], n: int) -> None:

@@ -57,7 +57,7 @@ def main() -> None:
         split = options.split or "all"
         splits, description = load_splits(settings, whole=split == "all")
         examples = pick_split(splits, split)
-    scorer = load_scorer(settings, settings.device)
+    scorer = load_scorer(settings)
     segmented = segment(examples, settings, scorer)
 
     rows = json_lines(map(segmented_row, segmented))

@@ -31,19 +31,19 @@ def main() -> None:
     recorder = Recorder(run.folder, run.resumed, run.config)
     with leaving_order(run, recorder):
         parts: dict = dict(tokenizer=run.tokenizer, scorer=run.scorer)
-        if run.config.init:
-            parts["initial"] = partial(load_t5, run.config.init)
-        writer = train(run.splits, run.config, recorder, **parts)
+        if init := run.config.settings.init:
+            parts["initial"] = partial(load_t5, init)
+        writer = train(run.splits, run.config.settings, recorder, **parts)
 
         scores: dict = {}
         for split in [name for name in ("test", "longer") if name in run.splits]:
             examples = run.splits[split]
             tell(f"writing {counted(len(examples), 'chain')} for {split} …")
-            scores[split], predictions = evaluate(writer, examples)
+            scores[split], predictions = evaluate(writer, run.config.run_id, examples)
             if run.lock:
                 suffix = "" if split == "test" else f"-{split}"
                 write_evaluation(run.folder, scores[split], predictions, suffix)
-            question_notes(writer, [e.question for e in examples], tell)
+            question_notes(writer, run.config.words, [e.question for e in examples], tell)
         print(table(scores))
 
 

@@ -239,13 +239,17 @@ def test_segmentation_of_the_real_sets_is_lossless(name, task, rows, tmp_path):
 # --- mistakes ------------------------------------------------------------------------------------
 #: A command → what its line of error says: parts between "…".
 MISTAKES = f"""
-train.py --max-steps many --beta -1 --task chess --learning-rate 0 → --max-steps is 'many' … --beta is '-1' … --task is 'chess'; expected one of mwp, pet … --learning-rate is '0'; expected a number above 0
+train.py --max-steps many → --max-steps is 'many'; expected a whole number of at least 1
+train.py --beta -1 → --beta is '-1'
+train.py --task chess → --task is 'chess'; expected one of mwp, pet
+train.py --learning-rate 0 → --learning-rate is '0'; expected a number above 0
 train.py --seed {"9" * 30} → --seed is
 train.py --seed {"9" * 400} → --seed is
 train.py --seed 1 --seed 2 → --seed is given twice
-train.py --frobnicate → --frobnicate is not a flag; see --help
-train.py --max_steps 3 → --max_steps is not a flag; see --help
-train.py --set clip=0 --set colour=3 --set d_model=abc → --set clip is '0'; expected a number above 0 … --set 'colour=3': expected NAME=VALUE … --set d_model is 'abc'
+train.py --frobnicate --max_steps 3 → unrecognized arguments: --frobnicate --max_steps 3; see --help
+train.py --set clip=0 → --set clip is '0'; expected a number above 0
+train.py --set colour=3 → --set 'colour=3': expected NAME=VALUE
+train.py --set d_model=abc → --set d_model is 'abc'
 train.py --set relative_attention_num_buckets=30 --out-dir a SMALL → model: relative_attention_num_buckets is 30; expected a multiple of 4
 train.py --set pad_token_id=99999 --out-dir a SMALL → model: pad_token_id is 99999; expected less than vocab_size
 train.py --set clip=1 --resume nowhere → --clip cannot be combined with --resume
@@ -253,9 +257,8 @@ train.py --max-steps 10000000000000000000000 → --max-steps is
 train.py --batch-tokens 100000000000 → --batch-tokens is
 train.py --seed -1 → --seed is '-1'; expected a whole number of at least 0
 train.py --data https://a.b/c.jsonl → --data is a web address; download the file first
-train.py --epochs 3 --lr 0.1 → --epochs is not a flag … --lr is not a flag
-train.py --max-step 3 → --max-step is not a flag
-train.py usm → unexpected argument 'usm'
+train.py --max-step 3 → unrecognized arguments: --max-step
+train.py usm → unrecognized arguments: usm
 train.py --mode direct --segmentation entropy → --segmentation cannot be combined with --mode direct
 train.py --scorer x → --scorer needs --segmentation entropy
 train.py --beta 1.4 → --beta needs --segmentation entropy
@@ -269,7 +272,7 @@ train.py --segmentation entropy --scorer a --out-dir a → --out-dir and --score
 train.py --segmentation entropy --scorer RUNS/usm --out-dir a SMALL → --scorer needs a direct one
 train.py --mode dsm --segmentation entropy --scorer RUNS/direct --beta 50 --out-dir a SMALL → asm: 0 training and 0 validation rows
 train.py --mode usm --out-dir RUNS/usm SMALL → already holds a run
-segment.py --segmentation entropy → needs --scorer
+segment.py --segmentation entropy → --segmentation entropy needs --scorer
 segment.py --segmentation entropy --scorer '' → --scorer is ''
 segment.py --segmentation entropy --scorer RUNS/usm → --scorer needs a direct one
 segment.py --check → --check needs --data

@@ -248,7 +248,7 @@ def test_bytes_of_checkpoints(whole, fuzz):
 def test_values_of_checkpoints(whole, fuzz, name):
     run = whole / "run"
     model = EncoderDecoder(load_model(run / "usm.best.pt").config)
-    training = Training("usm", model, RunConfig.load(run))
+    training = Training("usm", model, RunConfig.load(run).settings)
 
     def check():
         told_in_one_line(load_model, run / name)

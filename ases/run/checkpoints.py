@@ -94,7 +94,7 @@ class Recorder(Watcher):
     """
 
     def __init__(self, folder: Path, resume: bool = False, config: Any = None):
-        """``config``: the run's ``RunConfig``, to be completed by the limits of decoding."""
+        """``config``: the run's ``RunConfig``, to be completed by training's settings."""
         self.folder, self.resume, self.config = Path(folder), resume, config
         self.run_id = config.run_id if config else ""
         self.writes = parallel.rank() == 0
@@ -110,8 +110,7 @@ class Recorder(Watcher):
         if not self.writes:
             return
         if self.config:
-            limits = training.settings.max_tokens, training.settings.max_rounds
-            replace(self.config, max_tokens=limits[0], max_rounds=limits[1]).save(self.folder)
+            replace(self.config, settings=training.settings).save(self.folder)
         if training.step:
             what = "was trained already, for" if training.share >= 1 else "continues after"
             say(f"{training.name} {what} {training.step:,} steps")

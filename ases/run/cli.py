@@ -1,4 +1,4 @@
-"""Flags, derived from settings. One line reports all mistakes: exit code 2, no traceback."""
+"""Flags, derived from settings. A mistake is one line and exit code 2, without a traceback."""
 
 import argparse
 import os
@@ -102,14 +102,14 @@ _FREE_IN_RESUMING = {"resume", "device", "data", "max_steps", "max_minutes"}
 _OF_A_RUN = set(" ".join(FLAGS["train"].values()).split()) - _FREE_IN_RESUMING | set(UNFLAGGED)
 
 
-def conflicts(command: str, given: Given) -> list[str]:
-    """Complaints about flags that conflict, are missing, or name unusable paths."""
-    reasons: dict[str, str] = {}  # flag → the first reason against it
+def check_flags(command: str, given: Given) -> None:
+    """Raise InputError if flags conflict, are missing, or name unusable paths: no output overwrites
+    an input, a folder or, without --overwrite, a file."""
 
     def refuse(names: str, why: str) -> None:
         for name in names.split():
             if name in given:
-                reasons.setdefault(name, f"{_flag(name)} {why}")
+                raise InputError(f"{_flag(name)} {why}")
 
     rule = given.get("segmentation", "interleave")
     if "resume" in given:
@@ -120,13 +120,15 @@ def conflicts(command: str, given: Given) -> list[str]:
     if "questions" in given:
         refuse(_OF_SCORES, "cannot be combined with --questions")
     if "data" not in given and "questions" not in given:
-        refuse(OF_FILES, "needs --data")
+        refuse(f"{OF_FILES} check", "needs --data")
     if given.get("mode") == "direct":
         refuse("segmentation", "cannot be combined with --mode direct")
     if rule == "interleave":  # your own rule may read them, too
         refuse("beta gamma entropy_context", "needs --segmentation entropy")
     if not RULES[rule].needs_entropy:
         refuse("scorer", "needs --segmentation entropy")
+    elif command == "segment" and "scorer" not in given:
+        refuse("segmentation", f"{rule} needs --scorer, the folder of a direct run")
     if "init" in given:
         refuse("size dropout model", "cannot be combined with --init, which has a shape")
     if "check" in given:
@@ -135,44 +137,31 @@ def conflicts(command: str, given: Given) -> list[str]:
         refuse("seed train_problems test_problems", "needs --split with --data")
     if "text" in given:
         refuse(f"{_DATA} split check show", "cannot be combined with a text")
-
-    wrong = list(reasons.values())
+        if not given["text"].strip():
+            raise InputError("the text to cut is empty")
     if "://" in given.get("data", ""):
-        wrong.append("--data is a web address; download the file first")
-    if not given.get("text", "?").strip():
-        wrong.append("the text to cut is empty")
-    if "check" in given and "data" not in given:
-        wrong.append("--check needs --data, the file to check")
-    if command == "segment" and RULES[rule].needs_entropy and "scorer" not in given:
-        wrong.append(f"--segmentation {rule} needs --scorer, the folder of a direct run")
-    runs = [Path(run).resolve() for run in given.get("run", [])]
-    if command == "evaluate" and not runs:
-        wrong.append("--run is missing; expected the folder of a run")
-    if len(set(runs)) < len(runs):
-        wrong.append("--run names a folder twice")
+        refuse("data", "is a web address; download the file first")
     question = given.get("question", "?")
     if not question.strip() or any("\ud800" <= c <= "\udfff" for c in question):
-        wrong.append("--question is empty or not valid Unicode")
-    return wrong + _unusable_paths(command, given)
+        refuse("question", "is empty or not valid Unicode")
+    runs = [Path(run).resolve() for run in given.get("run", [])]
+    if command == "evaluate" and not runs:
+        raise InputError("--run is missing; expected the folder of a run")
+    if len(set(runs)) < len(runs):
+        refuse("run", "names a folder twice")
 
-
-def _unusable_paths(command: str, given: Given) -> list[str]:
-    """No output may overwrite an input, a folder or, without --overwrite, a file."""
-    wrong = []
     for name in ("out", "report"):
         path = Path(given.get(name, ""))
-        if name in given and path.is_dir():
-            wrong.append(f"--{name} is {str(path)!r}, a folder; expected a file")
-        elif name in given and path.exists() and "overwrite" not in given:
-            wrong.append(f"--{name} is {str(path)!r}, which exists; choose another or --overwrite")
+        if path.is_dir():
+            refuse(name, f"is {str(path)!r}, a folder; expected a file")
+        if path.exists() and "overwrite" not in given:
+            refuse(name, f"is {str(path)!r}, which exists; choose another or --overwrite")
     if command == "evaluate" and not given.get("report", ".html").endswith(".html"):
-        wrong.append(f"--report is {given['report']!r}; expected a name that ends in .html")
+        refuse("report", f"is {given['report']!r}; expected a name that ends in .html")
     for together in ("data out report", "out_dir scorer", "out_dir init"):
         named = [name for name in together.split() if name in given]
         if len({Path(given[name]).resolve() for name in named}) < len(named):
-            flags = " and ".join(map(_flag, named))
-            wrong.append(f"{flags} are the same path; change one")
-    return wrong
+            refuse(named[0], f"and {_flag(named[1])} are the same path; change one")
 
 
 # --- parsing -------------------------------------------------------------------------------------
@@ -197,44 +186,34 @@ def parse(command: str, about: str, epilog: str = "", text: str = "") -> Given:
     )
     if text:
         parser.add_argument("text", nargs="?", help=text)
-    declared = {f.name: (cls, f) for cls in (Settings, Options) for f in fields(cls)}
+    declared: dict = {f.name: (cls, f) for cls in (Settings, Options) for f in fields(cls)}
     for title, names in FLAGS[command].items():
         group = parser.add_argument_group(title)
         for name in names.split():
             _add_flag(group, *declared[name])
     group.add_argument("-h", "--help", action="help", help="show this help and exit")
 
-    namespace, unknown = parser.parse_known_args()
-    wrong = [f"{word} is not a flag; see --help" for word in unknown if word.startswith("-")]
-    if unknown and not wrong:  # after an unknown flag, its value
-        hint = "values follow their flag, texts are quoted"
-        wrong = [f"unexpected argument {unknown[0]!r}; {hint}"]
-    given: Given = vars(namespace)
+    given: Given = vars(parser.parse_args())
     for name in [name for name in declared if name in given]:
-        cls, f = declared[name]
-        if isinstance(given[name], list) and kind(cls, name) is not list:
-            wrong += [f"{_flag(name)} is given twice"] if len(given[name]) > 1 else []
-            given[name] = given[name][0]
-        given[name] = _checked(cls, f, _flag(name), given[name], wrong)
-    for text in given.pop("set", []):
-        name, _, typed = text.partition("=")
+        (cls, f), typed = declared[name], given[name]
+        if isinstance(typed, list) and kind(cls, name) is not list:
+            if len(typed) > 1:
+                raise InputError(f"{_flag(name)} is given twice")
+            typed = typed[0]
+        given[name] = _checked(cls, f, _flag(name), typed)
+    for pair in given.pop("set", []):
+        name, _, typed = pair.partition("=")
         if name not in UNFLAGGED:
-            wrong.append(f"--set {text!r}: expected NAME=VALUE with a name that --help lists")
-            continue
-        owner, f = UNFLAGGED[name]
-        value = _checked(owner, f, f"--set {name}", typed, wrong)
-        if owner is Settings:
-            given[name] = value
-        else:
-            given["model"] = given.get("model", {}) | {name: value}
-    wrong = wrong or conflicts(command, given)
-    if wrong:
-        raise InputError(" | ".join(wrong))
+            raise InputError(f"--set {pair!r}: expected NAME=VALUE with a name that --help lists")
+        cls, f = UNFLAGGED[name]
+        place = given if cls is Settings else given.setdefault("model", {})
+        place[name] = _checked(cls, f, f"--set {name}", typed)
+    check_flags(command, given)
     return given
 
 
-def _checked(cls: type, f: Any, name: str, typed: Any, wrong: list[str]) -> Any:
-    """What was typed, as the field's type; a complaint is appended to ``wrong``."""
+def _checked(cls: type, f: Any, name: str, typed: Any) -> Any:
+    """What was typed, as the field's type."""
     wanted, value = kind(cls, f.name), typed
     if isinstance(typed, str) and wanted is bool:
         value = {"true": True, "false": False}.get(typed.lower(), typed)
@@ -242,7 +221,7 @@ def _checked(cls: type, f: Any, name: str, typed: Any, wrong: list[str]) -> Any:
         with suppress(ValueError):
             value = wanted(typed)
     if not is_valid(cls, f, value):
-        wrong.append(f"{name} is {typed!r}; expected {expected(cls, f)}")
+        raise InputError(f"{name} is {typed!r}; expected {expected(cls, f)}")
     return value
 
 
@@ -264,9 +243,9 @@ def _add_flag(group: Any, cls: type, f: Any) -> None:
         const = not f.default
         group.add_argument(_flag(f.name), dest=f.name, action="store_const", const=const, help=text)
         return
-    shown = facts["shown"] or f.default
-    if shown is not None:
-        text += f" [{shown}]"
+    default = facts["shown"] or f.default
+    if default is not None:
+        text += f" [{default}]"
     metavar = facts["metavar"] or {int: "N", float: "X"}.get(wanted, "TEXT")
     if facts["choices"]:
         metavar = "{" + ",".join(facts["choices"]) + "}"

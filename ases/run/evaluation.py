@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 from ases import parallel
 from ases.data import Example, InputError, shown
@@ -16,7 +15,7 @@ from ases.metrics import is_correct, words_of
 from ases.recipe import Writer, score_chains
 from ases.run.checkpoints import FORMAT
 from ases.run.cli import OF_FILES, Options, colours_wanted
-from ases.run.folder import evaluation_folders, examples_for
+from ases.run.folder import RunConfig, evaluation_folders, examples_for
 from ases.run.page import evaluation_page
 from ases.run.progress import Meter, say, tell
 from ases.run.read import LOG, read_curves, read_questions, read_rows
@@ -27,20 +26,23 @@ from ases.tasks import TASKS
 
 
 def evaluate(
-    writer: Writer, examples: Sequence[Example], beams: int = 1, second_try: bool = False
+    writer: Writer,
+    run_id: str,
+    examples: Sequence[Example],
+    beams: int = 1,
+    second_try: bool = False,
 ) -> tuple[dict, list[dict]]:
     """Write and score chains: the contents of ``results.json`` and ``predictions.jsonl``."""
-    config: Any = writer.settings  # a RunConfig
+    settings, task = writer.settings, writer.settings.task
     started = time.perf_counter()
     part = write_chains(writer, parallel.own_part(examples), beams, second_try)
     chains = parallel.gather(part, len(examples))
     seconds = time.perf_counter() - started
 
-    task = config.task
     predictions = [prediction(task, *row) for row in zip(examples, chains)]
     questions = [e.question for e in examples]
-    results: dict = {"format": FORMAT, "run": config.run_id, "task": task, "mode": config.mode}
-    labels = None if config.mode == "direct" else config.segmentation
+    results: dict = {"format": FORMAT, "run": run_id, "task": task, "mode": settings.mode}
+    labels = None if settings.mode == "direct" else settings.segmentation
     results |= {"segmentation": labels} | score_chains(task, examples, chains)
     results["problems"] = hashlib.sha256("\0".join(sorted(questions)).encode()).hexdigest()[:16]
     results["cut_questions"] = writer.count_shortened(questions)
@@ -86,24 +88,24 @@ def prediction(task: str, example: Example, chain: Chain) -> dict:
 
 def question_notes(
     writer: Writer,
+    words: str,
     questions: Sequence[str],
     show: Callable[[str], None],
     trained_on: Sequence[Example] | None = (),
 ) -> None:
     """Note questions that are too long, have unknown words, or were in training.
-    ``trained_on``: the run's training split; None if it is gone."""
-    config: Any = writer.settings
+    ``words``: those in training; ``trained_on``: the run's training split, None if it is gone."""
     asked = set(questions)
     if trained_on is None:
         show("note: this run's data is gone; its training questions are unknown")
     elif seen := len(asked & {e.question for e in trained_on}):
         show(f"note: {seen:,} of {len(asked):,} questions were in this run's training data")
     if n := writer.count_shortened(questions):
-        long = f"{counted(n, 'question')} longer than {config.max_question} tokens"
+        long = f"{counted(n, 'question')} longer than {writer.settings.max_question} tokens"
         show(f"note: {long}; the middle is left out")
-    known = set(config.words.split(" "))
-    words = dict.fromkeys(word for question in questions for word in words_of(question))
-    if config.words and (unknown := [word for word in words if word not in known]):
+    known = set(words.split(" "))
+    in_questions = dict.fromkeys(word for question in questions for word in words_of(question))
+    if words and (unknown := [word for word in in_questions if word not in known]):
         more = f" and {len(unknown) - 10:,} more" if len(unknown) > 10 else ""
         show(f"note: never seen in training: {', '.join(unknown[:10])}{more}")
 
@@ -127,7 +129,11 @@ def train_seconds(folder: Path) -> float | None:
 
 
 # --- what evaluate.py does -----------------------------------------------------------------------
-def ask(writers: dict, options: Options, given: dict) -> None:
+#: By folder.
+Runs = dict[Path, tuple[RunConfig, Writer]]
+
+
+def ask(runs: Runs, options: Options, given: dict) -> None:
     """Answer questions that have no reference."""
     if options.question is not None:
         examples = [Example("question", options.question.strip(), "")]
@@ -135,9 +141,9 @@ def ask(writers: dict, options: Options, given: dict) -> None:
         examples = read_questions(options.questions, given.get("question_field"))
     outputs = {}
     if options.out_dir is not None:
-        outputs = evaluation_folders(writers, {}, options.out_dir, options.overwrite)
-    for folder, writer in writers.items():
-        question_notes(writer, [e.question for e in examples], say)
+        outputs = evaluation_folders(runs, {}, options.out_dir, options.overwrite)
+    for folder, (config, writer) in runs.items():
+        question_notes(writer, config.words, [e.question for e in examples], say)
         chains = write_chains(writer, examples, options.beams, options.second_try)
         if options.question is not None:
             print(f"{shown(folder)}\n{show_answer(chains[0], colours_wanted())}")
@@ -152,35 +158,37 @@ def ask(writers: dict, options: Options, given: dict) -> None:
             sys.stdout.write(lines)
 
 
-def score(writers: dict, options: Options, given: dict) -> None:
+def score(runs: Runs, options: Options, given: dict) -> None:
     """Write and score each run's chains for a split."""
     curves = {}
     if options.report:
         check_place(Path(options.report))
-        logs = [folder for folder in writers if (folder / "metrics.jsonl").exists()]
+        logs = [folder for folder in runs if (folder / "metrics.jsonl").exists()]
         curves = {str(folder): read_curves(folder) for folder in logs}
     changes = {name: given[name] for name in ("data", *OF_FILES.split()) if name in given}
     asked, names = {}, {}
-    for folder, writer in writers.items():
-        asked[folder] = examples_for(folder, writer.settings, changes, options.split)
+    for folder, (config, _) in runs.items():
+        asked[folder] = examples_for(folder, config, changes, options.split)
         _, split, description, _ = asked[folder]
         tell(f"{folder}: {description}")
         stem = Path(given.get("data", "")).stem
         beams = f"beam{options.beams}" if options.beams > 1 else ""
         parts = ["eval", split, stem, beams, "second-try" * options.second_try]
         names[folder] = "-".join(filter(None, parts))
-    outputs = evaluation_folders(writers, names, options.out_dir, options.overwrite)
+    outputs = evaluation_folders(runs, names, options.out_dir, options.overwrite)
 
     rows, predictions, about = {}, {}, []
     for folder, (examples, split, description, trained_on) in asked.items():
         about.append(f"{folder}: {len(examples)} chains, {split}; {description}")
         tell(f"{folder}: writing {counted(len(examples), 'chain')} …")
-        writer = writers[folder]
-        results, written = evaluate(writer, examples, options.beams, options.second_try)
+        config, writer = runs[folder]
+        results, written = evaluate(
+            writer, config.run_id, examples, options.beams, options.second_try
+        )
         results["train_seconds"] = train_seconds(folder)
         write_evaluation(outputs[folder], results, written)
         rows[str(folder)], predictions[str(folder)] = results, written
-        question_notes(writer, [e.question for e in examples], tell, trained_on)
+        question_notes(writer, config.words, [e.question for e in examples], tell, trained_on)
         for line in [line for line in written if is_wrong(line)][: options.show_wrong]:
             print(f"\n{show_wrong(line)}")
     tell(table(rows))

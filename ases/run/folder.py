@@ -15,7 +15,7 @@ import secrets
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,24 +42,26 @@ from ases.run.process import Interrupted, Lock
 from ases.run.progress import say, tell
 from ases.run.read import Columns, data_notes, read_examples, read_json
 from ases.run.write import check_new, check_place, write_text
-from ases.settings import MODES, ModelConfig, Settings, complaints, setting
+from ases.settings import MODES, ModelConfig, Settings, complaints
 from ases.tasks import TASKS, make_splits
 from ases.tokenizer import Tokenizer
 from ases.training import usable_device
 
 
 @dataclass(frozen=True)
-class RunConfig(Settings):
-    """The content of ``config.json``: settings, and what identifies a run's own files."""
+class RunConfig:
+    """The content of ``config.json``: settings, and what identifies a run's files."""
 
-    run_id: str = setting("", "identifies the run, also in its checkpoints and results")
-    data_digest: str = setting("", "of all splits")
-    scorer_digest: str = setting("", "of the weights that measured entropy")
-    words: str = setting("", "that occur in the training texts")
-    format: int = FORMAT
+    settings: Settings
+    run_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    data_digest: str = ""  # of all splits; "" if a run does not know its data
+    scorer_digest: str = ""  # of the weights that measured entropy
+    words: str = ""  # that occur in the training texts
 
     def save(self, folder: Path) -> None:
-        write_text(folder / "config.json", json.dumps(asdict(self), indent=2) + "\n")
+        content = asdict(self.settings) | vars(self) | {"format": FORMAT}
+        del content["settings"]
+        write_text(folder / "config.json", json.dumps(content, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "RunConfig":
@@ -67,12 +69,16 @@ class RunConfig(Settings):
         content = read_json(path, "a run folder's config.json")
         check_format(path, content)
         try:
-            config = cls(**content)
-            ModelConfig(**{"vocab_size": 10**7, **config.model})
-        except (ValueError, TypeError) as error:
+            del content["format"]
+            identity = {f.name: content.pop(f.name) for f in fields(cls)[1:]}
+            settings = Settings(**content)
+            ModelConfig(**{"vocab_size": 10**7, **settings.model})
+        except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path}: not a run's settings ({error})") from None
-        refuse_if(wrong := complaints(config), path, " | ".join(wrong))
-        return config
+        wrong = complaints(settings)
+        wrong += [f"{name} is no text" for name, text in identity.items() if type(text) is not str]
+        refuse_if(wrong, path, " | ".join(wrong))
+        return cls(settings, **identity)
 
 
 # --- data ----------------------------------------------------------------------------------------
@@ -116,15 +122,16 @@ def data_digest(splits: Splits) -> str:
     return hasher.hexdigest()[:16]
 
 
-def own_splits(folder: Path, config: RunConfig) -> tuple[Splits, str]:
-    """A run's own splits, with a line about them. Raises InputError: the data has changed."""
+def splits_of(folder: Path, config: RunConfig) -> tuple[Splits, str]:
+    """The splits of a run, with a line about them. Raises InputError: the data has changed."""
     message = "trained in Python, on data it does not know; say with --data what to score"
     refuse_if(not config.data_digest, folder, message)
     try:
-        splits, description = load_splits(config)
+        splits, description = load_splits(config.settings)
     except InputError as error:
         raise InputError(f"{error}; if the file has moved, say where with --data") from None
-    origin, changed = config.data or "generated data", data_digest(splits) != config.data_digest
+    origin = config.settings.data or "generated data"
+    changed = data_digest(splits) != config.data_digest
     refuse_if(changed, origin, f"not the data that {folder} was trained on")
     return splits, description
 
@@ -145,38 +152,41 @@ class Run:
 
 def open_run(given: Given) -> Run:
     """Create or resume a run, from the flags of train.py."""
-    options = of(Options, given)
-    device = usable_device(given.get("device", "auto"))
-    resumed = options.resume is not None
+    options, device = of(Options, given), usable_device(given.get("device", "auto"))
+    resumed, lock = options.resume is not None, None
     folder = Path(options.resume or options.out_dir or Path("runs") / _default_name(given))
-    config, lock = _old_config(folder, given) if resumed else (_new_config(given, device), None)
-    splits, description = own_splits(folder, config) if resumed else load_splits(config)
+    if resumed:
+        config, lock = _old_config(folder, given)
+        splits, description = splits_of(folder, config)
+    else:
+        config = RunConfig(_new_settings(given, device))
+        splits, description = load_splits(config.settings)
     tell(description)
-    config = replace(config, device=device, data_digest=data_digest(splits))
-    scorer = load_scorer(config, device)
+    settings = replace(config.settings, device=device)
+    config = replace(config, settings=settings, data_digest=data_digest(splits))
+    scorer = load_scorer(settings, config.data_digest)
     digest = weights_digest(scorer.models["direct"].state_dict()) if scorer else ""
     path = folder / "tokenizer.json"
     known = resumed and path.exists()  # not if it stopped at once
-    tokenizer = _load_tokenizer(folder, config) if known else _new_tokenizer(config, splits)
-    for note in data_notes(pick_split(splits, "all"), splits["train"], config, tokenizer):
+    tokenizer = _load_tokenizer(folder, settings) if known else _new_tokenizer(settings, splits)
+    for note in data_notes(pick_split(splits, "all"), splits["train"], settings, tokenizer):
         tell(note)
 
     if resumed:
         anew = f"retrained after it labelled the chains of {folder}"
-        refuse_if(digest != config.scorer_digest, config.scorer, anew)
+        refuse_if(digest != config.scorer_digest, settings.scorer, anew)
         longer = {"max_steps", "max_minutes"} & given.keys()
-        if longer and (folder / "scorer.best.pt").exists() and config.max_rounds is not None:
+        if longer and (folder / "scorer.best.pt").exists() and settings.max_rounds is not None:
             # Training the run's own scorer longer would change the labels.
             model = load_model(folder / "scorer.best.pt", device, config.run_id)
-            scorer = Writer(config, tokenizer, {"direct": model})
+            scorer = Writer(settings, tokenizer, {"direct": model})
     else:
-        text = "" if config.init else " ".join(training_texts(splits))
+        text = "" if settings.init else " ".join(training_texts(splits))
         # Each word once: telling letters from marks takes time.
-        seen = " ".join(sorted({word for part in set(text.split()) for word in words_of(part)}))
-        run_id = secrets.token_hex(8)
-        config = replace(config, run_id=run_id, scorer_digest=digest, words=seen)
+        words = " ".join(sorted({word for part in set(text.split()) for word in words_of(part)}))
+        config = replace(config, scorer_digest=digest, words=words)
         if parallel.rank() == 0:
-            inputs = [p for p in (config.data, config.scorer, config.init) if p]
+            inputs = [p for p in (settings.data, settings.scorer, settings.init) if p]
             lock = prepare_folder(folder, options.overwrite, inputs)
     if lock:
         config.save(folder)  # first: a folder with it can be resumed or overwritten
@@ -219,16 +229,16 @@ def _old_config(folder: Path, given: Given) -> tuple[RunConfig, Lock | None]:
         load_checkpoint(path, config.run_id)
     changes: Given = {n: given[n] for n in ("max_steps", "max_minutes") if n in given}
     for name, value in changes.items():
-        had = getattr(config, name)
+        had = getattr(config.settings, name)
         if had is None or value < had:
             wanted = "this run has no such limit" if had is None else f"expected at least its {had}"
             raise InputError(f"--{name.replace('_', '-')} is {value} with --resume; {wanted}")
     if "data" in given:
         changes["data"] = str(Path(given["data"]).resolve())
-    return replace(config, **changes), lock
+    return replace(config, settings=replace(config.settings, **changes)), lock
 
 
-def _new_config(given: Given, device: str) -> RunConfig:
+def _new_settings(given: Given, device: str) -> Settings:
     new: Given = {"max_steps": None} if "max_minutes" in given else {}
     if "init" in given:  # defaults that suit a T5 checkpoint
         config = load_t5(given["init"]).config
@@ -238,7 +248,7 @@ def _new_config(given: Given, device: str) -> RunConfig:
         new["dtype"] = "bfloat16"
     # Absolute paths make --resume work from any folder.
     paths = {n: str(Path(given[n]).resolve()) for n in ("data", "scorer", "init") if n in given}
-    return of(RunConfig, new | given | paths, device=device)
+    return of(Settings, new | given | paths, device=device)
 
 
 def _default_name(given: Given) -> str:
@@ -255,24 +265,24 @@ def _default_name(given: Given) -> str:
     return "-".join(parts).replace("_", "-")[:150]
 
 
-def _new_tokenizer(config: RunConfig, splits: Splits) -> Tokenizer:
+def _new_tokenizer(settings: Settings, splits: Splits) -> Tokenizer:
     texts = training_texts(splits)
-    if config.init is None:
-        return Tokenizer.train(texts, config.vocab_size)
-    tokenizer = _load_tokenizer(Path(config.init), config)
+    if settings.init is None:
+        return Tokenizer.train(texts, settings.vocab_size)
+    tokenizer = _load_tokenizer(Path(settings.init), settings)
     share, lost = lost_characters(tokenizer, texts)
     examples = ": " + " ".join(repr(c) for c in lost[:20]) if lost else ""
-    path = Path(config.init) / "tokenizer.json"
+    path = Path(settings.init) / "tokenizer.json"
     tell(f"{path}: {share:.2%} of the training characters are not in its vocabulary{examples}")
     return tokenizer
 
 
-def _load_tokenizer(folder: Path, config: RunConfig) -> Tokenizer:
+def _load_tokenizer(folder: Path, settings: Settings) -> Tokenizer:
     path = folder / "tokenizer.json"
-    if config.init is None:
+    if settings.init is None:
         return Tokenizer.load(path)
     tokenizer = T5Tokenizer.load(path)
-    tokenizer.set_rows(config.model["vocab_size"], path)
+    tokenizer.set_rows(settings.model["vocab_size"], path)
     return tokenizer
 
 
@@ -323,9 +333,7 @@ def _files_of_a_run(folder: Path) -> list[Path]:
 # --- trained runs --------------------------------------------------------------------------------
 def save_run(writer: Writer, folder: Path) -> None:
     """Write what Python has trained, as a run whose data is not known: evaluate.py needs --data."""
-    known = {f.name for f in fields(RunConfig)}
-    given = {name: value for name, value in vars(writer.settings).items() if name in known}
-    config = RunConfig(**given | {"run_id": secrets.token_hex(8), "data": None, "data_digest": ""})
+    config = RunConfig(replace(writer.settings, data=None))
     check_new(folder)
     config.save(folder)
     write_text(folder / "tokenizer.json", writer.tokenizer.text())
@@ -336,35 +344,41 @@ def save_run(writer: Writer, folder: Path) -> None:
 
 
 def load_run(folder: str | Path, device: str = "auto") -> Writer:
-    """Load a trained run; ``settings`` is its ``RunConfig``. Raises InputError: no intact run."""
-    folder = Path(folder)
+    """Load a trained run. Raises InputError: no intact run."""
+    return open_trained(Path(folder), device)[1]
+
+
+def open_trained(folder: Path, device: str = "auto") -> tuple[RunConfig, Writer]:
+    """A trained run's config and models. Raises InputError: no intact run."""
     config = RunConfig.load(folder)
-    tokenizer = _load_tokenizer(folder, config)
-    begun = config.max_tokens is not None and config.max_rounds is not None
+    settings, tokenizer = config.settings, _load_tokenizer(folder, config.settings)
+    begun = settings.max_tokens is not None and settings.max_rounds is not None
     refuse_if(not begun, folder / "config.json", "the run's training has not begun")
-    writer = Writer(config, tokenizer, {})
-    for name in MODES[config.mode]:
+    writer = Writer(settings, tokenizer, {})
+    for name in MODES[settings.mode]:
         path = folder / f"{name}.best.pt"
         model = writer.models[name] = load_model(path, device, config.run_id)
         rows, ids = model.config.vocab_size, tokenizer.vocab_size
         message = f"a vocabulary of {rows}, but tokenizer.json has {ids}"
-        refuse_if(config.init is None and rows != ids, path, message)
+        refuse_if(settings.init is None and rows != ids, path, message)
         check_fit(model, tokenizer, str(path))
-    return writer
+    return config, writer
 
 
-def load_scorer(settings: Settings, device: str) -> Writer | None:
-    """Load the direct run ``settings.scorer``, if set; note a mismatch of task or data."""
+def load_scorer(settings: Settings, digest: str | None = None) -> Writer | None:
+    """Load the direct run ``settings.scorer``, if set; note another task or, with the
+    ``data_digest`` of the chains to label, other data."""
     if settings.scorer is None:
         return None
-    scorer = load_run(settings.scorer, device)
-    trained: Any = scorer.settings
-    message = f"a run of mode {trained.mode}; --scorer needs a direct one"
-    refuse_if(trained.mode != "direct", settings.scorer, message)
-    if trained.task != settings.task:
+    config, scorer = open_trained(Path(settings.scorer), settings.device)
+    task, mode = config.settings.task, config.settings.mode
+    refuse_if(
+        mode != "direct", settings.scorer, f"a run of mode {mode}; --scorer needs a direct one"
+    )
+    if task != settings.task:
         message = f"its entropies say little about {settings.task} chains"
-        say(f"note: {settings.scorer} was trained for --task {trained.task}; {message}")
-    if getattr(settings, "data_digest", trained.data_digest) != trained.data_digest:
+        say(f"note: {settings.scorer} was trained for --task {task}; {message}")
+    if digest not in (None, config.data_digest):
         message = "it may have seen this run's test examples"
         say(f"note: {settings.scorer} was trained on other data; {message}")
     return scorer
@@ -379,9 +393,9 @@ def examples_for(
     ``changes``: to the run's data settings. If the run's own data has moved, it is split as before.
     Returns examples, split, a line about them, and the run's training split, None if it is gone.
     """
-    moved, trained_on = replace(config, **changes), None
+    moved, trained_on = replace(config.settings, **changes), None
     try:
-        splits, description = own_splits(folder, moved)
+        splits, description = splits_of(folder, replace(config, settings=moved))
         split, trained_on = split or "test", splits["train"]
     except InputError:
         if not changes:
@@ -390,7 +404,7 @@ def examples_for(
         whole = replace(moved, train_problems=None, test_problems=None)
         splits, description = load_splits(whole, split == "all")
         with suppress(InputError):
-            trained_on = own_splits(folder, config)[0]["train"]
+            trained_on = splits_of(folder, config)[0]["train"]
     return pick_split(splits, split), split, description, trained_on
 
 

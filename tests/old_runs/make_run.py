@@ -4,7 +4,6 @@ It stays here for good, so that later versions are tested to read it.
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from ases.recipe import train, training_texts
@@ -32,7 +31,7 @@ def main() -> None:
 
     splits, _ = load_splits(Settings(data=str(path)))
     tokenizer = Tokenizer.train(training_texts(splits), 260)
-    config = RunConfig(
+    settings = Settings(
         data=path.name,
         model=SHAPE | {"tie_word_embeddings": True},
         max_steps=400,
@@ -40,11 +39,11 @@ def main() -> None:
         batch_tokens=512,
         vocab_size=260,
     )
-    config = replace(config, data_digest=data_digest(splits), run_id="0123456789abcdef")
+    config = RunConfig(settings, data_digest=data_digest(splits), run_id="0123456789abcdef")
     config.save(folder)
     write_text(folder / "tokenizer.json", tokenizer.text())
-    writer = train(splits, config, Recorder(folder, False, config), tokenizer=tokenizer)
-    results, predictions = evaluate(writer, splits["test"])
+    writer = train(splits, settings, Recorder(folder, False, config), tokenizer=tokenizer)
+    results, predictions = evaluate(writer, config.run_id, splits["test"])
     write_evaluation(folder, results, predictions)
 
 
