@@ -55,7 +55,7 @@ class Decoded:
 
 Context = list[list[int]]  # the blocks of ``join_context``
 #: (role, indices of the chains, their contexts) → segments
-Write = Callable[[str, list[int], list[Context]], list[Decoded]]
+NextSegments = Callable[[str, list[int], list[Context]], list[Decoded]]
 #: (model, cache, tokenizer, max_tokens, ids each segment must differ from) → segments
 Search = Callable[
     [EncoderDecoder, Cache, Tokenizer, int, Sequence[list[int] | None] | None], list[Decoded]
@@ -64,7 +64,7 @@ Search = Callable[
 
 # --- the iterative loop --------------------------------------------------------------------------
 def generate_chains(
-    write: Write,
+    next_segments: NextSegments,
     questions: Sequence[Sequence[int]],
     tokenizer: Tokenizer,
     roles: Sequence[str],
@@ -74,7 +74,7 @@ def generate_chains(
     """Generate all chains as a batch, segment by segment; finished ones leave it (paper).
 
     Args:
-        write: a ``SegmentWriter``.
+        next_segments: a ``SegmentWriter``.
         questions: token ids of each question.
         roles: taken in turn; ("ES", "AS") for DSM and USM, ("CHAIN",) for direct.
         finished: called after each round with the number of chains that finished in it.
@@ -87,7 +87,7 @@ def generate_chains(
             break
         contexts = [join_context(questions[i], chains[i].ids, tokenizer) for i in active]
         remaining = []
-        for i, segment in zip(active, write(role, active, contexts)):
+        for i, segment in zip(active, next_segments(role, active, contexts)):
             chain = chains[i]
             chain.roles.append(role)
             chain.ids.append(segment.ids)
@@ -132,12 +132,12 @@ class SegmentWriter:
     ):
         self.models, self.arguments = models, (tokenizer, max_tokens)
         self.search, self.second_try = search or greedy, second_try
-        self.readers = {id(model): Reader(model, encoder) for model in models.values()}
+        self.encoders = {id(model): ContextEncoder(model, encoder) for model in models.values()}
 
     def __call__(self, role: str, chains: list[int], contexts: list[Context]) -> list[Decoded]:
         model = self.models[role]
-        cache = self.readers[id(model)].read(chains, contexts)
-        unread = cache.to_write()
+        cache = self.encoders[id(model)].encode(chains, contexts)
+        unread = cache.for_target()
         segments = self.search(model, cache, *self.arguments, None)
         if self.second_try is None:
             return segments
@@ -153,7 +153,7 @@ class SegmentWriter:
         return segments
 
 
-class Reader:
+class ContextEncoder:
     """One model's cache for a batch of chains.
 
     A block-causal encoder encodes only new blocks; a bidirectional one encodes the whole context
@@ -164,10 +164,10 @@ class Reader:
         self.model, self.forgets = model, encoder == "bidirectional"
         self.cache: Cache | None = None
         self.chains: list[int] = []  # the chain of each row
-        self.n_blocks = 0  # read so far, the same for all chains
+        self.n_blocks = 0  # encoded so far, the same for all chains
 
     @torch.inference_mode()
-    def read(self, chains: list[int], contexts: list[Context]) -> Cache:
+    def encode(self, chains: list[int], contexts: list[Context]) -> Cache:
         """Encode what is new, and drop chains that have finished."""
         config, device = self.model.config, self.model.embedding.weight.device
         if self.cache is None or self.forgets:
@@ -191,8 +191,8 @@ class Reader:
                 ids[-1] += block
                 ends[-1] += [len(ids[-1])] * len(block)
         new_ids, new_ends = pad_rows(ids, 0).to(device), pad_rows(ends, 0).to(device)
-        self.model.read(new_ids, new_ends, torch.tensor(lengths, device=device), self.cache)
-        return self.cache.to_write()
+        self.model.encode(new_ids, new_ends, torch.tensor(lengths, device=device), self.cache)
+        return self.cache.for_target()
 
 
 # --- one segment ---------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def greedy(
     done = torch.zeros(n, dtype=torch.bool, device=device)
 
     for _ in range(max_tokens):
-        token = model.write(token, cache)[:, -1].argmax(-1, keepdim=True)  # (rows, 1)
+        token = model.decode(token, cache)[:, -1].argmax(-1, keepdim=True)  # (rows, 1)
         for row, value, finished in zip(rows.tolist(), token[:, 0].tolist(), done.tolist()):
             if not finished:
                 written[row].append(value)

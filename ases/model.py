@@ -209,7 +209,7 @@ class Cache:
     """
 
     def __init__(self, n_rows: int, width: int, device: torch.device):
-        self.layers: list[Tensor] = []  # the encoder's while reading, the decoder's while writing
+        self.layers: list[Tensor] = []  # the encoder's while encoding, the decoder's while decoding
         self.cross: list[Tensor] = []  # of the source, per decoder layer
         self.newest = torch.zeros(n_rows, width, device=device)  # states of the newest tokens
         # The columns of each row's source: first ≤ j < last.
@@ -264,16 +264,16 @@ class Cache:
 
     def select(self, rows: Tensor) -> None:
         """Keep the batch rows ``rows``: indices in any order, repeats allowed."""
-        self.select_written(rows)
+        self.select_target(rows)
         self.cross = [x.index_select(0, rows) for x in self.cross]
         self.newest, self.first, self.last = self.newest[rows], self.first[rows], self.last[rows]
         self._mask = None
 
-    def select_written(self, rows: Tensor) -> None:
+    def select_target(self, rows: Tensor) -> None:
         """``select`` for beams, whose rows move only among copies of one source."""
         self.layers = [x.index_select(0, rows) for x in self.layers]
 
-    def to_write(self) -> "Cache":
+    def for_target(self) -> "Cache":
         """A cache for a new target over the same source."""
         fresh = copy.copy(self)
         fresh.layers, fresh.kept, fresh.places = [], None, None
@@ -281,7 +281,7 @@ class Cache:
 
 
 class EncoderDecoder(nn.Module):
-    """The model. Training calls it with a batch; generation calls ``read`` and ``write``."""
+    """The model. Training calls it with a batch; generation calls ``encode`` and ``decode``."""
 
     def __init__(self, config: ModelConfig, initialise: bool = True):
         super().__init__()
@@ -335,7 +335,7 @@ class EncoderDecoder(nn.Module):
         """−Σ log p over the target tokens of a batch."""
         return token_losses(self(batch), batch.target)
 
-    def read(self, input_ids: Tensor, ends: Tensor, lengths: Tensor, cache: Cache) -> None:
+    def encode(self, input_ids: Tensor, ends: Tensor, lengths: Tensor, cache: Cache) -> None:
         """Encode new source blocks into ``cache``: right-aligned ids (B, W); the end of each
         token's block among these columns, (B, W); the number of real tokens, (B,)."""
         n_new = input_ids.shape[1]
@@ -351,7 +351,7 @@ class EncoderDecoder(nn.Module):
             cache.add(cache.cross, layer, new)
         cache.newest = states[:, -1]
 
-    def write(self, decoder_input_ids: Tensor, cache: Cache) -> Tensor:
+    def decode(self, decoder_input_ids: Tensor, cache: Cache) -> Tensor:
         """Logits (B, T, V) of the next T decoder inputs (B, T), given the source in ``cache``."""
         n_new, n_past = decoder_input_ids.shape[1], cache.n_columns
         x = self.embedding(decoder_input_ids)

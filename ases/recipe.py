@@ -8,6 +8,7 @@
 Read this file after docs/minimal.py: it is the method from end to end.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -26,11 +27,11 @@ from ases.pairs import Row, Segmented, encode_question, rows_by_model
 from ases.segmentation import RULES, make_segments, piece_entropies, split_pieces
 from ases.settings import MODES, SIZES, STOPS, ModelConfig, Settings, complaints
 from ases.tokenizer import Tokenizer
-from ases.training import Training, Watcher, check_rows, few_threads, fit, randomness, usable_device
+from ases.training import Training, Watcher, few_threads, fit, randomness, usable_device
 
 #: "train", "validation", "test", and for some tasks "longer"
 Splits = dict[str, list[Example]]
-SPLITS = ("train", "validation")  # required for training
+FITTED = ("train", "validation")  # the splits that training sees
 
 
 # --- segment -------------------------------------------------------------------------------------
@@ -98,14 +99,11 @@ def train(
             pairs.
         FloatingPointError: a non-finite loss or gradient norm.
     """
-    if not torch.is_grad_enabled():
-        raise ValueError("gradients are off (torch.no_grad or inference_mode); train outside of it")
     splits = _checked_splits(examples, settings)
-    check_lengths(splits, settings.max_chain)
-    settings = replace(settings, device=usable_device(settings.device))
     for path, loaded in ((settings.scorer, scorer), (settings.init, initial)):
         if path and not loaded:
             raise ValueError(f"{path} is not loaded; pass scorer= or initial=")
+    settings = replace(settings, device=usable_device(settings.device))
     tokenizer = tokenizer or Tokenizer.train(training_texts(splits), settings.vocab_size)
     trainer = _Trainer(
         settings, tokenizer, initial or _random_model(settings, tokenizer), watcher or Watcher()
@@ -116,22 +114,23 @@ def train(
     if needs_entropy and not scorer and not cut:
         # A direct pair has the whole chain, whatever the labels.
         train_rows, validation_rows = (
-            {"scorer": trainer.rows("direct", segment(splits[name]))["direct"]} for name in SPLITS
+            {"scorer": trainer.rows("direct", segment(splits[name]))["direct"]} for name in FITTED
         )
         models = trainer.fit(train_rows, validation_rows)
         scorer = Writer(replace(settings, mode="direct"), tokenizer, {"direct": models["scorer"]})
     cut = cut or partial(segment, settings=settings, scorer=scorer)
-    segmented, validation = (cut(splits[name]) for name in SPLITS)
+    segmented, validation = (cut(splits[name]) for name in FITTED)
 
     # 2. Segments to rows of each sub-model.
     rows = trainer.rows(settings.mode, segmented)
     validation_rows = trainer.rows(settings.mode, validation)
-    whole = sum(len(s.pieces) < 2 for s in segmented)
-    why = f": {whole} of {len(segmented)} training chains are one piece"
-    if needs_entropy and whole < len(segmented):
-        why = ": try another --beta or --segmentation"
     for name in rows:
-        check_rows(name, rows[name], validation_rows[name], why)
+        if not rows[name] or not validation_rows[name]:
+            n, n_validation = len(rows[name]), len(validation_rows[name])
+            message = (
+                f"{name}: {n} training and {n_validation} validation rows; expected some of each"
+            )
+            raise InputError(f"{message}: try another --beta or --segmentation, or longer chains")
 
     # 3. Rows to models.
     trainer.settings = _with_limits(settings, rows, segmented)
@@ -171,13 +170,20 @@ class _Trainer:
 
 
 def _checked_splits(examples: Sequence[Example] | Splits, settings: Settings) -> Splits:
+    if not torch.is_grad_enabled():
+        raise ValueError("gradients are off (torch.no_grad or inference_mode); train outside of it")
     if not isinstance(examples, dict):
         check(settings, examples)
         examples = split_examples(examples, settings.seed)
-    for name in SPLITS:
+    limit = settings.max_chain  # attention's memory is quadratic
+    for name in FITTED:
         if not examples.get(name):
             raise ValueError(f"no examples in {name!r}; expected at least one")
         check(settings, examples[name])
+        for e in examples[name]:
+            if len(e.answer) > limit and (n := rough_length(e.answer)) > limit:
+                message = f"{e.id}: a chain of about {n} tokens; expected at most {limit}"
+                raise InputError(f"{message}; shorten it, leave it out or raise max_chain")
     return examples
 
 
@@ -195,14 +201,6 @@ def _with_limits(
 def training_texts(splits: Splits) -> list[str]:
     """What a tokenizer is trained on: the training split's questions and answers."""
     return [text for example in splits["train"] for text in (example.question, example.answer)]
-
-
-def check_lengths(splits: Splits, limit: int) -> None:
-    """Raise InputError if a chain exceeds ``limit`` tokens: attention's memory is quadratic."""
-    for example in (example for name in SPLITS for example in splits[name]):
-        if len(example.answer) > limit and (n := rough_length(example.answer)) > limit:
-            message = f"{example.id}: a chain of about {n} tokens; expected at most {limit}"
-            raise InputError(f"{message}; shorten it, leave it out or raise max_chain")
 
 
 def check_fit(model: EncoderDecoder, tokenizer: Tokenizer, name: str) -> None:
@@ -234,6 +232,9 @@ def _random_model(settings: Settings, tokenizer: Tokenizer) -> Callable[[], Enco
 
 
 # --- write and score -----------------------------------------------------------------------------
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no encoding can hold
+
+
 @dataclass
 class Writer:
     """The trained sub-models of a mode, ready to write chains of thought."""
@@ -268,13 +269,13 @@ class Writer:
             finished: see ``generate_chains``.
         Raises ValueError: not a list of valid Unicode texts; no beams.
         """
-        a_list = isinstance(questions, (list, tuple))
-        if not a_list or not all(isinstance(q, str) for q in questions):
-            raise ValueError("expected a list of questions, each a string")
-        if any("\ud800" <= c <= "\udfff" for question in questions for c in question):
-            raise ValueError("a question holds a lone surrogate; expected valid Unicode")
-        if not all(question.strip() for question in questions):
-            raise ValueError("a question is empty; expected a text")
+        if not isinstance(questions, (list, tuple)):
+            raise ValueError("expected a list of questions")
+        for question in questions:
+            if not isinstance(question, str) or not question.strip() or _SURROGATE.search(question):
+                raise ValueError(
+                    f"expected a question, a text in valid Unicode; got {question!a:.80}"
+                )
         if type(beams) is not int or beams < 1:
             raise ValueError(f"beams is {beams!r}; expected a whole number of at least 1")
         search = partial(beam_search, width=beams) if beams > 1 else None

@@ -152,13 +152,6 @@ class Training(Counters):
             pass
 
 
-def check_rows(name: str, rows: Sequence[Row], validation: Sequence[Row], why: str = "") -> None:
-    """Raises InputError: a sub-model has no training or no validation rows."""
-    if not rows or not validation:
-        message = f"{name}: {len(rows)} training and {len(validation)} validation rows"
-        raise InputError(f"{message}; expected some of each{why}")
-
-
 def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> Iterator[dict]:
     """Train until the budget is spent, then load the best weights into the model.
 
@@ -166,10 +159,10 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
     accumulation equals one large batch.
 
     Yields a report after each update: {"training": …, "validation": …}, each only when due.
-    Raises InputError: no rows; FloatingPointError: a loss or gradient norm that is not finite.
+    Raises FloatingPointError: a loss or gradient norm that is not finite.
     """
+    assert rows and validation, training.name
     settings, model = training.settings, training.model
-    check_rows(training.name, rows, validation)
     parallel.check_alike(training.name, rows)
     loss_of = parallel.loss_function(model)
     if parallel.rank():  # dropout differs between processes

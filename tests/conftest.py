@@ -17,7 +17,7 @@ if not torch.cuda.is_available():
 
 from ases.attention import block_span, packed_span
 from ases.data import TOY
-from ases.decoding import Reader
+from ases.decoding import ContextEncoder
 from ases.model import EncoderDecoder
 from ases.pairs import Batch, make_pairs
 from ases.segmentation import Segment
@@ -84,8 +84,8 @@ def make_direct_pair(question, pieces, tokenizer):
 
 def read_whole(model, sources):
     """A cache over sources, lists of ids, each of one block."""
-    reader = Reader(model, "bidirectional")
-    return reader.read(list(range(len(sources))), [[list(source)] for source in sources])
+    encoder = ContextEncoder(model, "bidirectional")
+    return encoder.encode(list(range(len(sources))), [[list(source)] for source in sources])
 
 
 @pytest.fixture(scope="session")

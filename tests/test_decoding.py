@@ -9,7 +9,7 @@ import torch
 from conftest import TOY, TOY_PIECES, Ids, logits_of, read_whole
 
 from ases import decoding
-from ases.decoding import Decoded, Reader, SegmentWriter, generate_chains, greedy
+from ases.decoding import ContextEncoder, Decoded, SegmentWriter, generate_chains, greedy
 from ases.extra.beam import Beams, beam_search
 from ases.model import EncoderDecoder
 from ases.pairs import make_pairs
@@ -199,12 +199,12 @@ def test_direct_is_one_round():
 
 
 # --- what is kept between rounds -----------------------------------------------------------------
-class Anew(Reader):
+class Anew(ContextEncoder):
     """Forgets everything after each round."""
 
-    def read(self, chains, contexts):
+    def encode(self, chains, contexts):
         self.cache, self.n_blocks = None, 0
-        return super().read(chains, contexts)
+        return super().encode(chains, contexts)
 
 
 def that_ends(search):
@@ -237,7 +237,7 @@ def test_chains_are_those_of_reading_everything_anew(search, dual, seed, monkeyp
     chains = lambda questions: write_chains(models, questions, "block-causal", search)
     kept = chains(questions)
     assert [chain for q in questions for chain in chains([q])] == kept
-    monkeypatch.setattr(decoding, "Reader", Anew)
+    monkeypatch.setattr(decoding, "ContextEncoder", Anew)
     assert chains(questions) == kept
     rounds = {len(chain.ids) for chain in kept}
     assert len(rounds) > 1 and max(rounds) > 2  # chains leave at different times
@@ -262,7 +262,7 @@ def test_segments_that_fail_are_written_again(seed, monkeypatch):
     kept = write_chains(*given)
     assert len(tried) > 1 and sum(map(len, tried)) < sum(len(chain.ids) for chain in kept)
     assert "length" not in {chain.stop for chain in kept}
-    monkeypatch.setattr(decoding, "Reader", Anew)
+    monkeypatch.setattr(decoding, "ContextEncoder", Anew)
     assert write_chains(*given) == kept
 
 

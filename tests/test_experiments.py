@@ -19,13 +19,14 @@ from conftest import write_lines
 FOLDER = Path(__file__).parent.parent / "docs" / "results"
 sys.path.insert(0, str(FOLDER))
 
+import convert
 import cuts
 import figures
 import intervals
 import one_trial
 import runner
 import tables
-from trials import EXPERIMENTS, PROBLEMS, Trial
+from trials import BUDGETS, EXPERIMENTS, MODES, PROBLEMS, Trial
 
 from ases.run.cli import run_command
 from ases.tasks import make_splits
@@ -36,13 +37,13 @@ def test_trials_have_baselines_and_are_shared():
     for name, trials in every.items():
         for trial in trials:
             assert trial.baseline.mode == "direct" and trial.baseline.baseline == trial.baseline
-            if name not in ("sweep", "tasks", "time") and not name.startswith(("rates", "curve")):
-                assert trial.baseline in trials, (name, trial)
+            if name not in ("sweep", "tasks", "curve") and not name.startswith("rates"):
+                assert trial.rival in trials, (name, trial)
     assert every["words"] == every["longer"] > every["steps"]
     assert every["again"] < every["data"]
     [first, *_], test = EXPERIMENTS["longer"].cell("2,000", "USM, equal updates")
     assert (first.problems, first.epochs, first.equal, first.seed) == (2000, 14, "updates", 0)
-    assert test == "longer" and len(EXPERIMENTS["words"].cell("1,000", "direct")[0]) == 15
+    assert test == "longer" and len(EXPERIMENTS["words"].cell("1,000", "direct")[0]) == 8
 
 
 @pytest.mark.parametrize("name", cuts.CUTS)
@@ -142,6 +143,9 @@ def found():
     """Trials of five seeds that had about these accuracies."""
     found, rng = {}, np.random.default_rng(0)
     same = dict(session="a", segments=5.0, updates=100)
+    same |= dict(by_role=dict.fromkeys(("ES", "AS", "computed"), 0.1))
+    rules = "mean", "sum", "first token", "highest", "position"
+    same |= dict(by_entropy={rule: {"ES": 0.5, "AS": 0.5} for rule in rules})
     for column, row in itertools.product(ACCURACIES, PROBLEMS):
         for trial in EXPERIMENTS["words"].cell(row, column)[0][:5]:
             accuracy = ACCURACIES[column][row] + rng.normal(0, 0.01)
@@ -155,22 +159,60 @@ def found():
 def test_cells_are_compared_with_direct(found):
     cell = intervals.find_cell(found, "words", "500", "USM, equal updates")
     assert np.mean(cell.differences) == pytest.approx(0.2, abs=0.03)
-    assert cell.significant and cell.time == 1.5
+    assert cell.time == 1.5
     assert intervals.find_cell(found, "words", "500", "DSM, equal epochs") is None
     direct = intervals.find_cell(found, "words", "500", "direct")
-    assert not direct.significant and np.isnan(direct.time)
-    level = intervals.find_cell(found, "words", "4,000", "USM, equal updates")
-    assert not level.significant
+    assert not direct.differences and np.isnan(direct.time)
+    rows = {row for row, _ in intervals.significant(found, "words")}
+    assert rows == set(PROBLEMS) - {"4,000"}  # where both modes are level
     text = tables.TABLES["words"](found)
-    assert text.count("**") == 8 and text.count("× 1.50") == 5  # bold: all but 4,000
+    assert text.count("**") == 8 and text.count("× 1.50") == 5 and "500 (5 seeds)" in text
     assert "500" in tables.long_tables(found)
-    for row, ratio, low, high in intervals.problems_to_match(found, "USM, equal updates"):
-        assert low <= ratio <= high and ratio == pytest.approx(2, rel=0.25), row
+
+
+def test_many_comparisons_need_stronger_evidence(found):
+    """Holm: what one test alone would call different need not be so among twenty."""
+    for column, row in itertools.product(list(MODES)[4:], PROBLEMS):  # level with direct
+        for n, trial in enumerate(EXPERIMENTS["words"].cell(row, column)[0][:5]):
+            like = dict(found[trial.baseline])
+            like["tests"] = {"test": {"accuracy": 0.5 + 0.01 * n, "bleu": 1.0, "end": 1.0}}
+            found[trial] = like
+    place = "250", "USM, equal updates"
+    trials, _ = EXPERIMENTS["words"].cell(*place)
+    gains = 0.002, 0.01, 0.012, 0.02, 0.03  # p = 0.03
+    for trial, gain in zip(trials, gains, strict=True):
+        score = found[trial.baseline]["tests"]["test"]["accuracy"] + gain
+        found[trial]["tests"] = {"test": {"accuracy": score, "bleu": 1.0, "end": 1.0}}
+    assert intervals.stats.ttest_1samp(gains, 0).pvalue < 0.05
+    assert place not in intervals.significant(found, "words")
+
+
+def test_with_all_the_time_the_budget_is_chosen_on_validation(found):
+    for n, validation in zip(BUDGETS, (0.1, 0.3, 0.5, 0.4, 0.2)):
+        trials, _ = EXPERIMENTS["curve"].cell("500 problems, USM", f"{n:,} updates")
+        tests = {"validation": validation, "test": 1 - validation, "longer": 0.1}
+        for trial in trials:
+            found[trial] = {"tests": {name: {"accuracy": a} for name, a in tests.items()}}
+            found[trial] |= {"seconds": 1.0, "session": "a"}
+    text = tables.TABLES["all the time"](found)
+    assert "| 500 problems, USM | 1,000 | 0.500 ± 0.000 | 0.100 ± 0.000 |" in text
+
+
+def test_logs_of_a_language_model_become_json_lines(tmp_path):
+    entry = "{n}st data\n1_th_sampling\nQ: {q} ?\nA: Let's think step by step. \n\nTom has 3. \n\n"
+    entry += "3 - 1 = 2 \nTherefore, the answer (arabic numerals) is: \n2.\npred_before : : \n2.\n"
+    entry += "pred_after : 2\npred_list : ['2']\npred_mode : 2\nGT : {gold}\n***\n"
+    log = tmp_path / "addsub_zero_shot_cot.log"
+    log.write_text("***\n" + entry.format(n=1, q="a", gold=2) + entry.format(n=2, q="b", gold=5))
+    [row] = convert.rows_of(log)
+    answer = "Tom has 3. \n\n3 - 1 = 2 \nThe answer is : \n2."
+    assert row == {"id": "addsub-0", "question": "a ?", "answer": answer, "gold": "2"}
 
 
 def test_figures_are_drawn(found, tmp_path):
     figures.draw("words", found, tmp_path / "words.svg")
-    assert (tmp_path / "words.svg").read_text().startswith("<?xml")
+    text = (tmp_path / "words.svg").read_text()
+    assert "direct, USM" in text and len(text) < 60_000  # text as text
     figures.draw("encoder", {}, tmp_path / "encoder.svg")
     assert not (tmp_path / "encoder.svg").exists()
 
@@ -178,8 +220,8 @@ def test_figures_are_drawn(found, tmp_path):
 def test_numbers_find_their_places(found):
     text = "a <!-- words/500/direct/cell -->?<!-- end --> b\n<!-- words -->\nold\n<!-- end -->\nc"
     filled = tables.filled(text, found)
-    assert "a <!-- words/500/direct/cell -->0.4" in filled and filled.endswith("<!-- end -->\nc")
-    assert "old" not in filled and "| 4,000 |" in filled
+    assert "<!-- words/500/direct/cell -->0.4" in filled and filled.endswith("<!-- end -->\nc")
+    assert "old" not in filled and "| 4,000 (5 seeds) |" in filled
     assert tables.filled(filled, found) == filled
 
 
@@ -203,7 +245,7 @@ def test_pages_show_what_the_trials_found():
 def test_mistakes(results, capsys, monkeypatch):
     main, other = runpy.run_path(str(FOLDER))["main"], json.dumps(asdict(SMALL) | {"format": 2})
     mistakes = [("[]", "2", "trials.jsonl:1: not a trial's JSON")]
-    mistakes += [(other, "2", "trials.jsonl:1: trial version 2; expected 3")]
+    mistakes += [(other, "2", "trials.jsonl:1: trial version 2; expected 4")]
     mistakes += [("", "0", "--processes is 0")]
     for content, processes, told in mistakes:
         (results / "trials.jsonl").write_text(content + "\n")

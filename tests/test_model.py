@@ -73,7 +73,7 @@ def test_cached_writing_is_the_forward_pass(model, chunks):
     sources = [[4, 5, 6, 7, 8, 9], [10, 11], [12, 13, 14, 15]]
     padded = torch.tensor([row + [0] * (6 - len(row)) for row in sources])
     inputs, cache = torch.randint(0, 90, (3, 8)), read_whole(model, sources)
-    parts = [model.write(chunk, cache) for chunk in inputs.split(chunks, dim=1)]
+    parts = [model.decode(chunk, cache) for chunk in inputs.split(chunks, dim=1)]
     whole = logits_of(model, padded, inputs, torch.tensor([6, 2, 4]))
     assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-5)
 

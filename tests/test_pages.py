@@ -12,7 +12,6 @@ from ases.decoding import Chain
 from ases.recipe import Writer, score_chains, segment
 from ases.run.evaluation import prediction
 from ases.run.page import evaluation_page, segmentation_page
-from ases.run.plot import main
 from ases.run.read import read_curves
 from ases.run.scores import same_problems
 from ases.settings import Settings
@@ -154,16 +153,10 @@ def test_labels_by_position_are_called_so():
     assert "Labels alternate by position" in content and content.count('"label": "ES"') == 3
 
 
-def test_curves(tmp_path, monkeypatch, capsys):
+def test_curves(tmp_path):
     usm = {"model": "usm", "tokens_per_second": 1}
     rows = [usm | {"step": s, "loss": 4 / s} for s in range(1, 20)]
     rows.append({"model": "usm", "step": 10, "validation_loss": 0.5})
     write_lines(tmp_path / "metrics.jsonl", rows)
     curves = read_curves(tmp_path)
     assert len(curves["usm"]["training"]) == 19 and curves["usm"]["validation"] == [(10, 0.5)]
-
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    out = tmp_path / "new" / "curves.svg"
-    monkeypatch.setattr("sys.argv", ["plot", str(tmp_path), "--out", str(out)])
-    main()
-    assert "<svg" in out.read_text() and str(out) in capsys.readouterr().out

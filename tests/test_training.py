@@ -133,11 +133,6 @@ def test_what_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     assert not (tmp_path / "usm.best.pt").exists()
 
 
-def test_no_rows():
-    with pytest.raises(ValueError, match="usm: 0 training and 60 validation rows"):
-        fit(new_model(), rows=[])
-
-
 def test_bad_checkpoints_are_told_in_one_line(tmp_path):
     path, config = tmp_path / "usm.best.pt", {**CONFIG.__dict__}
     whole = {"name": "usm", "config": config, "model": new_model().state_dict()}

@@ -77,7 +77,7 @@ def beam_search(
     searches = [Beams(width, length_penalty, stops, ids) for ids in forbidden or [None] * n]
 
     for _ in range(max_tokens):
-        log_p = torch.log_softmax(model.write(token, cache)[:, -1].float(), dim=-1)
+        log_p = torch.log_softmax(model.decode(token, cache)[:, -1].float(), dim=-1)
         log_p = log_p.view(n, width, -1)  # (sources, width, V)
         so_far = [[score for score, _ in beams.running] for beams in searches]
         total = torch.tensor(so_far, device=device)[:, :, None] + log_p
@@ -91,7 +91,7 @@ def beam_search(
             rows += [r * width + parent for parent in beams.advance(candidates)]
         if all(beams.done for beams in searches):
             break
-        cache.select_written(torch.tensor(rows, device=device))  # a source's beams read the same
+        cache.select_target(torch.tensor(rows, device=device))  # a source's beams read the same
         newest = [ids[-1] for beams in searches for _, ids in beams.running]
         token = torch.tensor(newest, device=device)[:, None]
 

@@ -1,6 +1,5 @@
 """`python docs/results NAME`: run missing trials, then write tables, figures and numbers."""
 
-from figures import draw
 from runner import RESULTS, read_results, run_missing
 from tables import PAGES, TABLES, filled, long_tables
 from trials import EXPERIMENTS
@@ -20,6 +19,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.processes < 1:
         raise InputError(f"--processes is {options.processes}; expected at least 1")
+    from figures import draw
+
     for name in EXPERIMENTS if options.name == "all" else [options.name]:
         trials = EXPERIMENTS[name].trials
         if not options.only_report:

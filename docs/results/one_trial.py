@@ -16,7 +16,7 @@ from trials import GENERATED, STEPS, Trial
 
 from ases.data import Example, split_examples
 from ases.model import EncoderDecoder
-from ases.pairs import Segmented, make_batches, rows_by_model, target_length
+from ases.pairs import make_batches, rows_by_model
 from ases.recipe import Splits, Writer, score_chains, segment, train, training_texts
 from ases.run.read import read_examples
 from ases.segmentation import split_pieces
@@ -24,7 +24,6 @@ from ases.settings import Settings
 from ases.tasks import make_splits
 from ases.tasks.word_problems import word_problem
 from ases.tokenizer import Tokenizer
-from ases.training import Training, Watcher
 
 MAX_NUMBER = 20
 PRETRAINING = 3000  # updates
@@ -36,20 +35,17 @@ KEPT = {"mwp": ("accuracy", "bleu"), "pet": ("rougeL", "rouge1", "rouge2", "bleu
 
 def run_trial(trial: Trial, folder: str) -> dict:
     """Train, write and score. ``folder`` holds the real data."""
-    splits, cut, writer, curves, seconds = _train(trial, folder)
+    splits, cut, writer, seconds = _train(trial, folder)
     segmented, reports = cut(splits["test"]), writer.reports
     result: dict[str, Any] = {
         "seconds": seconds,  # of one core
         "updates": sum(report["steps"] for report in reports.values()),
         "epochs_done": {name: report["epochs"] for name, report in reports.items()},
         "validation_loss": {name: report["validation_loss"] for name, report in reports.items()},
-        "target_tokens": _target_tokens(writer, cut(splits["validation"])),
         "segments": sum(len(s.segments) for s in segmented) / len(segmented),
         "tests": {},
     }
     generated = trial.task == "mwp" and trial.data == GENERATED
-    if generated and trial.seed == 0 and trial.problems == 1000:
-        result["curves"] = curves.found
     if generated and trial.mode == "direct":
         result["by_role"], result["by_entropy"] = compare_roles(writer, splits["test"])
     for name, examples in _tests(trial, splits).items():
@@ -60,21 +56,6 @@ def run_trial(trial: Trial, folder: str) -> dict:
         result["tests"][name] = kept | {"end": scores["stop_reasons"]["end"]}
     # All floats in five decimals.
     return json.loads(json.dumps(result), parse_float=lambda text: round(float(text), 5))
-
-
-class Curves(Watcher):
-    """Loss curves, (seconds, nats per target token), by model and kind."""
-
-    def __init__(self):
-        self.found: dict[str, dict[str, list]] = {}
-
-    def start(self, training: Training) -> None:
-        self.found[training.name] = {"training": [], "validation": []}
-
-    def record(self, training: Training, report: dict[str, dict]) -> None:
-        for kind, row in report.items():
-            loss = row.get("loss", row.get("validation_loss"))
-            self.found[training.name][kind].append([row["seconds"], loss])
 
 
 # --- data ----------------------------------------------------------------------------------------
@@ -104,7 +85,7 @@ def problems_of(steps: int, n: int = 100) -> list[Example]:
 
 
 # --- training ------------------------------------------------------------------------------------
-def _train(trial: Trial, folder: str) -> tuple[Splits, Callable, Writer, Curves, float]:
+def _train(trial: Trial, folder: str) -> tuple[Splits, Callable, Writer, float]:
     splits = _all_splits(trial, folder)
     if trial.data != GENERATED:
         limits = {"train": trial.problems, "validation": 300, "test": 200}
@@ -137,9 +118,9 @@ def _train(trial: Trial, folder: str) -> tuple[Splits, Callable, Writer, Curves,
     if trial.pretrained:  # lower rates, to keep what it learned
         settings = replace(settings, learning_rate=0.003, embedding_learning_rate=0.01)
 
-    curves, before = Curves(), time.process_time()
-    writer = train(splits, settings, curves, cut=cut, **start)
-    return splits, cut, writer, curves, time.process_time() - before
+    before = time.process_time()
+    writer = train(splits, settings, cut=cut, **start)
+    return splits, cut, writer, time.process_time() - before
 
 
 @lru_cache(1)
@@ -175,11 +156,3 @@ def _with_holes(examples: Sequence[Example], rng: random.Random) -> list[Example
         if gone:
             holed.append(Example(e.id, kept, gone))
     return holed
-
-
-# --- results -------------------------------------------------------------------------------------
-def _target_tokens(writer: Writer, segmented: Sequence[Segmented]) -> dict[str, float]:
-    """Target tokens per chain, by sub-model; times nats per token: its nats per chain."""
-    settings = writer.settings
-    rows = rows_by_model(settings.mode, segmented, writer.tokenizer, settings.encoder)
-    return {name: sum(map(target_length, own)) / len(segmented) for name, own in rows.items()}

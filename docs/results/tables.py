@@ -8,19 +8,21 @@ from itertools import product
 from operator import getitem
 
 import numpy as np
-from intervals import Cell, Results, find_cell, mean_interval, problems_to_match
+from intervals import Cell, Results, find_cell, mean_interval, significant
 from runner import RESULTS
-from trials import EXPERIMENTS, MODES
+from trials import BUDGETS, EXPERIMENTS, MODES
 
 from ases.segmentation import AS, ES
 
 PAGES = [RESULTS.parent / "results.md", RESULTS.parent.parent / "README.md"]
-MAIN = list(MODES)[:3]  # direct; USM at equal updates and at equal epochs
 #: Rows of the README's table: what they are, and where they stand.
 SUMMARY = {
     "500 word problems, accuracy": ("words", "500"),
     "1,000 word problems, accuracy": ("words", "1,000"),
+    "2,000 word problems, accuracy": ("words", "2,000"),
+    "… on longer problems": ("longer", "2,000"),
     "500 PET reports, ROUGE-L": ("data", "cPET, 500 reports"),
+    "chains of a language model, accuracy": ("data", "LLM CoT"),
 }
 
 
@@ -29,12 +31,14 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join([lines[0], "|" + "---|" * len(header) + "\n", *lines[1:]])
 
 
-def _shown(cell: Cell | None) -> str:
+def _shown(results: Results, experiment: str, row: str, column: str) -> str:
     """ "**0.722** ± 0.030, × 1.46": bold if significant; time last."""
+    cell = find_cell(results, experiment, row, column)
     if cell is None:
         return ""
     score, *reach = _interval(cell.values).split(" ")
-    text = " ".join([f"**{score}**" if cell.significant else score, *reach])
+    bold = (row, column) in significant(results, experiment)
+    text = " ".join([f"**{score}**" if bold else score, *reach])
     return text if math.isnan(cell.time) else f"{text}, × {cell.time:.2f}"
 
 
@@ -44,8 +48,8 @@ def _interval(values: Sequence[float], digits: int = 3) -> str:
     return f"{mean:.{digits}f}" + ("" if math.isnan(reach) else f" ± {reach:.{digits}f}")
 
 
-def _difference(cell: Cell) -> str:
-    if not cell.differences:
+def _difference(cell: Cell | None) -> str:
+    if cell is None or not cell.differences:
         return ""
     mean, reach = mean_interval(cell.differences)
     interval = f" [{mean - reach:+.3f}, {mean + reach:+.3f}]"
@@ -58,13 +62,36 @@ def _mean(cell: Cell, *keys: str, digits: int = 2) -> str:
 
 
 # --- tables --------------------------------------------------------------------------------------
-def _scores(rows: dict[str, tuple], columns: Iterable[str], results: Results) -> str:
-    """Cells of rows, each a name and its experiment and row."""
-    cells = [
-        [name, *(_shown(find_cell(results, *place, column)) for column in columns)]
-        for name, place in rows.items()
-    ]
-    return _markdown(["", *columns], cells)
+def _scores(rows: dict[str, tuple], columns: Sequence[str], results: Results) -> str:
+    """Cells of rows, each a name and its experiment and row; with the number of seeds."""
+    lines = []
+    for name, place in rows.items():
+        cells = [cell for column in columns if (cell := find_cell(results, *place, column))]
+        if cells:
+            seeds = sorted({len(cell.values) for cell in cells})
+            counts = " to ".join(map(str, seeds[:1] + seeds[-1:] if seeds[1:] else seeds))
+            plural = "seed" if counts == "1" else "seeds"
+            texts = [_shown(results, *place, column) for column in columns]
+            lines.append([f"{name} ({counts} {plural})", *texts])
+    return _markdown(["", *columns], lines)
+
+
+def _all_the_time(results: Results) -> str:
+    """Scores at the budget with the best accuracy in validation."""
+    lines = []
+    for row in EXPERIMENTS["curve"].rows:
+        cells = {
+            n: cell
+            for n in BUDGETS
+            if (cell := find_cell(results, "curve", row, f"{n:,} updates", "validation"))
+        }
+        if cells:
+            n = max(cells, key=lambda n: float(np.mean(cells[n].values)))
+            tests = [
+                find_cell(results, "curve", row, f"{n:,} updates", t) for t in ("test", "longer")
+            ]
+            lines.append([row, f"{n:,}", *(_interval(c.values) if c else "" for c in tests)])
+    return _markdown(["", "updates", "accuracy (3 seeds)", "on longer problems"], lines)
 
 
 def _scorers(results: Results) -> str:
@@ -81,42 +108,19 @@ def _scorers(results: Results) -> str:
     return _markdown(header, lines)
 
 
-def _losses(results: Results) -> str:
-    """Best validation losses, in nats per chain and per token."""
-    lines = []
-    for column in EXPERIMENTS["losses"].columns:
-        cell = find_cell(results, "losses", "1,000 problems", column)
-        if cell:
-            pairs = [(row["validation_loss"], row["target_tokens"]) for row in cell.rows]
-            a_chain = [sum(losses[n] * tokens[n] for n in losses) for losses, tokens in pairs]
-            a_token = [f"{n} {_mean(cell, 'validation_loss', n, digits=3)}" for n in pairs[0][0]]
-            lines.append([column, _interval(a_chain, 2), ", ".join(a_token)])
-    return _markdown(["", "nats per chain", "nats per token"], lines)
-
-
-def _ratios(results: Results) -> str:
-    """Table of ``problems_to_match``."""
-    lines = []
-    for column in MAIN[1:]:
-        found = problems_to_match(results, column)
-        lines.append([column, *(f"{r:.2f} [{low:.2f}, {high:.2f}]" for _, r, low, high in found)])
-    return _markdown(["", *list(EXPERIMENTS["words"].rows)[:-1]], lines)
-
-
 #: Tables of the pages: name → what makes it from the results.
 TABLES = {
-    name: partial(_scores, {row: (name, row) for row in experiment.rows}, experiment.columns)
+    name: partial(_scores, {row: (name, row) for row in experiment.rows}, list(experiment.columns))
     for name, experiment in EXPERIMENTS.items()
 }
-TABLES |= {"summary": partial(_scores, SUMMARY, MAIN)}
-TABLES |= {"ratios": _ratios, "scorers": _scorers, "losses": _losses}
+TABLES |= {"summary": partial(_scores, SUMMARY, list(MODES))}
+TABLES |= {"all the time": _all_the_time, "scorers": _scorers}
 
 
 def long_tables(results: Results) -> str:
-    """One row per cell: all scores, differences, epochs, updates, seconds."""
+    """Every experiment's table, and one row per cell: all scores, differences, updates, seconds."""
     parts = ["# Every table in full\n", "Made by `python docs/results all`.\n"]
-    header = ["", "", "seeds", "score", "from direct", "BLEU", "ROUGE-1, 2", "end", "segments"]
-    header += ["epochs", "updates", "seconds", "time"]
+    header = ["", "", "score", "difference", "BLEU", "ended", "segments", "updates", "seconds"]
     for name, experiment in EXPERIMENTS.items():
         lines = []
         for row, column in product(experiment.rows, experiment.columns):
@@ -124,25 +128,24 @@ def long_tables(results: Results) -> str:
             if cell:
                 lines.append([row, column, *_details(cell, experiment.cell(row, column)[1])])
         if lines:
-            parts += [f"## {experiment.title}\n", _markdown(header, lines)]
+            parts += [f"## {experiment.title}\n", TABLES[name](results)]
+            parts += [
+                "<details><summary>in full</summary>\n",
+                _markdown(header, lines),
+                "</details>\n",
+            ]
     return "\n".join(parts)
 
 
 def _details(cell: Cell, test: str) -> list[str]:
-    first, scores = cell.rows[0], partial(_mean, cell, "tests", test)
-    rouge = [scores(n, digits=3) for n in ("rouge1", "rouge2") if n in first["tests"][test]]
     return [
-        str(len(cell.values)),
         _interval(cell.values),
         _difference(cell),
-        scores("bleu", digits=1),
-        ", ".join(rouge),
-        scores("end"),
+        _mean(cell, "tests", test, "bleu", digits=1),
+        _mean(cell, "tests", test, "end"),
         _mean(cell, "segments", digits=1),
-        ", ".join(_mean(cell, "epochs_done", name, digits=1) for name in first["epochs_done"]),
         _mean(cell, "updates", digits=0),
         f"{np.median([row['seconds'] for row in cell.rows]):.0f}",
-        "" if math.isnan(cell.time) else f"× {cell.time:.2f}",
     ]
 
 
@@ -151,7 +154,7 @@ def filled(text: str, results: Results) -> str:
     """Replace everything between ``<!-- PLACE -->`` and ``<!-- end -->``.
 
     PLACE is a table's name ("words"), or a cell like "words/1,000/USM, equal epochs/cell";
-    ".../gain" is its difference from direct.
+    ".../gain" is its difference from its rival.
     """
 
     def again(match: re.Match) -> str:
@@ -160,9 +163,8 @@ def filled(text: str, results: Results) -> str:
             content = f"\n\n{TABLES[place](results)}\n"
         else:
             *where, what = place.split("/")
-            cell = find_cell(results, *where)
-            shown = _shown if what == "cell" else _difference
-            content = shown(cell) if cell else "not run"
+            gain = _difference(find_cell(results, *where))
+            content = (_shown(results, *where) if what == "cell" else gain) or "not run"
         return f"<!-- {place} -->{content}<!-- end -->"
 
     places = "|".join([*TABLES, "[^<>]*/[^<>]*"])
