@@ -55,7 +55,9 @@ def setting(
     metavar: str | None = None,  # placeholder in --help: "FILE"
 ) -> Any:
     """A dataclass field whose metadata holds its range and help."""
-    return field(default=default, metadata=locals())
+    facts = dict(help=help, low=low, above=above, high=high)
+    facts |= dict(choices=choices, shown=shown, metavar=metavar)
+    return field(default=default, metadata=facts)
 
 
 @dataclass(frozen=True)
