@@ -239,11 +239,11 @@ def test_true_answers_in_a_column_of_their_own(tmp_path):
     data = read_examples(path, "mwp", columns)
     chains = "so 2. The answer is 2.", "so 4. The answer is 4.", "The answer is 4."
     assert [(e.answer, e.label) for e in data.examples] == list(zip(chains, ("2", "3", "4")))
-    assert "1 row whose chain and label differ kept" in data.described()
+    assert "1 row whose chain and label state different numbers kept" in data.described()
     assert "text after the answer dropped in 1 row" in data.described()
     filtered = read_examples(path, "mwp", columns, skip_bad_rows=True)
     assert [e.question for e in filtered.examples] == ["1 + 1?", "1 + 3?"]
-    assert "differ left out" in filtered.described()
+    assert "different numbers left out" in filtered.described(skipped=True)
     assert all(e.label is None for e in read_examples(path, "mwp").examples)
 
 

@@ -91,10 +91,10 @@ def test_labels_from_file_to_score(tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps(content))
     data = f"--data mine.json {NAMES} --label-field gold"
     done = succeed(f"train.py {data} --max-steps 4 --out-dir run", *SMALL, cwd=tmp_path)
-    assert "8 rows whose chain and label differ kept" in done.stdout
+    assert "8 rows whose chain and label state different numbers kept" in done.stdout
     assert all("label" in row for row in read(tmp_path / "run" / "predictions.jsonl"))
     done = succeed(f"segment.py {data} --skip-bad-rows --show 0", cwd=tmp_path)
-    assert "data: 32 all" in done.stderr and "label differ left out" in done.stderr
+    assert "data: 32 all" in done.stderr and "different numbers left out" in done.stderr
     check = command(f"segment.py {data} --check", cwd=tmp_path)
     assert check.returncode == 2 and check.stdout.count("another number than 'gold'") == 8
 

@@ -100,7 +100,7 @@ def load_splits(settings: Settings, whole: bool = False) -> tuple[Splits, str]:
             splits = split_examples(dataset.examples, settings.seed)
             splits["train"] = splits["train"][:n_train]
             splits["test"] = splits["test"][:n_test]
-        origin = dataset.described()
+        origin = dataset.described(settings.skip_bad_rows)
     counts = ", ".join(f"{len(examples)} {name}" for name, examples in splits.items())
     return splits, f"data: {counts} ({origin})"
 

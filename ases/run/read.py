@@ -62,11 +62,7 @@ class Columns:
 class Dataset:
     """The examples of a file, and what was skipped or rewritten."""
 
-    path: Path
-    task: str
-    columns: Columns
-    skip_contradicted: bool
-    longest: float
+    name: str
     examples: list[Example] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # a line per unusable row
     empty: list[str] = field(default_factory=list)  # a line per row with an empty field
@@ -75,85 +71,19 @@ class Dataset:
     misnamed: int = 0  # rows that lack a field
     restated: int = 0  # answers whose #### was rewritten
     dropped: int = 0  # answers with text after their statement
-    seen: dict[str, tuple[str, str]] = field(default_factory=dict)  # id → first line and question
-    copies: Counter = field(default_factory=Counter)  # ids of examples → rows that have it
 
-    def described(self) -> str:
+    def described(self, skipped: bool = False) -> str:
         """The file's name, and what was left out or rewritten."""
-        kept = "left out" if self.skip_contradicted else "kept"
+        others = "whose chain and label state different numbers"
         notes = (
             (len(self.empty), "row", "{} without question or answer left out"),
             (len(self.problems), "bad row", "{} skipped"),
             (self.restated, "row", "#### N read as 'The answer is N.' in {}"),
             (self.dropped, "row", "text after the answer dropped in {}"),
-            (len(self.contradicted), "row", f"{{}} whose chain and label differ {kept}"),
+            (len(self.contradicted), "row", f"{{}} {others} {'left out' if skipped else 'kept'}"),
         )
         parts = [text.format(counted(n, thing)) for n, thing, text in notes if n]
-        return ", ".join([self.path.name, *parts])
-
-    def add(self, line: str, row: Any) -> None:
-        """Raises InputError: a bad row."""
-        if isinstance(row, InputError):
-            raise row
-        if not isinstance(row, dict):
-            raise InputError(f"a JSON {type(row).__name__}; expected a JSON object")
-        columns = self.columns
-        kinds = {columns.label: (str, int, float, bool)}
-        texts = {name: _text(row, name, kinds.get(name, (str,))) for name in columns.needed}
-        ids = [_text(row, name, (str, int, float)) for name in ("id", "qid") if name in row]
-        if empty := [name for name in columns.needed if not texts[name]]:
-            message = f"field {empty[0]!r} is empty; expected a text"
-            self.empty.append(f"{self.path}:{line}: {message}")
-            return
-        question, answer, label = texts[columns.question], texts.get(columns.answer, ""), None
-        given_id = next(filter(None, ids), "")
-        if given_id:  # chains of one question may share it
-            first, other = self.seen.setdefault(given_id, (line, question))
-            message = (
-                f"{given_id!r} is the id of {self.path}:{first}, too, which has another question"
-            )
-            refuse_if(question != other, "field 'id'", message)
-        if TASKS[self.task].numbers:
-            stated = self._stated(answer)
-            if columns.label is not None:
-                true = self._label(texts[columns.label])
-                label = plain_number(true)
-                if true != stated.number:
-                    message = f"states another number than {columns.label!r}: {label!r}"
-                    where = f"{self.path}:{line}: field {columns.answer!r}"
-                    self.contradicted.append(f"{where} {message}")
-                    if self.skip_contradicted:
-                        return
-            self.restated += "####" in answer
-            self.dropped += stated.dropped
-            answer = stated.text
-        length = rough_length(answer) if len(answer) > self.longest else 0
-        message = f"a chain of about {length:,} tokens; expected at most {self.longest:,}"
-        refuse_if(length > self.longest, f"field {columns.answer!r}", message)
-        id_ = self._unique(given_id or f"{'line-' * line.isdigit()}{line}".replace(" ", "-"))
-        self.examples.append(Example(id_, question, answer, label=label))
-
-    def _stated(self, answer: str) -> Stated:
-        stated = find_answer(answer)
-        self.unnumbered += stated is None
-        message = "no readable final number; end it with 'The answer is N.' or '#### N'"
-        refuse_if(stated is None, f"field {self.columns.answer!r}", message)
-        return stated
-
-    def _label(self, text: str) -> Fraction:
-        stated, place = find_answer(f"The answer is {text}"), f"field {self.columns.label!r}"
-        refuse_if(stated is None, place, "no readable final number")
-        refuse_if(stated.dropped, place, "more than a number")
-        return stated.number
-
-    def _unique(self, id_: str) -> str:
-        """The id, or "id-2", "id-3", … of later rows that share it."""
-        unique = id_
-        while unique in self.copies:
-            self.copies[id_] += 1
-            unique = f"{id_}-{self.copies[id_]}"
-        self.copies[unique] = 1
-        return unique
+        return ", ".join([self.name, *parts])
 
 
 def read_examples(
@@ -198,14 +128,92 @@ def scan_examples(
     name = _list_inside(text, columns) if is_json else ""
     refuse_if(name, path, f"the rows lie in field {name!r}; save that list, without the rest")
     rows = _json_rows(text) if is_json else _table_rows(path, text, columns, delimiter)
-    data = Dataset(path, task, columns, skip_contradicted, longest)
+    scan = _Scan(path, task, columns, skip_contradicted, longest, Dataset(path.name))
     for line, row in rows:
         try:
-            data.add(line, row)
+            scan.add(line, row)
         except InputError as error:
-            data.problems.append(f"{path}:{line}: {error}")
-            data.misnamed += isinstance(error, MissingField)
-    return data
+            scan.data.problems.append(f"{path}:{line}: {error}")
+            scan.data.misnamed += isinstance(error, MissingField)
+    return scan.data
+
+
+@dataclass
+class _Scan:
+    """Rows to examples, one after the other."""
+
+    path: Path
+    task: str
+    columns: Columns
+    skip_contradicted: bool
+    longest: float
+    data: Dataset
+    seen: dict[str, tuple[str, str]] = field(default_factory=dict)  # id → first line and question
+    copies: Counter = field(default_factory=Counter)  # ids of examples → rows that have it
+
+    def add(self, line: str, row: Any) -> None:
+        """Raises InputError: a bad row."""
+        if isinstance(row, InputError):
+            raise row
+        if not isinstance(row, dict):
+            raise InputError(f"a JSON {type(row).__name__}; expected a JSON object")
+        columns, data = self.columns, self.data
+        kinds = {columns.label: (str, int, float, bool)}
+        texts = {name: _text(row, name, kinds.get(name, (str,))) for name in columns.needed}
+        ids = [_text(row, name, (str, int, float)) for name in ("id", "qid") if name in row]
+        if empty := [name for name in columns.needed if not texts[name]]:
+            message = f"field {empty[0]!r} is empty; expected a text"
+            data.empty.append(f"{self.path}:{line}: {message}")
+            return
+        question, answer, label = texts[columns.question], texts.get(columns.answer, ""), None
+        given_id = next(filter(None, ids), "")
+        if given_id:  # chains of one question may share it
+            first, other = self.seen.setdefault(given_id, (line, question))
+            message = (
+                f"{given_id!r} is the id of {self.path}:{first}, too, which has another question"
+            )
+            refuse_if(question != other, "field 'id'", message)
+        if TASKS[self.task].numbers:
+            stated = self._stated(answer)
+            if columns.label is not None:
+                true = self._label(texts[columns.label])
+                label = plain_number(true)
+                if true != stated.number:
+                    message = f"states another number than {columns.label!r}: {label!r}"
+                    where = f"{self.path}:{line}: field {columns.answer!r}"
+                    data.contradicted.append(f"{where} {message}")
+                    if self.skip_contradicted:
+                        return
+            data.restated += "####" in answer
+            data.dropped += stated.dropped
+            answer = stated.text
+        length = rough_length(answer) if len(answer) > self.longest else 0
+        message = f"a chain of about {length:,} tokens; expected at most {self.longest:,}"
+        refuse_if(length > self.longest, f"field {columns.answer!r}", message)
+        id_ = self._unique(given_id or f"{'line-' * line.isdigit()}{line}".replace(" ", "-"))
+        data.examples.append(Example(id_, question, answer, label=label))
+
+    def _stated(self, answer: str) -> Stated:
+        stated = find_answer(answer)
+        self.data.unnumbered += stated is None
+        message = "no readable final number; end it with 'The answer is N.' or '#### N'"
+        refuse_if(stated is None, f"field {self.columns.answer!r}", message)
+        return stated
+
+    def _label(self, text: str) -> Fraction:
+        stated, place = find_answer(f"The answer is {text}"), f"field {self.columns.label!r}"
+        refuse_if(stated is None, place, "no readable final number")
+        refuse_if(stated.dropped, place, "more than a number")
+        return stated.number
+
+    def _unique(self, id_: str) -> str:
+        """The id, or "id-2", "id-3", … of later rows that share it."""
+        unique = id_
+        while unique in self.copies:
+            self.copies[id_] += 1
+            unique = f"{id_}-{self.copies[id_]}"
+        self.copies[unique] = 1
+        return unique
 
 
 def data_notes(
