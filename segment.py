@@ -4,6 +4,7 @@ generated examples, or `--data FILE --out FILE` for JSON lines."""
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":  # no traceback on Ctrl-C during imports
@@ -11,8 +12,8 @@ if __name__ == "__main__":  # no traceback on Ctrl-C during imports
 
 from ases.data import Example, InputError, shown
 from ases.run.cli import Options, colours_wanted, of, parse, run_command
-from ases.run.read import Columns, data_notes, scan_examples
-from ases.run.write import check_place, counted, json_lines, write_text
+from ases.run.read import data_notes, scan_examples
+from ases.run.write import counted, json_lines, write_text
 from ases.settings import Settings
 
 ABOUT = """Cut chains into pieces, label them ES or AS, merge them into segments.
@@ -22,19 +23,16 @@ or --report, it prints JSON lines."""
 
 def check(settings: Settings) -> None:
     """Print every unusable row. Raises InputError: there are some, or there are no usable rows."""
-    columns = Columns(settings.question_field, settings.answer_field, settings.label_field)
-    data = scan_examples(settings.data, settings.task, columns, True, settings.max_chain)
+    data = scan_examples(replace(settings, skip_bad_rows=True))
     bad = data.problems + data.empty + data.contradicted
     for line in bad:
         print(shown(line))
     n = len(bad) + len(data.examples)
     if bad or not data.examples:
         raise InputError(f"{len(bad)} of {counted(n, 'row')} of {settings.data} cannot be used")
-    lines = [
-        f"{counted(n, 'usable row')} in {settings.data}",
-        *data_notes(data.examples, data.examples, settings),
-    ]
-    print(shown("\n".join(lines)))
+    print(shown(f"{counted(n, 'usable row')} in {settings.data}"))
+    for note in data_notes(data.examples, settings):
+        print(note)
 
 
 def main() -> None:
@@ -49,37 +47,35 @@ def main() -> None:
     from ases.run.progress import tell
     from ases.run.show import segmented_row, segmented_summary, show_segmented
 
-    out, report = ([Path(path)] if path else [] for path in (options.out, options.report))
-    for path in out + report:
-        check_place(path)
-    examples, description = [Example("text", "", given.get("text", ""))], "one chain"
-    if "text" not in given:
+    files = [path for path in (options.out, options.report) if path]
+    if "text" in given:
+        examples, description = [Example("text", "", given["text"])], "one chain"
+        notes = ["note: scored as the answer to an empty question"] if settings.scorer else []
+    else:
         split = options.split or "all"
         splits, description = load_splits(settings, whole=split == "all")
         examples = pick_split(splits, split)
+        notes = [description, *data_notes(examples, settings)]
     scorer = load_scorer(settings)
     segmented = segment(examples, settings, scorer)
 
-    rows = json_lines(map(segmented_row, segmented))
-    n_shown = options.show or (1 if "text" in given and not out + report else 0)
-    for s in segmented[:n_shown]:
+    n_shown = 1 if "text" in given and not files else options.show
+    for s in segmented[: n_shown or 0]:
         print(show_segmented(s, colours_wanted()) + "\n")
-    for path in out:
-        write_text(path, rows)
-        tell(f"written: {path}")
-    for path in report:
+    rows = json_lines(map(segmented_row, segmented))
+    if options.out:
+        write_text(Path(options.out), rows)
+    if options.report:
         tokenizer = scorer.tokenizer if scorer else None
-        write_text(path, segmentation_page(segmented, settings, description, tokenizer))
+        page = segmentation_page(segmented, settings, description, tokenizer)
+        write_text(Path(options.report), page)
+    for path in files:
         tell(f"written: {path}")
-    if not out + report and options.show is None and "text" not in given:
+    if not files and n_shown is None:
         sys.stdout.write(rows)
-    summary = segmented_summary(segmented, settings)
-    note = "note: scored as the answer to an empty question"
     sys.stdout.flush()
-    lines = [note] if scorer else []
-    if "text" not in given:
-        lines = [description, *data_notes(examples, examples, settings)]
-    print(shown("\n".join([*lines, summary])), file=sys.stderr)
+    summary = segmented_summary(segmented, settings)
+    print(shown("\n".join([*notes, summary])), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 """From data to a scored test set: `python train.py --task mwp --mode usm`."""
 
 import signal
-from functools import partial
 
 if __name__ == "__main__":  # no traceback on Ctrl-C during imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -17,9 +16,7 @@ ABOUT = "Train on chains of thought, write chains for the test questions, score 
 def main() -> None:
     given = parse("train", ABOUT, settings_help())
     # Importing PyTorch is slow; --help and usage errors do not wait for it.
-    from ases.extra.t5 import load_t5
     from ases.recipe import train
-    from ases.run.checkpoints import Recorder
     from ases.run.evaluation import evaluate, question_notes, write_evaluation
     from ases.run.folder import leaving_order, open_run
     from ases.run.progress import tell
@@ -28,24 +25,21 @@ def main() -> None:
 
     run = open_run(given)
     tell(f"run folder: {run.folder}")
-    recorder = Recorder(run.folder, run.resumed, run.config)
-    with leaving_order(run, recorder):
-        parts: dict = dict(tokenizer=run.tokenizer, scorer=run.scorer)
-        if init := run.config.settings.init:
-            parts["initial"] = partial(load_t5, init)
-        writer = train(run.splits, run.config.settings, recorder, **parts)
+    with leaving_order(run):
+        parts: dict = dict(tokenizer=run.tokenizer, scorer=run.scorer, initial=run.initial)
+        run.writer = train(run.splits, run.config.settings, run.recorder, **parts)
 
         scores: dict = {}
         for split in [name for name in ("test", "longer") if name in run.splits]:
             examples = run.splits[split]
             tell(f"writing {counted(len(examples), 'chain')} for {split} …")
-            scores[split], predictions = evaluate(writer, run.config.run_id, examples)
+            scores[split], predictions = evaluate(run, examples)
             if run.lock:
                 suffix = "" if split == "test" else f"-{split}"
                 write_evaluation(run.folder, scores[split], predictions, suffix)
-            question_notes(writer, run.config.words, [e.question for e in examples], tell)
+            question_notes(run, examples)
         print(table(scores))
 
 
 if __name__ == "__main__":
-    run_command(main, alone=False)
+    run_command(main)

@@ -119,8 +119,8 @@ def test_offsets_beyond_all_numbers():
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
 def test_every_integer_type(dtype):
     inputs, mask = random_inputs(2, 3, Q, T, 5), spans("gaps")
-    found = attention(*inputs, **{name: end.to(dtype) for name, end in mask.items()})
-    assert torch.equal(found, attention(*inputs, **mask))
+    out = attention(*inputs, **{name: end.to(dtype) for name, end in mask.items()})
+    assert torch.equal(out, attention(*inputs, **mask))
 
 
 MISFITS = [dict(k=torch.zeros(2, 3, 6, 4)), dict(v=torch.zeros(2, 3, 5, 5)), dict(backend="flash")]

@@ -1,7 +1,6 @@
 """The golden files: what make.py writes, and what plain arithmetic and our own tokenizer find."""
 
 import importlib.util
-import itertools
 import json
 import math
 import re
@@ -12,9 +11,10 @@ import torch
 from conftest import make_direct_pair
 
 from ases.entropy import token_entropies
-from ases.pairs import collate, encode_question, make_pairs
+from ases.pairs import collate, make_pairs
 from ases.segmentation import AS, ES, make_segments, piece_entropies
 from ases.tokenizer import Tokenizer
+from tests.test_attention import by_loops
 
 GOLDEN = Path(__file__).parent / "golden"
 specification = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
@@ -71,13 +71,12 @@ def test_entropy_in_float32_and_by_plain_arithmetic():
 
 
 def test_decoder_starts_by_hand():
-    given = read("decoder_starts.json")
-    inputs = []
-    for target, read_tokens in zip(given["targets"], given["reads"]):
-        vectors = [given["embeddings"][i] for i in (given["start_id"], *target[:-1])]
-        newest = given["states"][read_tokens - 1]
-        inputs += [[a + b for a, b in zip(vectors[0], newest)], *vectors[1:]]
-    assert inputs == given["decoder_inputs"]
+    case, inputs = read("decoder_starts.json"), []
+    for target, read_tokens in zip(case["targets"], case["reads"]):
+        first, *others = [case["embeddings"][i] for i in (case["start_id"], *target[:-1])]
+        newest = case["states"][read_tokens - 1]
+        inputs += [[a + b for a, b in zip(first, newest)], *others]
+    assert inputs == case["decoder_inputs"]
 
 
 @pytest.fixture(scope="module")
@@ -90,29 +89,29 @@ def test_pairs(tokenizer, row):
     problem, labels = PROBLEMS[row["id"]], row["labels"]
     question, pieces = problem["question"], problem["pieces"]
 
-    def described(pair):
-        """A pair in the words of the file."""
-        assert pair.target[-1] == pair.source[-1] == tokenizer.eos_id
-        context, end = list(map(tokenizer.decode, pair.context)), tokenizer.end_id in pair.target
-        target = tokenizer.decode(pair.target)
-        return {"role": pair.role, "context": context, "target": target, "end": end}
+    def described(pairs):
+        """Pairs in the words of the file."""
+        for pair in pairs:
+            assert pair.target[-1] == pair.source[-1] == tokenizer.eos_id
+            context, target = map(tokenizer.decode, pair.context), tokenizer.decode(pair.target)
+            end = tokenizer.end_id in pair.target
+            yield {"role": pair.role, "context": list(context), "target": target, "end": end}
 
-    usm = list(map(described, make_pairs(question, make_segments(pieces, labels), tokenizer)))
-    assert row["usm"] == usm
+    def pairs_of(merge):
+        segments = make_segments(pieces, labels, merge=merge)
+        return list(described(make_pairs(question, segments, tokenizer)))
+
+    assert row["usm"] == (usm := pairs_of(merge=True))
     assert row["esm"] == [pair for pair in usm if pair["role"] == ES]
     assert row["asm"] == [pair for pair in usm if pair["role"] == AS]
-    assert row["direct"] == [described(make_direct_pair(question, pieces, tokenizer))]
-    unmerged = make_segments(pieces, labels, merge=False)
-    assert row["usm_unmerged"] == list(map(described, make_pairs(question, unmerged, tokenizer)))
+    assert row["direct"] == list(described([make_direct_pair(question, pieces, tokenizer)]))
+    assert row["usm_unmerged"] == pairs_of(merge=False)
     assert "".join(pair["target"] for pair in usm) == problem["answer"]
-    cut = row["cut_question"]
-    ids, lost = encode_question(cut["question"], make.Letters, cut["max_question"])
-    assert ids == cut["ids"] == [ord(c) for c in "abcdjkl"] and lost == 5
 
 
 @pytest.mark.parametrize("row", read("pairs.json"), ids=list(PROBLEMS))
 def test_one_encoding_by_plain_loops(row):
-    """A block for the question and each segment but the last."""
+    """A block for the question and each segment but the last; and a question that is cut."""
     eos, end = make.Letters.eos_id, make.Letters.end_id
     source, ends, targets, reads = [], [], [], []
     for pair in row["usm"]:
@@ -127,19 +126,13 @@ def test_one_encoding_by_plain_loops(row):
     segments = make_segments(problem["pieces"], row["labels"])
     batch = collate([make_pairs(problem["question"], segments, make.Letters)], make.Letters.pad_id)
     assert batch.source[0].tolist() == source and batch.source_span[1][0].tolist() == ends
+    assert row["cut_question"]["ids"] == [*map(ord, "abcdjkl")]
 
 
 def test_attention_by_plain_arithmetic():
     for case in read("attention.json"):
-        for b, h, i in itertools.product(range(2), range(2), range(4)):
-            first = 0 if case["first"] is None else case["first"][b][i]
-            last = 5 if case["last"] is None else case["last"][b][i]
-            q, weights = case["q"][b][h][i], {}
-            for j in range(first, last):
-                difference = min(max(j - i - case["query_offset"], -2), 2)
-                product = sum(x * y for x, y in zip(q, case["k"][b][h][j]))
-                weights[j] = math.exp(case["scale"] * product + case["rel_bias"][h][difference + 2])
-            for c in range(3):
-                value = sum(w * case["v"][b][h][j][c] for j, w in weights.items())
-                expected = value / sum(weights.values()) if weights else 0.0
-                assert case["out"][b][h][i][c] == pytest.approx(expected, abs=1e-9), case["name"]
+        inputs = [torch.tensor(case[x], dtype=torch.float64) for x in ("q", "k", "v", "rel_bias")]
+        spans = [None if case[x] is None else torch.tensor(case[x]) for x in ("first", "last")]
+        out = by_loops(*inputs, *spans, case["query_offset"], case["scale"])
+        expected = torch.tensor(case["out"], dtype=torch.float64)
+        assert torch.allclose(out, expected, rtol=0, atol=1e-9), case["name"]

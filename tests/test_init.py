@@ -20,34 +20,30 @@ from ases.settings import ModelConfig
 pytest.importorskip("safetensors")
 
 
-def unigram(texts, size, normalizer, sentinels):
-    """A tokenizer like T5's: ▁ for blanks, newlines folded, an unknown token, sentinels at the end."""
-    backend = tokenizers.Tokenizer(models.Unigram())
-    backend.normalizer = normalizer
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    special = dict(special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>")
-    trainer = trainers.UnigramTrainer(vocab_size=size, show_progress=False, **special)
-    backend.train_from_iterator(texts, trainer)
-    backend.add_special_tokens([f"<extra_id_{i}>" for i in range(sentinels)])
-    return backend
-
-
 FOLDED = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
 SHAPE = dict(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2)
 
 
 def save_small(path, vocabulary):
     torch.manual_seed(0)
-    own = dict(vocab_size=vocabulary, scale_scores=False, start_from_state=False)
-    save_t5(EncoderDecoder(ModelConfig(**own, **SHAPE)), path)
+    config = ModelConfig(vocabulary, scale_scores=False, start_from_state=False, **SHAPE)
+    save_t5(EncoderDecoder(config), path)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A small T5 v1.1 with its tokenizer, as somebody would have it on disk."""
-    extra = "0123456789 abcdefghijklmnopqrstuvwxyz # The answer is 12."
-    normalizer = normalizers.Sequence([normalizers.NFKC(), FOLDED])
-    backend = unigram([TOY.question, TOY.answer, extra] * 5, 200, normalizer, sentinels=10)
+    """A small T5 v1.1 with its tokenizer, as somebody would have it on disk.
+
+    The tokenizer has ▁ for blanks, newlines folded, an unknown token, sentinels at the end.
+    """
+    backend = tokenizers.Tokenizer(models.Unigram())
+    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), FOLDED])
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    special = dict(special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>")
+    trainer = trainers.UnigramTrainer(vocab_size=200, show_progress=False, **special)
+    letters = "0123456789 abcdefghijklmnopqrstuvwxyz # The answer is 12."
+    backend.train_from_iterator([TOY.question, TOY.answer, letters] * 5, trainer)
+    backend.add_special_tokens([f"<extra_id_{i}>" for i in range(10)])
     backend.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
     path = tmp_path / "t5"
     save_small(path, backend.get_vocab_size() + 12)  # rounded up, as T5's are
@@ -84,27 +80,21 @@ def test_a_token_belongs_to_the_piece_of_its_first_letter(tmp_path):
     backend.add_special_tokens(["<pad>", "</s>", "<extra_id_0>"])
     backend.save(str(tmp_path / "tokenizer.json"))
     tokenizer = T5Tokenizer.load(tmp_path / "tokenizer.json")
-    pieces = ["Tom has.\n", "He has 3."]
-    ids = tokenizer.encode_pieces(pieces)
-    assert [[tokenizer.backend.id_to_token(i) for i in own] for own in ids] == [
-        ["▁Tom", "▁has", "."],
-        ["▁He", "▁has", "▁3", "."],
-    ]
+    ids = tokenizer.encode_pieces(["Tom has.\n", "He has 3."])
+    tokens = [list(map(tokenizer.backend.id_to_token, piece)) for piece in ids]
+    assert tokens == [["▁Tom", "▁has", "."], ["▁He", "▁has", "▁3", "."]]
 
 
-LABELS = [ES, AS, ES, AS, ES], [ES, ES, AS, AS, AS], [AS, AS, ES, AS, AS]
-
-
-@pytest.mark.parametrize("labels", LABELS, ids="-".join)
-def test_the_modes_share_their_target_tokens(t5, tokenizer, labels):
+def test_the_modes_share_their_target_tokens(t5, tokenizer):
     """A chain is encoded once, so USM's targets are direct's, and its chain decodes to the same."""
-    segments = make_segments(TOY_PIECES, labels)
+    pieces = ["Tom has 3,", "so 3 * 4.", " He eats 2,", "so 10."]  # alone, "so" gets a blank
+    segments, chain = make_segments(pieces, [AS, ES, ES, AS]), "".join(pieces)
     for t in (t5, tokenizer):
-        direct = make_direct_pair(TOY.question, TOY_PIECES, t).target
+        direct = make_direct_pair(TOY.question, pieces, t).target
         pairs = make_pairs(TOY.question, segments, t)
         dealt = [i for pair in pairs for i in pair.target if i not in t.special_ids]
-        assert dealt == [i for i in direct if i not in t.special_ids] == t.encode(TOY.answer)
-        assert t.decode(dealt) == TOY.answer
+        assert dealt == [i for i in direct if i not in t.special_ids] == t.encode(chain)
+        assert t.decode(dealt) == chain
 
 
 def test_the_tokenizer_of_mt5(folder, tmp_path):
@@ -146,7 +136,7 @@ def train(folder, tmp_path):
     return lambda options: succeed(f"{line} {options}")
 
 
-def test_fine_tuning_with_a_checkpoints_own_tokenizer(train, tmp_path):
+def test_fine_tuning_with_the_tokenizer_of_the_checkpoint(train, tmp_path):
     done, run = train("--mode usm --max-steps 8"), tmp_path / "run"
     assert "of the training characters are not in its vocabulary: '\\n'" in done.stdout
     assert (run / "tokenizer.json").exists() and read(run / "results.json")["n"] == 3
@@ -164,7 +154,7 @@ def test_training_starts_from_the_checkpoints_weights(folder, train, tmp_path):
         assert torch.allclose(state[name], tensor, atol=1e-9), name
 
 
-def test_mistakes(folder, tmp_path):
+def test_mistakes_are_reported(folder, tmp_path):
     init = f"train.py --out-dir {tmp_path / 'run'} --init"
     assert "--size cannot be combined with --init" in fail(f"train.py --init {folder} --size tiny")
     assert "config.json: cannot be read" in fail("train.py", "--init", tmp_path / "nowhere")

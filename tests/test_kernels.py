@@ -14,6 +14,7 @@ import torch
 pytest.importorskip("triton")
 
 from ases.attention import attention, block_span, causal_span, packed_span
+from ases.kernels import operator
 
 F32, BF16 = torch.float32, torch.bfloat16
 CUDA = torch.cuda.is_available()
@@ -188,13 +189,12 @@ def test_more_padding_and_other_keys_change_no_bit():
     q, k, v, rel_bias, do = make(2, 1, 40, 70, 16, seed=2)
     mask = runs("padding", 40, 40)
     expected = run("triton", q, k[:, :, :40], v[:, :, :40], rel_bias, do, **mask)
-    k[:, :, 40:] = float("nan")
-    v[:, :, 40:] = float("inf")
-    found = run("triton", q, k, v, rel_bias, do, **mask)
+    k[:, :, 40:], v[:, :, 40:] = float("nan"), float("inf")
+    results = run("triton", q, k, v, rel_bias, do, **mask)
     for name in ("dk", "dv"):
-        assert not found[name][:, :, 40:].any()
-        found[name] = found[name][:, :, :40]
-    assert same(found, expected)
+        assert not results[name][:, :, 40:].any()
+        results[name] = results[name][:, :, :40]
+    assert same(results, expected)
 
 
 @pytest.mark.parametrize("kind", [BOTH, "prefix", "packed"])
@@ -209,10 +209,10 @@ def test_nothing_leaks_from_what_nobody_sees(kind):
     q, k, v = (x.transpose(1, 2).clone() for x in (q, k, v))
     q[empty], k[unseen], v[unseen] = float("nan"), float("nan"), float("inf")
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    found = run("triton", q, k, v, rel_bias, do, **mask)
-    assert same(found, expected)
+    results = run("triton", q, k, v, rel_bias, do, **mask)
+    assert same(results, expected)
     for name, zero in (("out", empty), ("dq", empty), ("dk", unseen), ("dv", unseen)):
-        assert not found[name].transpose(1, 2)[zero].any()
+        assert not results[name].transpose(1, 2)[zero].any()
 
 
 def test_minus_infinity_in_the_bias_hides_keys():
@@ -226,8 +226,8 @@ def test_minus_infinity_in_the_bias_hides_keys():
 def test_a_frozen_bias_gets_no_gradient():
     q, k, v, rel_bias, do = make(1, 1, 40, 40, 16, seed=9)
     q.requires_grad_()
-    [found] = torch.autograd.grad(attention(q, k, v, rel_bias, backend="triton"), q, do)
-    assert torch.equal(found.double(), run("triton", q, k, v, rel_bias, do)["dq"])
+    [gradient] = torch.autograd.grad(attention(q, k, v, rel_bias, backend="triton"), q, do)
+    assert torch.equal(gradient.double(), run("triton", q, k, v, rel_bias, do)["dq"])
 
 
 def test_one_graph_under_compile():
@@ -264,7 +264,7 @@ def test_a_second_derivative_is_refused():
         gradient.sum().backward()
 
 
-def test_refusals(monkeypatch):
+def test_what_no_kernel_can_do_is_refused(monkeypatch):
     def refused(error, message, width=16, dtype=F32):
         q, k, v, rel_bias, _ = make(1, 1, 4, 4, width, seed=0, dtype=dtype)
         with pytest.raises(error, match=message):
@@ -273,9 +273,7 @@ def test_refusals(monkeypatch):
     refused(ValueError, "float32 or bfloat16", dtype=torch.float64)
     refused(ValueError, "head width of 8", width=8)
     if not CUDA:
-        import ases.kernels.operator as kernels
-
-        monkeypatch.setattr(kernels, "INTERPRETED", type(kernels.INTERPRETED)(False))
+        monkeypatch.setattr(operator, "INTERPRETED", type(operator.INTERPRETED)(False))
         refused(RuntimeError, "needs a CUDA device")
 
 
@@ -289,7 +287,6 @@ def test_the_machine_code():
 
 
 def test_a_kernel_proves_itself_before_it_is_used(capsys):
-    operator = pytest.importorskip("ases.kernels.operator")
     kernel, place = operator.triton_attention, torch.device(DEVICE)
 
     def lying(q, k, v, *others):  # its output is right, the gradient of k is not
@@ -302,11 +299,9 @@ def test_a_kernel_proves_itself_before_it_is_used(capsys):
         assert operator.is_trusted(kernel, F32, place, 16)
         assert operator.is_trusted(kernel, BF16, place, 32)
         assert capsys.readouterr().err == ""
-        for wrong, told in (
-            (lying, "wrong by 20.0%"),
-            (raising, "RuntimeError: no such instruction"),
-        ):
-            assert not operator.is_trusted(wrong, F32, place, 16)
-            assert not operator.is_trusted(wrong, F32, place, 16)
-            note = capsys.readouterr().err
-            assert told in note and note.startswith("note: ") and note.count("\n") == 1
+        wrong = {lying: "wrong by 20.0%", raising: "RuntimeError: no such instruction"}
+        for bad, message in wrong.items():
+            assert not operator.is_trusted(bad, F32, place, 16)
+            assert not operator.is_trusted(bad, F32, place, 16)
+            note = capsys.readouterr().err  # of the first time
+            assert message in note and note.startswith("note: ") and note.count("\n") == 1

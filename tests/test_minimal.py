@@ -40,9 +40,11 @@ def both_models(encoder, seed=0):
     return plain, ours.eval()
 
 
-def segmented(labels=segmentation.interleaved_labels):
-    cut = [(e, p := segmentation.split_pieces(e.answer), labels(len(p))) for e in EXAMPLES]
-    return [Segmented(e, p, own, segmentation.make_segments(p, own)) for e, p, own in cut]
+def segmented(labels_of):
+    for e in EXAMPLES[:4]:
+        pieces = segmentation.split_pieces(e.answer)
+        labels = labels_of(len(pieces))
+        yield Segmented(e, pieces, labels, segmentation.make_segments(pieces, labels))
 
 
 def test_pieces_labels_and_segments():
@@ -78,15 +80,15 @@ def random_labels(n):
 def test_losses_and_gradients(encoder, labels, model):
     """A row has the loss of its pairs, each encoded alone."""
     plain, ours = both_models(encoder)
-    rows = segmented(labels)[:4]
+    rows = list(segmented(labels))
     pairs = [pair for row in rows for pair in plain_pairs(row)]
     loss, n = plain.loss([pair for pair in pairs if model == "usm" or pair[0] == "AS"])
     mode = "usm" if model == "usm" else "dsm"
     batch = collate(rows_by_model(mode, rows, TOKENIZER, encoder)[model], TOKENIZER.pad_id)
-    own = ours.loss_sum(batch)
-    assert n == batch.target_tokens and own.item() == pytest.approx(loss.item(), rel=1e-12)
+    loss_sum = ours.loss_sum(batch)
+    assert n == batch.target_tokens and loss_sum.item() == pytest.approx(loss.item(), rel=1e-12)
     loss.backward()
-    own.backward()
+    loss_sum.backward()
     for name, parameter in plain.named_parameters():
         gradient = ours.get_parameter(name).grad
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-8, atol=1e-10)
@@ -111,25 +113,24 @@ class Pulled(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        parts = {"encoder": (6, 4), "decoder": (4, 4), "head": (5, 3)}
-        for name, shape in parts.items():
-            self.add_module(name, torch.nn.Linear(*shape, bias=False))
+        self.encoder = torch.nn.Linear(6, 4, bias=False)
+        self.decoder = torch.nn.Linear(4, 4, bias=False)
+        self.head = torch.nn.Linear(5, 3, bias=False)
         self.generator = torch.Generator().manual_seed(1)
 
     def loss(self, pairs):
-        pulls = [
-            (p * torch.randn(p.shape, generator=self.generator)).sum() for p in self.parameters()
-        ]
-        return 3 * sum(pulls), 3
+        pulls = [torch.randn(p.shape, generator=self.generator) for p in self.parameters()]
+        return 3 * sum((p * pull).sum() for p, pull in zip(self.parameters(), pulls)), 3
 
 
 def test_training_is_the_packages(monkeypatch):
     """Warm-up and decay, Muon with Nesterov momentum, AdamW, clipping."""
     monkeypatch.setattr(minimal.random, "sample", lambda chains, n: [[]])
     torch.manual_seed(0)
-    plain, ours, start = Pulled(), Pulled(), Pulled()
-    for model in (plain, ours):
-        model.load_state_dict(start.state_dict())
+    start = Pulled()
+    plain, ours = Pulled(), Pulled()
+    plain.load_state_dict(start.state_dict())
+    ours.load_state_dict(start.state_dict())
     minimal.train(plain, [], updates=40)
 
     settings = Settings(max_steps=40)

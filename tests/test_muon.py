@@ -20,55 +20,51 @@ def test_singular_values_come_near_one():
     x = torch.stack(matrices(0, [(24, 40)] * 3))
     x[2] *= 1e-6  # its size does not matter
     u, _, v = torch.linalg.svd(x.double(), full_matrices=False)
-    found = u.mT @ orthogonalise(x).double() @ v.mT  # the directions stay, the values do not
-    values = found.diagonal(dim1=1, dim2=2)
+    turned = u.mT @ orthogonalise(x).double() @ v.mT  # the directions stay, the values do not
+    values = turned.diagonal(dim1=1, dim2=2)
     assert 0.5 < values.min() and values.max() < 1.3
-    assert (found - torch.diag_embed(values)).abs().max() < 1e-3
+    assert (turned - torch.diag_embed(values)).abs().max() < 1e-3
     assert not orthogonalise(torch.zeros(1, 3, 3)).any()
 
 
-def beside(ours, theirs, steps, make_ours, make_theirs):
-    """Train two copies of the same parameters with the same gradients."""
-    optimizers = make_ours(ours), make_theirs(theirs)
+def trained(make_optimizer, steps):
+    """Parameters after updates with given gradients."""
+    params = [p.requires_grad_() for p in matrices(1)]
+    optimizer = make_optimizer(params)
     for step in range(steps):
-        for params, optimizer in zip((ours, theirs), optimizers):
-            for p, gradient in zip(params, matrices(10 + step)):
-                p.grad = gradient
-            optimizer.step()
+        for p, gradient in zip(params, matrices(10 + step)):
+            p.grad = gradient
+        optimizer.step()
+    return params
 
 
-def test_updates_are_pytorchs():
+def test_muons_updates_are_pytorchs():
     """Up to its rounding to bfloat16, which is 2 ** -8, for several steps, decay and all shapes."""
-    ours, theirs = ([p.requires_grad_() for p in matrices(1)] for _ in range(2))
-    make_ours = lambda params: Muon([Group(params, 0.02, 0.1, lr=0.02)], momentum=0.9)
     settings = dict(lr=0.02, momentum=0.9, weight_decay=0.1)
-    beside(ours, theirs, 4, make_ours, lambda params: torch.optim.Muon(params, **settings))
+    ours = trained(lambda params: Muon([Group(params, 0.02, 0.1, lr=0.02)], momentum=0.9), 4)
+    theirs = trained(lambda params: torch.optim.Muon(params, **settings), 4)
     for a, b, start in zip(ours, theirs, matrices(1)):
         assert (a - b).norm() < 0.02 * (a - start).norm()
 
 
-def test_adamw_is_pytorchs():
-    ours, theirs = ([p.requires_grad_() for p in matrices(1)] for _ in range(2))
-    make_ours = lambda params: AdamW([Group(params, 0.02, 0.1, lr=0.02)])
+def test_adamws_updates_are_pytorchs():
     settings = dict(lr=0.02, betas=(0.9, 0.98), weight_decay=0.1)
-    beside(ours, theirs, 50, make_ours, lambda params: torch.optim.AdamW(params, **settings))
+    ours = trained(lambda params: AdamW([Group(params, 0.02, 0.1, lr=0.02)]), 50)
+    theirs = trained(lambda params: torch.optim.AdamW(params, **settings), 50)
     for a, b, start in zip(ours, theirs, matrices(1)):
         assert (a - b).abs().max() < 1e-6 < (a - start).abs().max()
 
 
 def test_states_are_saved_and_loaded():
-    ours, again = ([p.requires_grad_() for p in matrices(1)] for _ in range(2))
     for kind in (Muon, AdamW):
+        ours, again = ([p.requires_grad_() for p in matrices(1)] for _ in range(2))
         one, other = (kind([Group(params, 0.02, 0.0, lr=0.02)]) for params in (ours, again))
         for p, gradient in zip(ours, matrices(3)):
             p.grad = gradient
         one.step()
         other.load_state_dict(one.state_dict())
-        assert all(
-            torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k]))
-            for a, b in zip(one.state.values(), other.state.values())
-            for k in a
-        )
+        for saved, loaded in zip(one.state.values(), other.state.values(), strict=True):
+            torch.testing.assert_close(loaded, saved, rtol=0, atol=0)
     with pytest.raises(ValueError, match="exp_avg of parameter 0"):
         AdamW([Group([torch.zeros(2)], 0.1, 0.0)]).load_state_dict(one.state_dict())
 

@@ -4,25 +4,15 @@ import random
 
 import pytest
 import torch
-from conftest import make_direct_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ases import pairs as module
 from ases import recipe
 from ases.data import Example
-from ases.pairs import (
-    Pair,
-    Segmented,
-    collate,
-    encode_question,
-    make_batches,
-    make_pairs,
-    make_rows,
-    rows_by_model,
-)
+from ases.pairs import Pair, collate, encode_question, make_batches, make_pairs, make_rows
 from ases.segmentation import AS, ES, make_segments
-from ases.settings import CHAIN, Settings
+from ases.settings import Settings
 
 
 class Letters:
@@ -46,16 +36,6 @@ def test_a_long_question_loses_its_middle():
     assert encode_question("abcdef", LETTERS, 1) == ([10], 5)
     [first, second] = make_pairs("abcdef", make_segments(["b", "c"], [ES, AS]), LETTERS, 2)
     assert first.context == [[10, 15, 1]] and second.context == [[10, 15, 1], [11, 1]]
-
-
-def test_pairs_by_hand():
-    segments = make_segments(["b", "cd", "e"], [ES, AS, AS])
-    assert make_pairs("a", segments, LETTERS) == [
-        Pair(ES, [[10, 1]], [11, 1]),
-        Pair(AS, [[10, 1], [11, 1]], [12, 13, 14, 2, 1]),
-    ]
-    direct = make_direct_pair("a", ["b", "cd", "e"], LETTERS)
-    assert direct == Pair(CHAIN, [[10, 1]], [11, 12, 13, 14, 2, 1])
 
 
 def test_an_empty_first_segment_is_a_target_too():
@@ -131,21 +111,12 @@ def test_batches_hold_every_row_once_within_the_bound():
     assert len(batches) > 10 and longest not in (sorted(longest), sorted(longest)[::-1])
 
 
-def test_rows_hold_whole_questions_up_to_the_limit():
-    example = Example("1", "abcdefgh", "b")
-    [s] = [Segmented(example, ["b"], [ES], make_segments(["b"], [ES]))]
-    for limit, length in ((8, 9), (7, 8), (99, 9)):  # and </s>
-        for mode in ("usm", "direct"):
-            [row] = rows_by_model(mode, [s], LETTERS, "block-causal", limit)[mode]
-            assert module.source_length(row) == length
-
-
 def test_settings_limit_questions_and_chains(monkeypatch):
     """A question or chain of exactly the limit is whole; a longer chain is refused."""
-    seen = []
+    lengths = []
 
     def fit(training, rows, validation):
-        seen.extend(rows)
+        lengths.extend(map(module.source_length, rows))
         yield from ()
 
     monkeypatch.setattr(recipe, "fit", fit)
@@ -155,6 +126,6 @@ def test_settings_limit_questions_and_chains(monkeypatch):
     splits = {name: [Example(q, q, chain) for q in questions] for name in ("train", "validation")}
     limits = dict(mode="direct", max_question=18, max_chain=20)
     recipe.train(splits, Settings(**limits))
-    assert [module.source_length(row) for row in seen] == [19] * 3
+    assert lengths == [19] * 3  # with </s>
     with pytest.raises(ValueError, match="a chain of about 20 tokens; expected at most 19"):
         recipe.train(splits, Settings(**limits | dict(max_chain=19)))

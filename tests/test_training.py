@@ -24,9 +24,8 @@ from ases.training import validate_on
 
 SHAPE = dict(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2)
 CONFIG = ModelConfig(vocab_size=30, dropout_rate=0.1, **SHAPE)
-OPTIONS = Settings(
-    max_steps=24, batch_tokens=60, validations=4, log_every=5, embedding_learning_rate=1e-2
-)
+OPTIONS = Settings(max_steps=24, batch_tokens=60, validations=4, log_every=5)
+OPTIONS = replace(OPTIONS, embedding_learning_rate=1e-2)
 
 
 def row(source, target):
@@ -38,34 +37,29 @@ LATER = [[5 + (i * j) % 9 for j in range(1 + i % 5)] for i in range(60)]
 ROWS = [row([4 + i % 20, *later, 1], [4 + i % 20, 1]) for i, later in enumerate(LATER)]
 
 
-def fit(model, folder=None, rows=ROWS, validation=ROWS, resume=False, stop_at=None, **changes):
+def new_model(seed=0) -> EncoderDecoder:
+    torch.manual_seed(seed)
+    return EncoderDecoder(CONFIG)
+
+
+def new_training(model=None, **changes):
+    return training.Training("usm", model or new_model(), replace(OPTIONS, **changes))
+
+
+def fit(model, folder=None, resume=False, stop_at=None, **changes):
     """Train ``model`` with ``changes`` of OPTIONS; its summary."""
-    trained = training.Training("usm", model, replace(OPTIONS, **changes))
+    trained = new_training(model, **changes)
     watcher = Recorder(folder, resume) if folder else Mock()
     watcher.start(trained)
-    for report in training.fit(trained, rows, validation):
+    for report in training.fit(trained, ROWS, ROWS):
         watcher.record(trained, report)
         if trained.step == stop_at:
             raise KeyboardInterrupt
     return trained.summary()
 
 
-def new_training(**changes):
-    return training.Training("usm", new_model(), replace(OPTIONS, **changes))
-
-
-def new_model(seed=0) -> EncoderDecoder:
-    torch.manual_seed(seed)
-    return EncoderDecoder(CONFIG)
-
-
 def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def losses(folder):
-    names = ("model", "step", "loss", "validation_loss")
-    return [[row.get(name) for name in names] for row in read(folder / "metrics.jsonl")]
 
 
 def test_schedule_by_hand():
@@ -75,11 +69,11 @@ def test_schedule_by_hand():
 
 def test_training_learns_and_leaves_its_records(tmp_path):
     before = validate_on(new_model(), ROWS, OPTIONS)["validation_loss"]
-    report = fit(model := new_model(), tmp_path, max_steps=120, log_every=1)
-    assert report["validation_loss"] < before / 2 and report["steps"] == 120
-    found = validate_on(model, ROWS, OPTIONS)
-    assert report["validation_loss"] == pytest.approx(found["validation_loss"])
-    assert report["validation_accuracy"] == found["validation_accuracy"] > 0.6
+    summary = fit(model := new_model(), tmp_path, max_steps=120, log_every=1)
+    assert summary["validation_loss"] < before / 2 and summary["steps"] == 120
+    scores = validate_on(model, ROWS, OPTIONS)
+    assert summary["validation_loss"] == pytest.approx(scores["validation_loss"])
+    assert summary["validation_accuracy"] == scores["validation_accuracy"] > 0.6
     names = {"metrics.jsonl", "usm.best.pt", "usm.last.pt"}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert torch.equal(weights(load_model(tmp_path / "usm.best.pt")), weights(model))
@@ -91,24 +85,26 @@ def test_training_learns_and_leaves_its_records(tmp_path):
 @pytest.mark.parametrize("stop_at, accumulate", [(1, 1), (7, 1), (13, 3), (23, 1)])
 def test_a_stopped_run_resumes_bit_for_bit(tmp_path, stop_at, accumulate, optimizer):
     options = dict(accumulate=accumulate, optimizer=optimizer)
-    for folder in (all_at_once := tmp_path / "whole", halves := tmp_path / "halves"):
-        folder.mkdir()
-    fit(whole := new_model(), all_at_once, **options)
+    fit(whole := new_model(), tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
-        fit(new_model(), halves, stop_at=stop_at + 1, **options)
+        fit(new_model(), tmp_path / "halves", stop_at=stop_at + 1, **options)
     torch.rand(5)  # the world moves on in between
-    fit(resumed := new_model(seed=9 if stop_at > 6 else 0), halves, resume=True, **options)
-    assert losses(halves) == losses(all_at_once)
+    resumed = new_model(seed=9 if stop_at > 6 else 0)
+    fit(resumed, tmp_path / "halves", resume=True, **options)
     assert torch.equal(weights(resumed), weights(whole))
+    logs = [read(tmp_path / name / "metrics.jsonl") for name in ("whole", "halves")]
+    for entry in ("model", "step", "loss", "validation_loss"):
+        whole, halves = ([row.get(entry) for row in log] for log in logs)
+        assert halves == whole
 
 
 def test_a_finished_run_resumes_to_itself_and_mends_a_torn_log(tmp_path):
-    first = fit(model := new_model(), tmp_path)
+    summary = fit(model := new_model(), tmp_path)
     log = tmp_path / "metrics.jsonl"
     whole = log.read_text()
     for torn in ("", '{"model": "usm", "st'):
         log.write_text(whole + torn)
-        assert fit(again := new_model(3), tmp_path, resume=True) == first
+        assert fit(again := new_model(3), tmp_path, resume=True) == summary
         assert log.read_text() == whole and torch.equal(weights(again), weights(model))
     log.write_text("oops\n" + whole)
     with pytest.raises(InputError, match="metrics.jsonl:1: not a line"):
@@ -118,8 +114,8 @@ def test_a_finished_run_resumes_to_itself_and_mends_a_torn_log(tmp_path):
 def test_minutes_are_a_budget_too(monkeypatch):
     clock = itertools.count()  # a second passes in each update, and one in each validation
     monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    report = fit(new_model(), max_steps=None, max_minutes=0.5)
-    assert (report["seconds"], report["steps"]) == (31, 27)
+    summary = fit(new_model(), max_steps=None, max_minutes=0.5)
+    assert (summary["seconds"], summary["steps"]) == (31, 27)
 
 
 def test_what_is_not_finite_stops_the_run(tmp_path, monkeypatch):
@@ -133,23 +129,19 @@ def test_what_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     assert not (tmp_path / "usm.best.pt").exists()
 
 
-def test_bad_checkpoints_are_told_in_one_line(tmp_path):
+def test_bad_checkpoints_are_refused_in_one_line(tmp_path):
     path, config = tmp_path / "usm.best.pt", {**CONFIG.__dict__}
     whole = {"name": "usm", "config": config, "model": new_model().state_dict()}
-
-    def refused():
+    contents = [None]  # no file
+    for content in ({"weights": 1}, whole | {"config": config | {"d_model": 18}}, whole):
+        save_checkpoint(path, content)
+        contents.append(path.read_bytes())
+    complete = contents.pop()
+    for content in (*contents, b"", complete[:500], b"weights"):
+        path.unlink() if content is None else path.write_bytes(content)
         with pytest.raises(InputError, match="usm.best.pt: ") as error:
             load_model(path)
         assert "\n" not in str(error.value)
-
-    refused()  # not there
-    for content in ({"weights": 1}, whole | {"config": config | {"d_model": 18}}, whole):
-        save_checkpoint(path, content)
-        if content is not whole:
-            refused()
-    for damaged in (b"", path.read_bytes()[:500], b"weights"):
-        path.write_bytes(damaged)
-        refused()
 
 
 def test_nothing_in_a_checkpoint_is_executed(tmp_path):
@@ -164,8 +156,8 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
 
 
 #: Steps, validations → after which of them a validation is due.
-DUE = {(50, 50): [*range(1, 51)], (500, 50): [*range(10, 501, 10)], (24, 4): [6, 12, 18, 24]}
-DUE |= {(7, 3): [3, 5, 7], (5, 10): [1, 2, 3, 4, 5], (49, 49): [*range(1, 50)]}
+DUE = {(50, 50): range(1, 51), (500, 50): range(10, 501, 10), (24, 4): [6, 12, 18, 24]}
+DUE |= {(7, 3): [3, 5, 7], (5, 10): [1, 2, 3, 4, 5], (49, 49): range(1, 50)}
 
 
 @pytest.mark.parametrize("steps, validations", DUE)
@@ -175,29 +167,22 @@ def test_when_validations_are_due(steps, validations):
         if trained.validations_due > trained.validations:
             trained.validations = trained.validations_due
             due.append(trained.step)
-    assert due == DUE[steps, validations]
-
-
-def test_between_equals_the_lower_loss_is_kept():
-    trained = new_training()
-    found = [(0.5, 2.0, 0), (0.5, 2.5, 0), (0.5, 1.5, 2), (0.4, 1.0, 2)]
-    for trained.step, (accuracy, loss, best) in enumerate(found):
-        trained.keep_if_best({"validation_loss": loss, "validation_accuracy": accuracy})
-        assert trained.best["best_step"] == best
+    assert due == [*DUE[steps, validations]]
 
 
 # --- what nobody would notice at once ------------------------------------------------------------
 def test_the_weights_of_the_best_validation_are_kept(monkeypatch):
-    seen, accuracies = [], iter([0.5, 0.9, 0.1, 0.2])
+    """The most accurate ones; between equals, those of the lower loss."""
+    validated, scores = [], iter([(0.5, 1.0), (0.9, 2.0), (0.9, 1.5), (0.9, 1.8), (0.4, 1.0)])
 
     def scripted(model, rows, settings):
-        seen.append(weights(model))
-        return {"validation_loss": 1.0, "validation_accuracy": next(accuracies)}
+        validated.append(weights(model))
+        return dict(zip(("validation_accuracy", "validation_loss"), next(scores)))
 
     monkeypatch.setattr(training, "validate_on", scripted)
-    report = fit(model := new_model())
-    same = [torch.equal(weights(model), then) for then in seen]
-    assert report["best_step"] == 12 and same == [False, True, False, False]
+    summary = fit(model := new_model(), max_steps=25, validations=5)
+    same = [torch.equal(weights(model), then) for then in validated]
+    assert summary["best_step"] == 15 and same == [False, False, True, False, False]
 
 
 def test_gradients_are_clipped_before_the_step(monkeypatch):
@@ -217,17 +202,14 @@ def test_the_rates_and_decays_of_the_optimizers():
     """Of blocks, tables and norms; tests/test_muon.py says which parameters these are."""
 
     def rates(**changes):
-        optimizers = training.make_optimizers(
-            new_model(), replace(OPTIONS, weight_decay=0.4, **changes)
-        )
-        return [(g.peak, g.weight_decay) for optimizer in optimizers for g in optimizer.groups]
+        trained = new_training(weight_decay=0.4, **changes)
+        return [(g.peak, g.weight_decay) for o in trained.optimizers for g in o.groups]
 
     given = dict(learning_rate=0.005, embedding_learning_rate=0.02)
     assert rates(**given) == [(0.005, 0.4), (0.02, 0.4), (0.02, 0.0)]
     assert rates(embedding_learning_rate=None) == [(0.01, 0.4), (0.03, 0.4), (0.03, 0.0)]
-    alone = dict(optimizer="adamw")
-    assert rates(**alone, **given) == [(0.005, 0.4), (0.005, 0.0)]
-    assert rates(**alone) == [(0.003, 0.4), (0.003, 0.0)]
+    assert rates(**given, optimizer="adamw") == [(0.005, 0.4), (0.005, 0.0)]
+    assert rates(optimizer="adamw") == [(0.003, 0.4), (0.003, 0.0)]
 
 
 def test_epochs_are_shuffled_anew():
@@ -254,7 +236,7 @@ def test_where_dropout_is(monkeypatch):
     assert dropped == encoder + decoder
 
 
-def test_own_random_numbers():
+def test_trainings_have_their_own_random_numbers():
     """The process's random numbers stay as they were, and trainings in threads do not interfere."""
     alone, threaded = ([new_model() for _ in range(2)] for _ in range(2))
     before = torch.get_rng_state()
@@ -265,32 +247,26 @@ def test_own_random_numbers():
             threads.submit(fit, model, seed=seed, max_steps=16)
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(*map(weights, alone))  # dropout follows the seed
-    for one, other in zip(alone, threaded):
-        assert torch.equal(weights(one), weights(other))
-
-
-STILL = dict(learning_rate=1e-12, embedding_learning_rate=1e-12, weight_decay=0.0, log_every=1)
+    assert all(map(torch.equal, map(weights, alone), map(weights, threaded)))
 
 
 def test_reported_losses_are_means_over_tokens(tmp_path):
     """A model that stands still reports one loss: every time, in training and in validation."""
+    still = dict(learning_rate=1e-12, embedding_learning_rate=1e-12, weight_decay=0.0, log_every=1)
     torch.manual_seed(0)
     model = EncoderDecoder(replace(CONFIG, dropout_rate=0.0))
-    fit(model, tmp_path, **STILL, max_steps=6, validations=2, batch_tokens=10**6)
+    fit(model, tmp_path, **still, max_steps=6, validations=2, batch_tokens=10**6)
     rows = read(tmp_path / "metrics.jsonl")
-    [mean, *others] = [
-        row[name] for row in rows for name in ("loss", "validation_loss") if name in row
-    ]
-    assert len(others) == 7 and others == pytest.approx([mean] * 7, rel=1e-5)
+    losses = [row[name] for row in rows for name in ("loss", "validation_loss") if name in row]
+    assert len(losses) == 8 and losses == pytest.approx([losses[0]] * 8, rel=1e-5)
 
 
 def test_epochs_are_counted_in_parts():
     batches = len(training.make_batches(ROWS, 60, 0, 0))
     assert batches > 4
     for steps in (1, 3, batches, batches + 2):
-        assert fit(new_model(), max_steps=steps)["epochs"] == pytest.approx(
-            steps / batches, abs=0.02
-        )
+        epochs = fit(new_model(), max_steps=steps)["epochs"]
+        assert epochs == pytest.approx(steps / batches, abs=0.02)
 
 
 def test_training_needs_gradients(tmp_path):

@@ -3,7 +3,7 @@
     model = load_t5("flan-t5-small")    # a folder with config.json and weights
     save_t5(model, "mine")              # a folder that transformers loads
 
-``python -m ases.run.t5`` does both from a shell, and downloads.
+``hf download`` fetches one, ``python -m ases.run.t5 export`` writes one from a run.
 """
 
 import json

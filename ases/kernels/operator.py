@@ -215,13 +215,8 @@ def _differentiate(ctx, do, *_):
     return *gradients, d_bias if wanted else None, None, None, None, None
 
 
-def _refuse(ctx, *_):
-    message = "backend='triton' has no second derivative; use backend='reference' or 'sdpa' for it"
-    raise RuntimeError(message)
-
-
+# ``_backward`` has no autograd formula: PyTorch refuses a second derivative.
 _forward.register_autograd(_differentiate, setup_context=_keep)
-_backward.register_autograd(_refuse)
 
 
 def triton_attention(
@@ -263,11 +258,8 @@ def is_trusted(kernel: Callable, dtype: torch.dtype, device: torch.device, width
     """Whether ``kernel``'s output and gradients are those of ``reference`` in a small case. If not,
     prints a note. Asked once for each device, dtype and head width."""
     try:
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast(device.type, enabled=False),
-        ):
+        # Leaving inference mode also turns gradients on.
+        with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
             error = _error(kernel, dtype, device, width)
         problem = "" if error < 0.03 else f"its results are wrong by {error:.1%}"
     except Exception as raised:  # Triton's, its compiler's, the driver's
@@ -282,18 +274,19 @@ def _error(kernel: Callable, dtype: torch.dtype, device: torch.device, width: in
     """The largest error of an output or a gradient, relative to its largest value, with spans, a
     bias and a query that sees nothing."""
     random = torch.Generator().manual_seed(0)
-    shapes = [(2, 2, n, width) for n in (5, 7, 7)] + [(2, 7)]  # q, k, v, bias
-    tensors = [torch.randn(shape, generator=random).to(device, dtype) for shape in shapes]
-    upstream = torch.randn(shapes[0], generator=random).to(device, dtype)
-    rows = [[0, 0, 1, 3, 7]], [[2, 5, 6, 7, 7]]
-    first, last = (torch.tensor(row, device=device) for row in rows)
+    shapes = [(2, 2, n, width) for n in (5, 7, 7)] + [(2, 7), (2, 2, 5, width)]
+    drawn = [torch.randn(shape, generator=random).to(device, dtype) for shape in shapes]
+    *tensors, upstream = drawn  # q, k, v, bias; then the gradient of the output
+    first, last = (torch.tensor([row], device=device) for row in ([0, 0, 1, 3, 7], [2, 5, 6, 7, 7]))
+
+    def reference(q, k, v, bias, first, last, offset, scale):
+        return attend(q, k, v, Mask(first, last, bias, offset), scale, "reference")
+
     results = []
-    for exact in (dtype, torch.float32):
-        q, k, v, bias = inputs = [x.to(exact).requires_grad_() for x in tensors]
-        if not results:
-            out = kernel(q, k, v, bias, first, last, 1, width**-0.5)
-        else:
-            out = attend(q, k, v, Mask(first, last, bias, 1), width**-0.5, "reference")
+    compared: list[tuple[Callable, torch.dtype]] = [(kernel, dtype), (reference, torch.float32)]
+    for attention, exact in compared:
+        inputs = [x.to(exact).requires_grad_() for x in tensors]
+        out = attention(*inputs, first, last, 1, width**-0.5)
         gradients = torch.autograd.grad(out, inputs, upstream.to(exact))
         results.append([x.float() for x in (out.detach(), *gradients)])
     errors = [(a - b).abs().max() / b.abs().max() for a, b in zip(*results)]

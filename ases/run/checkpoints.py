@@ -14,7 +14,7 @@ from ases.data import InputError, check_regular, refuse_if
 from ases.model import EncoderDecoder
 from ases.run.process import Signals
 from ases.run.progress import Meter, say
-from ases.run.read import LOG, read_rows
+from ases.run.read import read_log
 from ases.run.write import whole_file, write_text, writing
 from ases.settings import ModelConfig
 from ases.training import Training, Watcher, usable_device
@@ -32,10 +32,11 @@ def check_format(path: Path, content: object) -> None:
     refuse_if(version != FORMAT, path, message)
 
 
-def save_checkpoint(path: Path, content: dict) -> None:
+def save_checkpoint(path: Path, run_id: str, content: dict) -> None:
     """Write tensors and plain values, atomically."""
+    about = {"format": FORMAT, "name": path.name.split(".")[0], "run": run_id}
     with writing(path), whole_file(path) as file:
-        torch.save(content | {"format": FORMAT}, file)
+        torch.save(about | content, file)
 
 
 def load_checkpoint(path: Path, run_id: str | None = None) -> dict:
@@ -115,7 +116,7 @@ class Recorder(Watcher):
             what = "was trained already, for" if training.share >= 1 else "continues after"
             say(f"{training.name} {what} {training.step:,} steps")
         if self.log.exists():  # drop rows that will be written again
-            rows = read_rows(self.log, LOG)
+            rows = read_log(self.folder)
             kept = [r for r in rows if r["model"] != training.name or r["step"] <= training.step]
             write_text(self.log, "".join(json.dumps(row) + "\n" for row in kept))
         self.latest: dict = {}  # entries of the log
@@ -134,14 +135,7 @@ class Recorder(Watcher):
                 training.model.load_state_dict(best)  # check that they fit
             training.load_state_dict(state, best)
             self.saved = f"{training.name} is saved as of step {training.step:,}"
-        except (
-            ValueError,
-            RuntimeError,
-            TypeError,
-            LookupError,
-            AttributeError,
-            OverflowError,
-        ) as error:
+        except Exception as error:  # damaged states raise many kinds
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{path}: cannot be resumed ({reason})") from None
 
@@ -156,10 +150,12 @@ class Recorder(Watcher):
         if validated and training.best["best_step"] == training.step:
             for path in outputs_of(self.folder):  # they would be those of older weights
                 path.unlink(missing_ok=True)
-            weights = {"model": training.best_weights} | training.best
-            self._write(training, "best", {"config": asdict(training.model.config)} | weights)
+            best = {"config": asdict(training.model.config), "model": training.best_weights}
+            path = self.folder / f"{training.name}.best.pt"
+            save_checkpoint(path, self.run_id, best | training.best)
         if validated or stopping:
-            self._write(training, "last", training.state_dict())
+            path = self.folder / f"{training.name}.last.pt"
+            save_checkpoint(path, self.run_id, training.state_dict())
             self.saved = f"{training.name} is saved as of step {training.step:,}"
         share = min(1.0, training.share)
         parts = [text.format(self.latest[k]) for k, text in SHOWN.items() if k in self.latest]
@@ -167,7 +163,3 @@ class Recorder(Watcher):
         if stopping or share >= 1:
             self.meter.close()
             self.signals.release()
-
-    def _write(self, training: Training, kind: str, content: dict) -> None:
-        content = {"name": training.name, "run": self.run_id} | content
-        save_checkpoint(self.folder / f"{training.name}.{kind}.pt", content)

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import textwrap
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 
 from ases.data import InputError, shown
 from ases.run.process import several_processes
+from ases.run.write import check_place
 from ases.segmentation import RULES
 from ases.settings import ModelConfig, Settings, expected, is_valid, kind, setting
 
@@ -29,9 +29,7 @@ SPLITS = ("train", "validation", "test", "longer", "all")
 class Options:
     """All flags that are not settings of a run."""
 
-    set: list | None = setting(
-        None, "any other setting; see below; repeatable", metavar="NAME=VALUE"
-    )
+    set: list | None = setting(None, "any other setting; see below", metavar="NAME=VALUE")
     out_dir: str | None = setting(None, "output folder", shown="in runs/ or RUN", metavar="FOLDER")
     overwrite: bool = setting(False, "replace older results in the output folder")
     resume: str | None = setting(None, "run to continue; its budget may grow", metavar="RUN")
@@ -41,7 +39,7 @@ class Options:
     second_try: bool = setting(False, "retry segments that failed, with 4 beams")
     question: str | None = setting(None, "print the chain for this question")
     questions: str | None = setting(
-        None, "write a chain for each; - reads standard input", metavar="FILE"
+        None, "write a chain for each; -: standard input", metavar="FILE"
     )
     check: bool = setting(False, "list the unusable rows of --data")
     show: int | None = setting(None, "print the first N examples instead of JSON", low=0)
@@ -90,9 +88,7 @@ def settings_help() -> str:
     for name, (_, f) in UNFLAGGED.items():
         default = f.metadata["shown"] or f.default
         text = f.metadata["help"] + ("" if default is None else f" [{default}]")
-        lines += textwrap.wrap(
-            f"{name}: {text}", 78, initial_indent="  ", subsequent_indent="      "
-        )
+        lines += textwrap.wrap(f"  {name}: {text}", 78, subsequent_indent="      ")
     return "\n".join(lines)
 
 
@@ -111,6 +107,8 @@ def check_flags(command: str, given: Given) -> None:
             if name in given:
                 raise InputError(f"{_flag(name)} {why}")
 
+    if command != "train" and several_processes():
+        raise InputError("this command runs in one process; start it without torchrun")
     rule = given.get("segmentation", "interleave")
     if "resume" in given:
         refuse(" ".join(sorted(_OF_A_RUN)), "cannot be combined with --resume")
@@ -149,13 +147,16 @@ def check_flags(command: str, given: Given) -> None:
         raise InputError("--run is missing; expected the folder of a run")
     if len(set(runs)) < len(runs):
         refuse("run", "names a folder twice")
+    if len({run.name for run in runs}) < len(runs):
+        refuse("out_dir", "cannot hold two runs of one name; omit it")
 
-    for name in ("out", "report"):
-        path = Path(given.get(name, ""))
+    for name in [name for name in ("out", "report") if name in given]:
+        path = Path(given[name])
         if path.is_dir():
             refuse(name, f"is {str(path)!r}, a folder; expected a file")
         if path.exists() and "overwrite" not in given:
             refuse(name, f"is {str(path)!r}, which exists; choose another or --overwrite")
+        check_place(path)
     if command == "evaluate" and not given.get("report", ".html").endswith(".html"):
         refuse("report", f"is {given['report']!r}; expected a name that ends in .html")
     for together in ("data out report", "out_dir scorer", "out_dir init"):
@@ -225,10 +226,10 @@ def _checked(cls: type, f: Any, name: str, typed: Any) -> Any:
     return value
 
 
-def of(cls: type[T], given: Given, **more: Any) -> T:
-    """Build ``cls`` from the flags that are fields of it; ``more`` overrides them."""
+def of(cls: type[T], given: Given) -> T:
+    """Build ``cls`` from the flags that are fields of it."""
     known = cls.__dataclass_fields__  # type: ignore[attr-defined]
-    return cls(**{name: given[name] for name in given if name in known} | more)
+    return cls(**{name: given[name] for name in given if name in known})
 
 
 def _flag(name: str) -> str:
@@ -254,18 +255,15 @@ def _add_flag(group: Any, cls: type, f: Any) -> None:
 
 
 # --- ending --------------------------------------------------------------------------------------
-def run_command(main: Callable[[], None], alone: bool = True) -> None:
-    """Call ``main``; print an error as one line on stderr. ``alone``: refuse to run in torchrun."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # raises KeyboardInterrupt
+def run_command(main: Callable[[], None]) -> None:
+    """Call ``main``; print an error as one line on stderr."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # raises KeyboardInterrupt
     streams: list[Any] = [sys.stdout, sys.stderr]
     for stream in streams:
         # Files and pipes get UTF-8; a terminal gets escapes for characters it lacks.
         changes = {} if stream.isatty() else {"encoding": "utf-8"}
         stream.reconfigure(errors="backslashreplace", **changes)
     try:
-        if alone and several_processes():
-            raise InputError("this command runs in one process; start it without torchrun")
         return main()
     except (InputError, FloatingPointError) as error:
         message, code = f"error: {error}", 2

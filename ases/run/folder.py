@@ -1,4 +1,4 @@
-"""Run folders: create, resume, load, evaluate.
+"""Run folders: create, resume, load.
 
 runs/mwp-usm/
     config.json         all settings: enough to regenerate the data and resume
@@ -13,11 +13,11 @@ import hashlib
 import json
 import secrets
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,10 +25,10 @@ from ases import parallel
 from ases.data import Example, InputError, refuse_if, split_examples
 from ases.extra.t5 import T5Tokenizer, load_t5, lost_characters
 from ases.metrics import words_of
+from ases.model import EncoderDecoder
 from ases.recipe import Splits, Writer, check_fit, training_texts
 from ases.run.checkpoints import (
     FORMAT,
-    OUTPUTS,
     Recorder,
     check_format,
     load_checkpoint,
@@ -40,7 +40,7 @@ from ases.run.checkpoints import (
 from ases.run.cli import Given, Options, of
 from ases.run.process import Interrupted, Lock
 from ases.run.progress import say, tell
-from ases.run.read import Columns, data_notes, read_examples, read_json
+from ases.run.read import data_notes, read_examples, read_json
 from ases.run.write import check_new, check_place, write_text
 from ases.settings import MODES, ModelConfig, Settings, complaints
 from ases.tasks import TASKS, make_splits
@@ -92,15 +92,13 @@ def load_splits(settings: Settings, whole: bool = False) -> tuple[Splits, str]:
         splits = make_splits(settings.task, *sizes, settings.seed, settings.max_number)
         origin = f"generated {settings.task} problems, seed {settings.seed}"
     else:
-        columns = Columns(settings.question_field, settings.answer_field, settings.label_field)
-        skips, longest = settings.skip_bad_rows, settings.max_chain
-        dataset = read_examples(settings.data, settings.task, columns, skips, longest)
+        dataset = read_examples(settings)
         splits = {"all": dataset.examples}
         if not whole:
             splits = split_examples(dataset.examples, settings.seed)
             splits["train"] = splits["train"][:n_train]
             splits["test"] = splits["test"][:n_test]
-        origin = dataset.described(settings.skip_bad_rows)
+        origin = dataset.described()
     counts = ", ".join(f"{len(examples)} {name}" for name, examples in splits.items())
     return splits, f"data: {counts} ({origin})"
 
@@ -136,18 +134,23 @@ def splits_of(folder: Path, config: RunConfig) -> tuple[Splits, str]:
     return splits, description
 
 
-# --- a run that is ready to train ----------------------------------------------------------------
 @dataclass
 class Run:
-    """What training needs."""
+    """An open run folder."""
 
-    config: RunConfig
     folder: Path
-    lock: Lock | None  # None except on rank 0
-    splits: Splits
-    tokenizer: Tokenizer
-    scorer: Writer | None
-    resumed: bool
+    config: RunConfig
+    writer: Writer | None = None  # None until it is trained
+    # Set by ``open_run``, for training:
+    lock: Lock | None = None  # on rank 0 only
+    splits: Splits = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+    scorer: Writer | None = None
+    initial: Callable[[], EncoderDecoder] | None = None  # loads the T5 model to start from
+    recorder: Recorder | None = None
+
+
+# --- a run that is ready to train ----------------------------------------------------------------
 
 
 def open_run(given: Given) -> Run:
@@ -164,13 +167,13 @@ def open_run(given: Given) -> Run:
     tell(description)
     settings = replace(config.settings, device=device)
     config = replace(config, settings=settings, data_digest=data_digest(splits))
+    for note in data_notes(pick_split(splits, "all"), settings):
+        tell(note)
     scorer = load_scorer(settings, config.data_digest)
     digest = weights_digest(scorer.models["direct"].state_dict()) if scorer else ""
     path = folder / "tokenizer.json"
     known = resumed and path.exists()  # not if it stopped at once
     tokenizer = _load_tokenizer(folder, settings) if known else _new_tokenizer(settings, splits)
-    for note in data_notes(pick_split(splits, "all"), splits["train"], settings, tokenizer):
-        tell(note)
 
     if resumed:
         anew = f"retrained after it labelled the chains of {folder}"
@@ -186,31 +189,32 @@ def open_run(given: Given) -> Run:
         words = " ".join(sorted({word for part in set(text.split()) for word in words_of(part)}))
         config = replace(config, scorer_digest=digest, words=words)
         if parallel.rank() == 0:
-            inputs = [p for p in (settings.data, settings.scorer, settings.init) if p]
-            lock = prepare_folder(folder, options.overwrite, inputs)
+            lock = prepare_folder(folder, options.overwrite, settings)
     if lock:
         config.save(folder)  # first: a folder with it can be resumed or overwritten
         if not known:
             write_text(path, tokenizer.text())
-    return Run(config, folder, lock, splits, tokenizer, scorer, resumed)
+    initial = partial(load_t5, settings.init) if settings.init else None
+    recorder = Recorder(folder, resumed, config)
+    return Run(folder, config, None, lock, splits, tokenizer, scorer, initial, recorder)
 
 
 @contextmanager
-def leaving_order(run: Run, recorder: Recorder) -> Iterator[None]:
+def leaving_order(run: Run) -> Iterator[None]:
     """While a run trains, signals wait for a checkpoint. Mistakes and Ctrl-C say what is saved; a
     folder in which nothing was trained is emptied."""
-    if recorder.writes:
-        recorder.signals.install()
+    if run.lock:
+        run.recorder.signals.install()
     try:
         yield
     except (InputError, FloatingPointError, Interrupted) as error:
-        if run.lock and not run.resumed and not list(run.folder.glob("*.pt")):
+        if run.lock and not run.recorder.resume and not list(run.folder.glob("*.pt")):
             empty_folder(run.folder)
             with suppress(OSError):  # it holds other files
                 run.folder.rmdir()
         if isinstance(error, InputError):
             raise
-        saved = recorder.saved or "nothing new is saved"
+        saved = run.recorder.saved or "nothing new is saved"
         if isinstance(error, FloatingPointError):
             raise InputError(f"{error} ({saved})") from None
         if (run.folder / "config.json").exists():
@@ -248,7 +252,7 @@ def _new_settings(given: Given, device: str) -> Settings:
         new["dtype"] = "bfloat16"
     # Absolute paths make --resume work from any folder.
     paths = {n: str(Path(given[n]).resolve()) for n in ("data", "scorer", "init") if n in given}
-    return of(Settings, new | given | paths, device=device)
+    return of(Settings, new | given | paths)
 
 
 def _default_name(given: Given) -> str:
@@ -287,9 +291,9 @@ def _load_tokenizer(folder: Path, settings: Settings) -> Tokenizer:
 
 
 # --- folders -------------------------------------------------------------------------------------
-def prepare_folder(folder: Path, overwrite: bool, inputs: Sequence[str] = ()) -> Lock:
-    """Create and lock a run's folder; with ``overwrite``, empty an older run's.
-    Raises InputError: the folder is in use, or one of ``inputs`` is inside."""
+def prepare_folder(folder: Path, overwrite: bool, settings: Settings) -> Lock:
+    """Create and lock a run's folder; with ``overwrite``, empty an older run's. Raises InputError:
+    the folder is in use, or the new run reads something in it."""
     check_place(folder / "config.json")
     folder.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder)
@@ -300,8 +304,8 @@ def prepare_folder(folder: Path, overwrite: bool, inputs: Sequence[str] = ()) ->
         except InputError:
             refuse_if(True, folder, f"exists, but is not a run folder of this version; {other}")
         refuse_if(not overwrite, folder, f"already holds a run; {other}, --overwrite or --resume")
-        for path in inputs:
-            inside = Path(path).resolve().is_relative_to(folder.resolve())
+        for path in filter(None, (settings.data, settings.scorer, settings.init)):
+            inside = Path(path).is_relative_to(folder.resolve())
             refuse_if(inside, path, f"lies in {folder}; {other}")
     empty_folder(folder)
     return lock
@@ -339,17 +343,16 @@ def save_run(writer: Writer, folder: Path) -> None:
     write_text(folder / "tokenizer.json", writer.tokenizer.text())
     for name, model in writer.models.items():
         content = {"config": asdict(model.config), "model": model.state_dict()}
-        about = {"name": name, "run": config.run_id}
-        save_checkpoint(folder / f"{name}.best.pt", about | content)
+        save_checkpoint(folder / f"{name}.best.pt", config.run_id, content)
 
 
 def load_run(folder: str | Path, device: str = "auto") -> Writer:
     """Load a trained run. Raises InputError: no intact run."""
-    return open_trained(Path(folder), device)[1]
+    return open_trained(Path(folder), device).writer
 
 
-def open_trained(folder: Path, device: str = "auto") -> tuple[RunConfig, Writer]:
-    """A trained run's config and models. Raises InputError: no intact run."""
+def open_trained(folder: Path, device: str = "auto") -> Run:
+    """A trained run. Raises InputError: no intact run."""
     config = RunConfig.load(folder)
     settings, tokenizer = config.settings, _load_tokenizer(folder, config.settings)
     begun = settings.max_tokens is not None and settings.max_rounds is not None
@@ -362,7 +365,7 @@ def open_trained(folder: Path, device: str = "auto") -> tuple[RunConfig, Writer]
         message = f"a vocabulary of {rows}, but tokenizer.json has {ids}"
         refuse_if(settings.init is None and rows != ids, path, message)
         check_fit(model, tokenizer, str(path))
-    return config, writer
+    return Run(folder, config, writer)
 
 
 def load_scorer(settings: Settings, digest: str | None = None) -> Writer | None:
@@ -370,63 +373,14 @@ def load_scorer(settings: Settings, digest: str | None = None) -> Writer | None:
     ``data_digest`` of the chains to label, other data."""
     if settings.scorer is None:
         return None
-    config, scorer = open_trained(Path(settings.scorer), settings.device)
-    task, mode = config.settings.task, config.settings.mode
-    refuse_if(
-        mode != "direct", settings.scorer, f"a run of mode {mode}; --scorer needs a direct one"
-    )
+    scorer = open_trained(Path(settings.scorer), settings.device)
+    task, mode = scorer.config.settings.task, scorer.config.settings.mode
+    message = f"a run of mode {mode}; --scorer needs a direct one"
+    refuse_if(mode != "direct", settings.scorer, message)
     if task != settings.task:
         message = f"its entropies say little about {settings.task} chains"
         say(f"note: {settings.scorer} was trained for --task {task}; {message}")
-    if digest not in (None, config.data_digest):
+    if digest not in (None, scorer.config.data_digest):
         message = "it may have seen this run's test examples"
         say(f"note: {settings.scorer} was trained on other data; {message}")
-    return scorer
-
-
-# --- evaluations ---------------------------------------------------------------------------------
-def examples_for(
-    folder: Path, config: RunConfig, changes: dict[str, Any], split: str | None
-) -> tuple[list[Example], str, str, list[Example] | None]:
-    """A split of the run's own data (default: test) or of another file (default: all of it).
-
-    ``changes``: to the run's data settings. If the run's own data has moved, it is split as before.
-    Returns examples, split, a line about them, and the run's training split, None if it is gone.
-    """
-    moved, trained_on = replace(config.settings, **changes), None
-    try:
-        splits, description = splits_of(folder, replace(config, settings=moved))
-        split, trained_on = split or "test", splits["train"]
-    except InputError:
-        if not changes:
-            raise
-        split = split or "all"  # of another file
-        whole = replace(moved, train_problems=None, test_problems=None)
-        splits, description = load_splits(whole, split == "all")
-        with suppress(InputError):
-            trained_on = splits_of(folder, config)[0]["train"]
-    return pick_split(splits, split), split, description, trained_on
-
-
-def evaluation_folders(
-    runs: Iterable[Path], names: dict[Path, str], out_dir: str | None, overwrite: bool
-) -> dict[Path, Path]:
-    """Where each run's results go: into its subfolder ``names[run]``, whose older results they
-    replace, or into ``out_dir``. Creates nothing.
-
-    Raises InputError: ``out_dir`` holds anything but older results to overwrite.
-    """
-    runs, places = list(runs), {}
-    for run in runs:
-        if out_dir is None:
-            place = run / names[run]
-            refuse_if(place.is_symlink(), place, "a link; remove it, or set --out-dir")
-        else:
-            place = Path(out_dir) / (run.resolve().name if len(runs) > 1 else "")
-            held = {path.name for path in place.iterdir()} if place.is_dir() else set()
-            refuse_if(held - set(OUTPUTS), place, "holds other files; choose another --out-dir")
-            refuse_if(held and not overwrite, place, "holds results already; pass --overwrite")
-        refuse_if(place in places.values(), place, "needed by two runs of one name; omit --out-dir")
-        check_place(place / "results.json")
-        places[run] = place
-    return places
+    return scorer.writer

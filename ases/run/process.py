@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import FrameType
 
@@ -82,14 +82,13 @@ def meeting() -> Iterator[None]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     rank = distributed.get_rank()
     try:
-        with ExitStack() as silence:
-            if rank > 0:
-                for number in (signal.SIGINT, signal.SIGTERM):
-                    signal.signal(number, signal.SIG_IGN)
-                nowhere = silence.enter_context(open(os.devnull, "w"))
-                silence.enter_context(redirect_stdout(nowhere))
-                silence.enter_context(redirect_stderr(nowhere))
-            yield
+        if rank > 0:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with open(os.devnull, "w") as nowhere:
+            out, errors = (nowhere, nowhere) if rank > 0 else (sys.stdout, sys.stderr)
+            with redirect_stdout(out), redirect_stderr(errors):
+                yield
     except InputError:
         if os.environ["LOCAL_RANK"] == "0":  # one line a machine
             raise
@@ -100,10 +99,7 @@ def meeting() -> Iterator[None]:
         if not isinstance(error, distributed.DistError) and not any(w in str(error) for w in words):
             raise
         if rank == 0:
-            message = (
-                "error: another process has ended; --resume continues from the last checkpoint"
-            )
-            print(message, file=sys.stderr)
+            print("error: another process has ended; continue with --resume", file=sys.stderr)
         sys.exit(1)
     finally:
         distributed.destroy_process_group()

@@ -18,17 +18,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ases.answers import Stated, find_answer, plain_number
+from ases.answers import find_answer, plain_number
 from ases.data import Example, InputError, check_regular, refuse_if, rough_length
 from ases.run.write import counted
 from ases.segmentation import split_pieces
 from ases.settings import Settings
 from ases.tasks import TASKS
-
-if TYPE_CHECKING:  # slow to import
-    from ases.tokenizer import Tokenizer
 
 FORMATS = "JSON Lines, a JSON array, or a table with a header"
 #: What programs write into a table's empty cells.
@@ -40,171 +37,62 @@ PACKED = b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd"
 Rows = Iterator[tuple[str, Any]]
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Field names of a data file."""
-
-    question: str = "question"
-    answer: str | None = "answer"  # None: questions only
-    label: str | None = None  # of the true answer
-
-    @property
-    def needed(self) -> list[str]:
-        """Required fields."""
-        return [name for name in (self.question, self.answer, self.label) if name is not None]
-
-    @property
-    def words(self) -> str:
-        return " and ".join(map(repr, self.needed))
-
-
 @dataclass
 class Dataset:
-    """The examples of a file, and what was skipped or rewritten."""
+    """The examples of ``settings.data``, and what was left out or rewritten."""
 
-    name: str
+    settings: Settings
     examples: list[Example] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # a line per unusable row
     empty: list[str] = field(default_factory=list)  # a line per row with an empty field
     contradicted: list[str] = field(default_factory=list)  # a line per contradicted label
-    unnumbered: int = 0  # chains without a readable number
-    misnamed: int = 0  # rows that lack a field
-    restated: int = 0  # answers whose #### was rewritten
-    dropped: int = 0  # answers with text after their statement
-
-    def described(self, skipped: bool = False) -> str:
-        """The file's name, and what was left out or rewritten."""
-        others = "whose chain and label state different numbers"
-        notes = (
-            (len(self.empty), "row", "{} without question or answer left out"),
-            (len(self.problems), "bad row", "{} skipped"),
-            (self.restated, "row", "#### N read as 'The answer is N.' in {}"),
-            (self.dropped, "row", "text after the answer dropped in {}"),
-            (len(self.contradicted), "row", f"{{}} {others} {'left out' if skipped else 'kept'}"),
-        )
-        parts = [text.format(counted(n, thing)) for n, thing, text in notes if n]
-        return ", ".join([self.name, *parts])
-
-
-def read_examples(
-    path: str | Path,
-    task: str,
-    columns: Columns = Columns(),
-    skip_bad_rows: bool = False,
-    longest: float = math.inf,
-) -> Dataset:
-    """Read questions and answers. ``skip_bad_rows`` also skips answers that contradict a label."""
-    data = scan_examples(path, task, columns, skip_bad_rows, longest)
-    bad = len(data.problems)
-    if bad and bad == data.misnamed and not data.examples:
-        raise InputError(data.problems[0])
-    if bad and not skip_bad_rows:
-        more = f" ({bad - 1} more)" if bad > 1 else ""
-        message = "fix these rows (segment.py --check lists them), or pass --skip-bad-rows"
-        if not data.examples and data.unnumbered:
-            message += "; for chains without numbers, use --task text"
-        raise InputError(f"{data.problems[0]}{more}; {message}")
-    message = f"no usable row ({len(data.empty)} without question or answer, {bad} bad)"
-    refuse_if(not data.examples, path, message)
-    return data
-
-
-def scan_examples(
-    path: str | Path,
-    task: str,
-    columns: Columns = Columns(),
-    skip_contradicted: bool = False,
-    longest: float = math.inf,
-    text: str = "",
-) -> Dataset:
-    """Read a whole file, or its ``text``, collecting bad rows in ``problems``. ``longest``: most
-    tokens of a chain, by ``rough_length``."""
-    if columns.label is not None and not TASKS[task].numbers:
-        raise InputError(f"--label-field cannot be combined with --task {task}")
-    path = Path(path)
-    text = text or _decoded(path, read_bytes(path, FORMATS), columns)
-    delimiter = _delimiter(text, columns)
-    is_json = delimiter is None and text.lstrip().startswith(("{", "[", '"'))
-    name = _list_inside(text, columns) if is_json else ""
-    refuse_if(name, path, f"the rows lie in field {name!r}; save that list, without the rest")
-    rows = _json_rows(text) if is_json else _table_rows(path, text, columns, delimiter)
-    scan = _Scan(path, task, columns, skip_contradicted, longest, Dataset(path.name))
-    for line, row in rows:
-        try:
-            scan.add(line, row)
-        except InputError as error:
-            scan.data.problems.append(f"{path}:{line}: {error}")
-            scan.data.misnamed += isinstance(error, MissingField)
-    return scan.data
-
-
-@dataclass
-class _Scan:
-    """Rows to examples, one after the other."""
-
-    path: Path
-    task: str
-    columns: Columns
-    skip_contradicted: bool
-    longest: float
-    data: Dataset
+    notes: Counter = field(default_factory=Counter)  # what else was done → to how many rows
     seen: dict[str, tuple[str, str]] = field(default_factory=dict)  # id → first line and question
     copies: Counter = field(default_factory=Counter)  # ids of examples → rows that have it
 
     def add(self, line: str, row: Any) -> None:
-        """Raises InputError: a bad row."""
+        """Add a row's example. Raises InputError: a bad row."""
+        settings, columns = self.settings, columns_of(self.settings)
         if isinstance(row, InputError):
             raise row
         if not isinstance(row, dict):
             raise InputError(f"a JSON {type(row).__name__}; expected a JSON object")
-        columns, data = self.columns, self.data
-        kinds = {columns.label: (str, int, float, bool)}
-        texts = {name: _text(row, name, kinds.get(name, (str,))) for name in columns.needed}
-        ids = [_text(row, name, (str, int, float)) for name in ("id", "qid") if name in row]
-        if empty := [name for name in columns.needed if not texts[name]]:
-            message = f"field {empty[0]!r} is empty; expected a text"
-            data.empty.append(f"{self.path}:{line}: {message}")
+        for name in columns:
+            if name not in row:
+                raise InputError(_missing_field(row, name))
+        texts = {name: _text(row, name, name == settings.label_field) for name in columns}
+        given_id = _text(row, "id", True) or _text(row, "qid", True)
+        place, field_ = f"{settings.data}:{line}", f"field {settings.answer_field!r}"
+        if empty := [name for name in columns if not texts[name]]:
+            self.empty.append(f"{place}: field {empty[0]!r} is empty; expected a text")
             return
-        question, answer, label = texts[columns.question], texts.get(columns.answer, ""), None
-        given_id = next(filter(None, ids), "")
+        question, answer = texts[settings.question_field], texts.get(settings.answer_field, "")
         if given_id:  # chains of one question may share it
-            first, other = self.seen.setdefault(given_id, (line, question))
-            message = (
-                f"{given_id!r} is the id of {self.path}:{first}, too, which has another question"
-            )
+            first, other = self.seen.setdefault(given_id, (place, question))
+            message = f"{given_id!r} is the id of {first}, too, which has another question"
             refuse_if(question != other, "field 'id'", message)
-        if TASKS[self.task].numbers:
-            stated = self._stated(answer)
-            if columns.label is not None:
-                true = self._label(texts[columns.label])
+        label = None
+        if TASKS[settings.task].numbers:
+            stated = find_answer(answer)
+            message = "no readable final number; end it with 'The answer is N.' or '#### N'"
+            refuse_if(stated is None, field_, f"{message}, or use --task text")
+            if settings.label_field is not None:
+                true = _true_number(texts[settings.label_field], settings.label_field)
                 label = plain_number(true)
                 if true != stated.number:
-                    message = f"states another number than {columns.label!r}: {label!r}"
-                    where = f"{self.path}:{line}: field {columns.answer!r}"
-                    data.contradicted.append(f"{where} {message}")
-                    if self.skip_contradicted:
+                    message = f"states another number than {settings.label_field!r}: {label!r}"
+                    self.contradicted.append(f"{place}: {field_} {message}")
+                    if settings.skip_bad_rows:
                         return
-            data.restated += "####" in answer
-            data.dropped += stated.dropped
+            self.notes["with '#### N' read as 'The answer is N.'"] += "####" in answer
+            self.notes["with text after the answer dropped"] += stated.dropped
             answer = stated.text
-        length = rough_length(answer) if len(answer) > self.longest else 0
-        message = f"a chain of about {length:,} tokens; expected at most {self.longest:,}"
-        refuse_if(length > self.longest, f"field {columns.answer!r}", message)
-        id_ = self._unique(given_id or f"{'line-' * line.isdigit()}{line}".replace(" ", "-"))
-        data.examples.append(Example(id_, question, answer, label=label))
-
-    def _stated(self, answer: str) -> Stated:
-        stated = find_answer(answer)
-        self.data.unnumbered += stated is None
-        message = "no readable final number; end it with 'The answer is N.' or '#### N'"
-        refuse_if(stated is None, f"field {self.columns.answer!r}", message)
-        return stated
-
-    def _label(self, text: str) -> Fraction:
-        stated, place = find_answer(f"The answer is {text}"), f"field {self.columns.label!r}"
-        refuse_if(stated is None, place, "no readable final number")
-        refuse_if(stated.dropped, place, "more than a number")
-        return stated.number
+        length = rough_length(answer) if len(answer) > settings.max_chain else 0
+        message = f"a chain of about {length:,} tokens; expected at most {settings.max_chain:,}"
+        refuse_if(length > settings.max_chain, field_, message)
+        default_id = f"line-{line}" if line.isdigit() else line.replace(" ", "-")
+        id_ = self._unique(given_id or default_id)
+        self.examples.append(Example(id_, question, answer, label=label))
 
     def _unique(self, id_: str) -> str:
         """The id, or "id-2", "id-3", … of later rows that share it."""
@@ -215,35 +103,80 @@ class _Scan:
         self.copies[unique] = 1
         return unique
 
+    def described(self) -> str:
+        """The file's name, and what was left out or rewritten."""
+        kept = "left out" if self.settings.skip_bad_rows else "kept"
+        notes = {
+            "left out without question or answer": len(self.empty),
+            "skipped as unusable": len(self.problems),
+            f"{kept} whose chain and label state different numbers": len(self.contradicted),
+        } | self.notes
+        parts = [f"{counted(n, 'row')} {what}" for what, n in notes.items() if n]
+        return ", ".join([Path(self.settings.data).name, *parts])
 
-def data_notes(
-    examples: Sequence[Example],
-    training: Sequence[Example],
-    settings: Settings,
-    tokenizer: "Tokenizer | None" = None,
-) -> list[str]:
-    """What to know before training. Without a tokenizer, lengths of questions are rough."""
+
+def columns_of(settings: Settings) -> list[str]:
+    """Names of the fields that every row needs."""
+    names = settings.question_field, settings.answer_field, settings.label_field
+    return [name for name in names if name]
+
+
+def read_examples(settings: Settings) -> Dataset:
+    """Read questions and answers. ``skip_bad_rows`` also skips answers that contradict a label."""
+    data = scan_examples(settings)
+    bad, usable = data.problems, data.examples
+    if bad and not (usable and settings.skip_bad_rows):
+        more = f" ({len(bad) - 1} more)" if len(bad) > 1 else ""
+        how = "; fix these rows (segment.py --check lists them), or pass --skip-bad-rows"
+        raise InputError(bad[0] + more + (how if usable else ""))
+    message = f"no usable row ({len(data.empty)} without question or answer)"
+    refuse_if(not usable, settings.data, message)
+    return data
+
+
+def scan_examples(settings: Settings, text: str = "") -> Dataset:
+    """Read all of ``settings.data``, or its ``text``, collecting bad rows in ``problems``."""
+    if settings.label_field is not None and not TASKS[settings.task].numbers:
+        raise InputError(f"--label-field cannot be combined with --task {settings.task}")
+    path, columns, data = settings.data, columns_of(settings), Dataset(settings)
+    text = text or _decoded(path, read_bytes(Path(path), FORMATS), columns)
+    delimiter = _delimiter(text, columns)
+    is_json = delimiter is None and text.lstrip().startswith(("{", "[", '"'))
+    name = _list_inside(text, columns) if is_json else ""
+    refuse_if(name, path, f"the rows lie in field {name!r}; save that list, without the rest")
+    for line, row in _json_rows(text) if is_json else _table_rows(path, text, columns, delimiter):
+        try:
+            data.add(line, row)
+        except InputError as error:
+            data.problems.append(f"{path}:{line}: {error}")
+    return data
+
+
+def data_notes(examples: Sequence[Example], settings: Settings) -> list[str]:
+    """What to know before training. Lengths of questions are rough."""
     notes, n, most = [], len(examples), settings.max_question
     whole = sum(len(split_pieces(e.answer)) == 1 for e in examples)
     if settings.mode != "direct" and 10 * whole >= n:
         alike = "usm and dsm then learn what direct learns"
         notes.append(f"note: {whole:,} of {n:,} chains are one piece; {alike}")
-    length = rough_length if tokenizer is None else lambda text: len(tokenizer.encode(text))
-    texts = [e.question for e in training if len(e.question.encode()) > most]  # of bytes or more
-    if long := sum(length(text) > most for text in texts):
-        questions = f"{long:,} of {len(training):,} training questions are longer than"
-        notes.append(f"note: {questions} {most} tokens; the middle is left out")
+    long = sum(len(e.question) > most and rough_length(e.question) > most for e in examples)
+    if long:
+        limit = f"{most} tokens; the middle is left out"
+        notes.append(f"note: {long:,} of {n:,} questions are longer than about {limit}")
     return notes
 
 
 def read_questions(path: str, column: str | None = None) -> list[Example]:
     """A question a line; or a data file, if ``column`` is set or it looks like one. "-": stdin."""
-    columns = Columns(column or "question", None)
     raw = sys.stdin.buffer.read() if path == "-" else read_bytes(Path(path), FORMATS)
     path = "standard input" if path == "-" else path
+    settings = Settings(
+        task="text", data=path, question_field=column or "question", answer_field=""
+    )
+    columns = columns_of(settings)
     text = _decoded(path, raw, columns)
     if column or _delimiter(text, columns) or _has_header(path, text):
-        data = scan_examples(path, "text", columns, text=text)
+        data = scan_examples(settings, text)
         if data.problems:
             raise InputError(data.problems[0])
         questions = data.examples
@@ -272,22 +205,19 @@ def read_json(path: Path, wanted: str) -> Any:
         raise InputError(f"{path}: not JSON ({reason}); expected {wanted}") from None
 
 
-PREDICTION = {"id": str, "question": str, "reference": str, "prediction": str, "segments": list}
-LOG = {"model": str, "step": (int, float)}
-
-
-def read_rows(path: Path, needed: dict[str, Any]) -> list[dict]:
-    """Rows of a run's JSON Lines, less a torn last line. ``needed``: ``LOG`` or ``PREDICTION``."""
-    text = read_bytes(path, "a run's file").decode("utf-8", "surrogateescape")
-    lines, rows = [line for line in text.split("\n") if line], []
+def read_log(folder: Path) -> list[dict]:
+    """Rows of a run's ``metrics.jsonl``, less a torn last line."""
+    path, rows = folder / "metrics.jsonl", []
+    text = read_bytes(path, "a run's log").decode("utf-8", "surrogateescape")
+    lines = [line for line in text.split("\n") if line]
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            if not all(isinstance(row[name], kind) for name, kind in needed.items()):
+            if not isinstance(row["model"], str) or not isinstance(row["step"], (int, float)):
                 raise ValueError
             rows.append(row)
         except (ValueError, KeyError, TypeError, RecursionError):
-            message = f"not a line of this file: a JSON object with {', '.join(needed)}"
+            message = "not a line of a log: a JSON object with model and step"
             refuse_if(number < len(lines), f"{path}:{number}", message)
     return rows
 
@@ -295,7 +225,7 @@ def read_rows(path: Path, needed: dict[str, Any]) -> list[dict]:
 def read_curves(folder: Path) -> dict[str, dict[str, list]]:
     """{"usm": {"training": [(step, nats per token), …], "validation": …}} of a run's log."""
     curves: dict[str, dict[str, list]] = {}
-    for row in read_rows(folder / "metrics.jsonl", LOG):
+    for row in read_log(folder):
         losses = curves.setdefault(row["model"], {"training": [], "validation": []})
         for kind, name in (("training", "loss"), ("validation", "validation_loss")):
             if name in row:
@@ -304,7 +234,7 @@ def read_curves(folder: Path) -> dict[str, dict[str, list]]:
 
 
 # --- reading, row by row -------------------------------------------------------------------------
-def _decoded(path: str | Path, raw: bytes, columns: Columns) -> str:
+def _decoded(path: str, raw: bytes, columns: list[str]) -> str:
     refuse_if(raw.startswith(PACKED), path, f"compressed; unpack it first, to get {FORMATS}")
     try:
         text = raw.decode("utf-8-sig")
@@ -312,20 +242,19 @@ def _decoded(path: str | Path, raw: bytes, columns: Columns) -> str:
         line = raw.count(b"\n", 0, error.start) + 1
         message = f"{path}:{line}: byte {error.start} is not UTF-8; expected a UTF-8 file"
         raise InputError(message) from None
-    refuse_if(not text.strip(), path, f"the file is empty; expected {FORMATS} with {columns.words}")
+    wanted = f"{FORMATS} with {' and '.join(map(repr, columns))}"
+    refuse_if(not text.strip(), path, f"the file is empty; expected {wanted}")
     return text
 
 
-def _delimiter(text: str, columns: Columns) -> str | None:
+def _delimiter(text: str, columns: list[str]) -> str | None:
     """The delimiter by which the first line has all needed names, perhaps quoted; else None."""
     first = text.lstrip().split("\n", 1)[0]
     for delimiter in (",", "\t", ";"):
-        try:
+        with suppress(csv.Error):  # a first line too long for a header
             header = next(csv.reader([first], delimiter=delimiter), [])
-        except csv.Error:  # a first line too long for a header
-            continue
-        if set(columns.needed) <= {name.strip() for name in header}:
-            return delimiter
+            if set(columns) <= {name.strip() for name in header}:
+                return delimiter
     return None
 
 
@@ -338,11 +267,11 @@ def _has_header(path: str, text: str) -> bool:
     return path.lower().endswith(kinds) or bool(json_begins) or (len(names) > 1 and all(words))
 
 
-def _list_inside(text: str, columns: Columns) -> str:
+def _list_inside(text: str, columns: list[str]) -> str:
     """The field of a lone JSON object that holds a list of rows, if any."""
     with suppress(ValueError, RecursionError, AttributeError, TypeError):
         for name, value in json.loads(text).items():
-            if isinstance(value, list) and value and set(columns.needed) <= value[0].keys():
+            if isinstance(value, list) and value and set(columns) <= value[0].keys():
                 return name
     return ""
 
@@ -357,18 +286,16 @@ def _json_rows(text: str) -> Rows:
             value = json.loads(part)
         except (ValueError, RecursionError) as error:
             # A number with thousands of digits raises a ValueError without ``msg``.
-            message = f"not JSON ({getattr(error, 'msg', 'a value is too large')})"
+            reason = getattr(error, "msg", "a value is too large")
             line = str(number + getattr(error, "lineno", 1) - 1)
-            yield (
-                line,
-                InputError(f"{message}; expected one JSON object per line, or an array of them"),
-            )
-        else:
-            for n, row in enumerate(value if array else [value], 1):
-                yield f"item {n}" if array else str(number), row
+            wanted = "expected one JSON object per line, or an array of them"
+            yield line, InputError(f"not JSON ({reason}); {wanted}")
+            continue
+        for n, row in enumerate(value if array else [value], 1):
+            yield f"item {n}" if array else str(number), row
 
 
-def _table_rows(path: Path, text: str, columns: Columns, delimiter: str | None) -> Rows:
+def _table_rows(path: str, text: str, columns: list[str], delimiter: str | None) -> Rows:
     if delimiter is None:  # guess, so that the error shows the header's names
         delimiter = max(",", "\t", ";", key=text.lstrip().split("\n", 1)[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -380,21 +307,13 @@ def _table_rows(path: Path, text: str, columns: Columns, delimiter: str | None) 
             if not values:
                 continue
             if not header:
-                header, place = [name.strip() for name in values], f"{path}:{line}"
-                wanted = f"{columns.words}, or name them with --question-field and --answer-field"
-                message = f"columns {', '.join(header)[:120]!r}; expected {wanted}"
-                refuse_if(not set(columns.needed) <= set(header), place, message)
-                for name in (*columns.needed, "id", "qid"):
-                    message = f"column {name!r} appears twice; expected once"
-                    refuse_if(header.count(name) > 1, place, message)
+                header = [name.strip() for name in values]
+                _check_header(header, columns, f"{path}:{line}")
             elif len(values) != len(header):
                 message = f"{len(values)} fields; expected {len(header)}, as in the header"
                 yield line, InputError(message)
             elif delimiter == "\t" and any(set(value) & set("\r\n") for value in values):
-                message = (
-                    "a quoted field of several lines; expected one row per line (stray quote?)"
-                )
-                yield line, InputError(message)
+                yield line, InputError("a quoted field of several lines (a stray quote?)")
             else:
                 cells = ["" if value.strip() in MISSING else value for value in values]
                 yield line, dict(zip(header, cells))
@@ -406,31 +325,34 @@ def _table_rows(path: Path, text: str, columns: Columns, delimiter: str | None) 
         csv.field_size_limit(limit)
 
 
-class MissingField(InputError):
-    """A row has other fields."""
+def _check_header(header: list[str], columns: list[str], place: str) -> None:
+    wanted = f"{' and '.join(map(repr, columns))}, or name them with {_NAMING}"
+    message = f"columns {', '.join(header)[:120]!r}; expected {wanted}"
+    refuse_if(not set(columns) <= set(header), place, message)
+    for name in (*columns, "id", "qid"):
+        refuse_if(header.count(name) > 1, place, f"column {name!r} appears twice; expected once")
 
 
-#: Turns chats into questions and answers; https://jqlang.org.
-_FROM_CHATS = "jq -c '{{question: .{0}[-2].{1}, answer: .{0}[-1].{1}}}' FILE > data.jsonl"
-_TEXTS_OF_CHATS = {"messages": "content", "conversations": "value"}
+_NAMING = "--question-field and --answer-field"
 
 
-def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:
-    """A field as stripped text; its type must be one of ``kinds``."""
-    if name not in row:
-        names = ", ".join(map(str, row))[:120]
-        message = (
-            f"field {name!r} is missing; expected a text (the fields are {names!r}; name others"
-        )
-        message += " with --question-field and --answer-field)"
-        for chat in _TEXTS_OF_CHATS.keys() & row.keys():
-            command = _FROM_CHATS.format(chat, _TEXTS_OF_CHATS[chat])
-            message = f"a chat; convert the file first: {command}"
-        raise MissingField(message)
-    value = row[name]
-    if value is None or value != value:  # null, or NaN
+def _missing_field(row: dict, name: str) -> str:
+    """A message; for chats, with a command that converts them (https://jqlang.org)."""
+    for chat, text in (("messages", "content"), ("conversations", "value")):
+        if chat in row:
+            filter_ = f"{{question: .{chat}[-2].{text}, answer: .{chat}[-1].{text}}}"
+            return f"a chat; convert the file first: jq -c '{filter_}' FILE > data.jsonl"
+    names = ", ".join(row)[:120]
+    message = f"field {name!r} is missing; expected a text"
+    return f"{message} (the fields are {names!r}; name others with {_NAMING})"
+
+
+def _text(row: dict, name: str, number: bool = False) -> str:
+    """A field as stripped text; "" if it is null, NaN or missing. ``number``: it may be one."""
+    value = row.get(name)
+    if value is None or value != value:
         return ""
-    if type(value) not in kinds:
+    if type(value) is not str and not (number and type(value) in (int, float)):
         raise InputError(f"field {name!r} is {type(value).__name__}; expected a text")
     if isinstance(value, float) and math.isfinite(value):
         value = plain_number(Fraction(repr(value)))
@@ -438,3 +360,10 @@ def _text(row: dict, name: str, kinds: tuple[type, ...]) -> str:
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise InputError(f"field {name!r} contains a lone surrogate; expected valid Unicode")
     return text
+
+
+def _true_number(label: str, name: str) -> Fraction:
+    stated = find_answer(f"The answer is {label}")
+    refuse_if(stated is None, f"field {name!r}", "no readable final number")
+    refuse_if(stated.dropped, f"field {name!r}", "more than a number")
+    return stated.number

@@ -52,14 +52,14 @@ def score_rows(columns: dict[str, dict]) -> list[dict]:
     return rows
 
 
-def same_problems(results: dict[str, dict]) -> str:
-    """A note if runs were scored on different problems, else ""."""
+def same_problems(results: dict[str, dict]) -> list[str]:
+    """A note if runs were scored on different problems."""
     groups: dict[str, list[str]] = {}
     for name, result in results.items():
         groups.setdefault(result["problems"], []).append(name)
-    told = "; ".join(", ".join(names) for names in groups.values())
-    note = f"note: not scored on the same problems: {told}; compare within a group only"
-    return note if len(groups) > 1 else ""
+    runs = "; ".join(", ".join(names) for names in groups.values())
+    note = f"note: not scored on the same problems: {runs}; compare within a group only"
+    return [note] if len(groups) > 1 else []
 
 
 def differences(predictions: dict[str, list[dict]]) -> list[str]:

@@ -12,7 +12,6 @@ from ases.segmentation import AS, RULES, split_pieces
 from ases.settings import CHAIN, Settings
 
 COLOURS = {"ES": "\033[34m", "AS": "\033[33m"}  # blue and yellow: safe for colour-blind readers
-_RESET = "\033[0m"
 
 
 def show_segment(role: str, text: str, colour: bool = False) -> str:
@@ -20,7 +19,7 @@ def show_segment(role: str, text: str, colour: bool = False) -> str:
     indent = " " * (len(role) + 3)
     lines = [line.strip() for line in shown(text).strip().splitlines()] or ["(empty)"]
     if colour and role in COLOURS:
-        lines = [f"{COLOURS[role]}{line}{_RESET}" for line in lines]
+        lines = [f"{COLOURS[role]}{line}\033[0m" for line in lines]
     return f"  {role} " + f"\n{indent}".join(lines)
 
 

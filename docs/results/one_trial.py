@@ -5,9 +5,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 from cuts import cut_by
@@ -62,8 +60,8 @@ def run_trial(trial: Trial, folder: str) -> dict:
 def _all_splits(trial: Trial, folder: str) -> Splits:
     if trial.data == GENERATED:
         return make_splits(trial.task, trial.problems, 300, 500, trial.seed, MAX_NUMBER)
-    examples = read_examples(Path(folder) / trial.data, trial.task, skip_bad_rows=True).examples
-    return split_examples(examples, trial.seed)
+    settings = Settings(data=f"{folder}/{trial.data}", task=trial.task, skip_bad_rows=True)
+    return split_examples(read_examples(settings).examples, trial.seed)
 
 
 def _tests(trial: Trial, splits: Splits) -> dict[str, list[Example]]:
@@ -97,26 +95,25 @@ def _train(trial: Trial, folder: str) -> tuple[Splits, Callable, Writer, float]:
     elif trial.labels != "interleave":
         cut = partial(cut_by, trial.labels)
 
-    settings = Settings(
-        mode=trial.mode,
-        encoder=trial.encoder,
-        size=trial.size,
-        seed=trial.seed,
-        learning_rate=trial.rate,
-        embedding_learning_rate=trial.embedding_rate,
-        weight_decay=trial.weight_decay,
-    )
     start: dict[str, Any] = {"tokenizer": Tokenizer.train(training_texts(splits), VOCABULARY)}
     if trial.pretrained:
         model, start["tokenizer"] = _pretrained(trial.task, trial.data, trial.seed, folder)
         start["initial"] = partial(copy.deepcopy, model)
     mode = {"updates": "direct", "time": "usm"}.get(trial.equal, trial.mode)
     rows = rows_by_model(mode, cut(splits["train"]), start["tokenizer"], trial.encoder)
-    batches = sum(len(make_batches(own, settings.batch_tokens, 0, 0)) for own in rows.values())
-    updates = int(trial.equal) if trial.equal.isdigit() else trial.epochs * batches
-    settings = replace(settings, max_steps=updates)
-    if trial.pretrained:  # lower rates, to keep what it learned
-        settings = replace(settings, learning_rate=0.003, embedding_learning_rate=0.01)
+    batches = sum(len(make_batches(own, Settings.batch_tokens, 0, 0)) for own in rows.values())
+    # Pretrained, lower rates, to keep what it learned.
+    rate, embedding_rate = (0.003, 0.01) if trial.pretrained else (trial.rate, trial.embedding_rate)
+    settings = Settings(
+        mode=trial.mode,
+        encoder=trial.encoder,
+        size=trial.size,
+        seed=trial.seed,
+        max_steps=int(trial.equal) if trial.equal.isdigit() else trial.epochs * batches,
+        learning_rate=rate,
+        embedding_learning_rate=embedding_rate,
+        weight_decay=trial.weight_decay,
+    )
 
     before = time.process_time()
     writer = train(splits, settings, cut=cut, **start)

@@ -35,12 +35,11 @@ def read_results() -> dict[Trial, dict]:
         try:
             row = json.loads(line)
             trial = Trial(**{name: row[name] for name in FIELDS})
-            version = row["format"]
+            if row["format"] != VERSION:
+                raise ValueError
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path}:{number}: not a trial's JSON") from None
-        if version != VERSION:
-            told = f"trial version {version}; expected {VERSION}"
-            raise InputError(f"{path}:{number}: {told}; move the file away to train again")
+            message = f"not a trial of version {VERSION}; move the file away to train again"
+            raise InputError(f"{path}:{number}: {message}") from None
         results[trial] = row
     return results
 
@@ -71,9 +70,9 @@ def _prepare() -> None:
     """Use one thread, and exit when the parent is killed."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
 
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial, reduce
 from itertools import product
 from operator import getitem
+from statistics import fmean
 
 import numpy as np
 from intervals import Cell, Results, find_cell, mean_interval, significant
@@ -80,17 +81,13 @@ def _all_the_time(results: Results) -> str:
     """Scores at the budget with the best accuracy in validation."""
     lines = []
     for row in EXPERIMENTS["curve"].rows:
-        cells = {
-            n: cell
-            for n in BUDGETS
-            if (cell := find_cell(results, "curve", row, f"{n:,} updates", "validation"))
-        }
-        if cells:
-            n = max(cells, key=lambda n: float(np.mean(cells[n].values)))
-            tests = [
-                find_cell(results, "curve", row, f"{n:,} updates", t) for t in ("test", "longer")
-            ]
-            lines.append([row, f"{n:,}", *(_interval(c.values) if c else "" for c in tests)])
+        find = partial(find_cell, results, "curve", row)
+        cells = {n: find(f"{n:,} updates", "validation") for n in BUDGETS}
+        means = {n: fmean(cell.values) for n, cell in cells.items() if cell}
+        if means:
+            best = max(means, key=means.get)
+            tests = [find(f"{best:,} updates", test) for test in ("test", "longer")]
+            lines.append([row, f"{best:,}", *(_interval(c.values) if c else "" for c in tests)])
     return _markdown(["", "updates", "accuracy (3 seeds)", "on longer problems"], lines)
 
 
