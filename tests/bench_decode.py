@@ -93,10 +93,8 @@ def compare(report: Report, folder: str, n: int, rounds: int) -> None:
     programs = {"ours": ours, "transformers, batched": theirs(True, n)}
     programs["transformers, one at a time"] = theirs(False, n // 8)
     figures = alternate(programs, rounds)
-    alike = lambda written: statistics.mean(
-        a.text == b.text for a, b in zip(chains["ours"], written)
-    )
-    same = [alike(chains[batched]) for batched in (True, False)]
+    pairs = [zip(chains["ours"], chains[batched]) for batched in (True, False)]
+    same = [statistics.mean(a.text == b.text for a, b in pair) for pair in pairs]
     stops = ", ".join(sorted({chain.stop for chain in chains["ours"]}))
     report.add("chains", figures, "chain", **{"the same chains": same, "stops": stops})
 

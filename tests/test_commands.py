@@ -10,68 +10,58 @@ import shutil
 import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
+from subprocess import PIPE, CompletedProcess
 from unittest import mock
 
 import pytest
-from conftest import parsed, read, write_lines
+from conftest import parsed, read
 
-from ases.run.cli import run_command
+from ases.run.cli import FLAGS, Options, run_command
 from ases.run.read import read_examples
-from ases.settings import STOPS, ModelConfig, Settings
+from ases.settings import MODES, STOPS, ModelConfig, Settings
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--size micro --train-problems 60 --test-problems 12 --device cpu".split()
-
-
-SCRIPTS = "train.py", "segment.py", "evaluate.py"
-MAINS = {name: runpy.run_path(str(ROOT / name))["main"] for name in SCRIPTS}
+MAINS = {f"{name}.py": runpy.run_path(str(ROOT / f"{name}.py"))["main"] for name in FLAGS}
 
 
 # --- what other tests use, too -------------------------------------------------------------------
-@dataclass
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 def command(line, *arguments, cwd=None):
     """Run a command in this process, which spares the seconds that importing PyTorch takes.
 
     ``line`` is split as a shell splits it, ``arguments`` are not.
     """
     script, *words = shlex.split(line)
-    out, told = streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
     argv, code = mock.patch("sys.argv", [script, *words, *map(str, arguments)]), 0
-    with argv, chdir(cwd or "."), redirect_stdout(out), redirect_stderr(told):
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    with argv, chdir(cwd or "."), redirect_stdout(out), redirect_stderr(err):
         try:
             run_command(MAINS[script])
         except SystemExit as end:
             code = end.code or 0
-    for stream in streams:
-        stream.flush()
-    return Done(code, *(stream.buffer.getvalue().decode("utf-8") for stream in streams))
+    return CompletedProcess(line, code, *(s.buffer.getvalue().decode() for s in (out, err)))
 
 
 def start(line, *arguments, **options):
     """Start a command as a user does."""
     script, *words = shlex.split(line)
-    own = dict(env=os.environ | {"NO_COLOR": "1", "PYTHONPATH": str(ROOT)}, encoding="utf-8")
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    options["env"] = os.environ | {"NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
     argv = [sys.executable, ROOT / script, *words, *arguments]
-    return subprocess.Popen(list(map(str, argv)), **own, **pipes, **options)
+    return subprocess.Popen(
+        list(map(str, argv)), stdout=PIPE, stderr=PIPE, encoding="utf-8", **options
+    )
 
 
 def process(line, *arguments, **options):
     """Run a command as a user does."""
     with start(line, *arguments, **options) as child:
         try:
-            out, told = child.communicate(timeout=300)
+            out, err = child.communicate(timeout=300)
         finally:
             child.kill()
-    return Done(child.returncode, out, told)
+    return CompletedProcess(line, child.returncode, out, err)
 
 
 def succeed(line, *arguments, cwd=None):
@@ -112,13 +102,10 @@ RESULTS = "task mode segmentation n accuracy bleu rouge1 rouge2 rougeL".split()
 RESULTS += "parseable rounds_mean stop_reasons train_seconds".split()
 
 
-MODELS = {"direct": ["direct"], "dsm": ["esm", "asm"], "usm": ["usm"]}
-
-
-@pytest.mark.parametrize("mode, models", MODELS.items())
-def test_a_run_leaves_what_others_can_read(runs, mode, models):
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_leaves_what_others_can_read(runs, mode):
     folder = runs / mode
-    checkpoints = [f"{m}.{kind}.pt" for m in models for kind in ("best", "last")]
+    checkpoints = [f"{m}.{kind}.pt" for m in MODES[mode] for kind in ("best", "last")]
     assert {p.name for p in folder.iterdir() if p.is_file()} == {*WRITTEN, *checkpoints}
     results = read(folder / "results.json")
     assert set(RESULTS) <= results.keys()
@@ -131,9 +118,10 @@ def test_a_run_leaves_what_others_can_read(runs, mode, models):
         assert p["stop"] in STOPS and n == len(roles)
         assert roles == (["CHAIN"] if mode == "direct" else (["ES", "AS"] * n)[:n])
     rows = [r for r in read(folder / "metrics.jsonl") if "validation_loss" in r]
-    losses = {m: [r["validation_loss"] for r in rows if r["model"] == m] for m in models}
-    assert sum(map(len, losses.values())) == len(rows)
-    assert all(own[-1] < own[0] for own in losses.values())
+    assert {r["model"] for r in rows} == set(MODES[mode])
+    for model in MODES[mode]:
+        losses = [r["validation_loss"] for r in rows if r["model"] == model]
+        assert losses[-1] < losses[0]
 
 
 def test_same_seed_same_losses_and_predictions(runs, tmp_path):
@@ -146,44 +134,32 @@ def test_a_process_trains_and_answers(tmp_path):
     done = process("train.py --max-steps 4 --out-dir run", *SMALL, cwd=tmp_path)
     assert done.returncode == 0 and "run folder: run" in done.stdout
     assert "usm 100%, 00:00 left, step 4, loss" in done.stderr
-    asked = process("evaluate.py --run run --question 'Tom has 3?'", cwd=tmp_path)
-    assert asked.returncode == 0 and "stopped by" in asked.stdout and "\033" not in asked.stdout
+    done = process("evaluate.py --run run --question 'Tom has 3?'", cwd=tmp_path)
+    assert done.returncode == 0 and "stopped by" in done.stdout and "\033" not in done.stdout
 
 
-def test_evaluate_repeats_training_and_compares(runs, tmp_path):
-    both = f"evaluate.py --run {runs}/usm --run {runs}/direct --out-dir {tmp_path}"
-    told = succeed(both).stdout
-    assert all(s in told for s in ("accuracy", "rougeL", f"{runs}/usm", f"{runs}/direct"))
-
-    def outcome(run):
-        seconds = read(run / "results.json")["train_seconds"]
-        return seconds, (run / "predictions.jsonl").read_text()
-
-    for mode in ("usm", "direct"):
-        assert outcome(tmp_path / mode) == outcome(runs / mode)
-    # In a folder of the user's, older results are replaced if asked, and other files never.
-    assert "holds results already" in fail(both)
-    succeed(f"{both} --overwrite")
-    (tmp_path / "usm" / "mine.txt").write_text("mine")
-    assert "holds other files" in fail(f"{both} --overwrite")
-
-
-def test_evaluate_other_data_and_a_question(runs, tmp_path):
-    pens = [(f"Tom has {i} pens. How many pens?", f"He has {i}.\n#### {i}") for i in range(10)]
-    data = write_lines(tmp_path / "mine.jsonl", [dict(question=q, answer=a) for q, a in pens])
-    options = f"--data {data} --split all --beams 2 --out-dir {tmp_path}/out"
-    succeed(f"evaluate.py --run {runs}/usm {options}")
-    assert read(tmp_path / "out" / "results.json")["n"] == 10
-    told = succeed(f"evaluate.py --run {runs}/dsm --question 'Tom has 3 pens. How many?'").stdout
-    assert " ES " in told and "stopped by" in told
+def test_evaluate_repeats_training_and_compares_runs_question_by_question(runs, tmp_path):
+    one, other = runs / "usm", runs / "direct"
+    output = succeed(f"evaluate.py --run {one} --run {other} --out-dir {tmp_path}").stdout
+    assert all(s in output for s in ("accuracy", "rougeL", str(one), str(other)))
+    results = [read(tmp_path / mode / "results.json") for mode in ("usm", "direct")]
+    for run, result in zip((one, other), results):
+        assert result["train_seconds"] == read(run / "results.json")["train_seconds"]
+        predictions = [folder / "predictions.jsonl" for folder in (run, tmp_path / run.name)]
+        assert predictions[0].read_text() == predictions[1].read_text()
+    number = r"([+-]\d\.\d{3})"
+    interval = rf"{number} \[{number}, {number}\]"
+    line = rf"{other} minus {one}, on the same questions: accuracy {interval}, rougeL {interval}$"
+    difference = float(re.search(line, output, re.MULTILINE)[4])
+    assert difference == pytest.approx(results[1]["rougeL"] - results[0]["rougeL"], abs=1e-3)
 
 
 def test_a_second_try_mends_chains(runs):
     """After so few updates segments fail: greedily many chains stop there."""
-    run, failed = runs / "usm", {}
+    failed = {}
     for name, flag in (("eval-test", ""), ("eval-test-second-try", "--second-try")):
-        succeed(f"evaluate.py --run {run} --overwrite {flag}")
-        results = read(run / name / "results.json")
+        succeed(f"evaluate.py --run {runs}/usm --overwrite {flag}")
+        results = read(runs / "usm" / name / "results.json")
         stops = results["stop_reasons"]
         failed[results["second_try"]] = stops["stuck"] + stops["length"]
     assert 0.1 < failed[False] > failed[True]
@@ -192,15 +168,13 @@ def test_a_second_try_mends_chains(runs):
 def test_segment_writes_json_lines(tmp_path):
     data, line = tmp_path / "mine.csv", f"segment.py --data {tmp_path}/mine.csv"
     row = '"q, a","He has 3 boxes, so 3 * 4 = 12. The answer is 12.",x1'
-    data.write_text(f"question,answer,id\n{row}\n", encoding="utf-8-sig")
-    # One question cannot be split into three parts.
-    assert "1 different questions" in fail(f"{line} --split test")
     data.write_text(f"question,answer,id\n{row}\nb,#### 2,x2\n", encoding="utf-8-sig")
-    found, other = sorted(parsed(succeed(line).stdout), key=lambda row: row["id"])
+    assert "2 different questions" in fail(f"{line} --split test")  # too few for three splits
+    first, other = sorted(parsed(succeed(line).stdout), key=lambda row: row["id"])
     pieces = ("ES", "He has 3 boxes,"), ("AS", " so 3 * 4 = 12."), ("ES", " The answer is 12.")
     expected = [{"label": label, "text": text} for label, text in pieces]
-    assert [found["id"], other["id"]] == ["x1", "x2"] and found["segments"] == expected
-    assert found["pieces"] == [piece | {"entropy": None} for piece in expected]
+    assert [first["id"], other["id"]] == ["x1", "x2"] and first["segments"] == expected
+    assert first["pieces"] == [piece | {"entropy": None} for piece in expected]
 
 
 def test_segment_labels_by_entropy(runs, tmp_path):
@@ -221,8 +195,11 @@ def test_segment_labels_by_entropy(runs, tmp_path):
 
 REAL = ROOT.parent / "shared" / "data"
 #: Of llm_cot, five rows state their number in a form too rare to be read.
-SETS = [("gsm8k_train.jsonl", "mwp", 7473), ("llm_cot.jsonl", "mwp", 1138)]
-SETS += [("cpet_part.csv", "pet", 10677)]
+SETS = [
+    ("gsm8k_train.jsonl", "mwp", 7473),
+    ("llm_cot.jsonl", "mwp", 1138),
+    ("cpet_part.csv", "pet", 10677),
+]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not here")
@@ -231,13 +208,15 @@ def test_segmentation_of_the_real_sets_is_lossless(name, task, rows, tmp_path):
     out = tmp_path / "out.jsonl"
     done = succeed(f"segment.py --task {task} --out {out} --skip-bad-rows --data", REAL / name)
     assert f"pieces joined equal the chain in {rows} of {rows}" in done.stderr
-    examples = read_examples(REAL / name, task, skip_bad_rows=True).examples
+    examples = read_examples(
+        Settings(data=str(REAL / name), task=task, skip_bad_rows=True)
+    ).examples
     joined = {row["id"]: "".join(s["text"] for s in row["segments"]) for row in read(out)}
     assert joined == {e.id: e.answer for e in examples}
 
 
 # --- mistakes ------------------------------------------------------------------------------------
-#: A command → what its line of error says: parts between "…".
+#: A command → what its line of error says.
 MISTAKES = f"""
 train.py --max-steps many → --max-steps is 'many'; expected a whole number of at least 1
 train.py --beta -1 → --beta is '-1'
@@ -267,17 +246,14 @@ train.py --task text → needs --data
 train.py --data none.csv → none.csv: cannot be read
 train.py --resume nowhere → config.json: cannot be read
 train.py --resume nowhere --mode dsm → --mode cannot be combined with --resume
-train.py --segmentation entropy --scorer nowhere → config.json: cannot be read
 train.py --segmentation entropy --scorer a --out-dir a → --out-dir and --scorer are the same path
 train.py --segmentation entropy --scorer RUNS/usm --out-dir a SMALL → --scorer needs a direct one
 train.py --mode dsm --segmentation entropy --scorer RUNS/direct --beta 50 --out-dir a SMALL → asm: 0 training and 0 validation rows
 train.py --mode usm --out-dir RUNS/usm SMALL → already holds a run
 segment.py --segmentation entropy → --segmentation entropy needs --scorer
 segment.py --segmentation entropy --scorer '' → --scorer is ''
-segment.py --segmentation entropy --scorer RUNS/usm → --scorer needs a direct one
 segment.py --check → --check needs --data
 segment.py --check --show 1 --data x → --show cannot be combined with --check
-segment.py --skip-bad-rows → --skip-bad-rows needs --data
 segment.py --data a.jsonl --seed 3 → --seed needs --split
 segment.py --data none.csv --out a/out.jsonl → none.csv: cannot be read
 segment.py --data a.jsonl --out a.jsonl --overwrite → are the same path
@@ -295,11 +271,10 @@ evaluate.py --run RUNS/usm --data none.csv --out-dir a/b → none.csv: cannot be
 """.strip().splitlines()
 
 
-@pytest.mark.parametrize("line, told", [case.split(" → ") for case in MISTAKES])
-def test_a_mistake_is_told_in_one_line_and_nothing_is_begun(line, told, runs, tmp_path):
+@pytest.mark.parametrize("line, message", [case.split(" → ") for case in MISTAKES])
+def test_a_mistake_is_one_line_and_nothing_is_begun(line, message, runs, tmp_path):
     line = line.replace("RUNS", str(runs)).replace("SMALL", " ".join(SMALL))
-    message = fail(line, cwd=tmp_path)
-    assert all(part in message for part in told.split(" … ")), message
+    assert message in fail(line, cwd=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -311,12 +286,11 @@ def test_mistakes_of_a_process_are_one_line_too(script):
 
 
 def test_what_is_no_run_folder_is_not_overwritten(tmp_path):
-    (tmp_path / "dear.txt").write_text("keep me")
-    line = f"train.py --out-dir {tmp_path} --overwrite"
-    assert "is not a run folder" in fail(line, *SMALL)
-    (tmp_path / "config.json").write_text('{"model_type": "t5"}')  # somebody else's folder
-    assert "is not a run folder" in fail(line, *SMALL)
-    assert (tmp_path / "dear.txt").read_text() == "keep me"
+    line, theirs = f"train.py --out-dir {tmp_path} --overwrite", '{"model_type": "t5"}'
+    for name in ("dear.txt", "config.json"):
+        (tmp_path / name).write_text(theirs)
+        assert "is not a run folder" in fail(line, *SMALL)
+    assert [path.read_text() for path in tmp_path.iterdir()] == [theirs, theirs]
 
 
 def test_a_checkpoint_of_another_vocabulary_is_noticed(runs, tmp_path):
@@ -327,60 +301,46 @@ def test_a_checkpoint_of_another_vocabulary_is_noticed(runs, tmp_path):
     assert "a vocabulary of" in fail(f"evaluate.py --run {run}")
 
 
-@pytest.mark.parametrize("script", MAINS)
-def test_help_says_what_each_flag_does_and_its_default(script):
-    text = succeed(script, "--help").stdout
+# --- flags ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name, groups", FLAGS.items())
+def test_help_explains_each_flag_in_few_words_with_its_default(name, groups):
+    text = succeed(f"{name}.py --help").stdout
     assert all(len(line) <= 80 for line in text.splitlines())
-    flags = [entry.split("\n\n")[0].split("\n  -h")[0] for entry in text.split("\n  --")[1:]]
-    assert len(flags) >= 14
-    assert sum("]" in entry.splitlines()[-1] for entry in flags) >= 5  # a default in brackets
-    for entry in flags:  # its text is short
-        name, *rest = entry.split("\n")
-        assert len(rest) <= 2 and ("  " in name.strip() or rest), entry
+    entries = [entry.split("\n\n")[0].split("\n  -h")[0] for entry in text.split("\n  --")[1:]]
+    shown = {entry.split()[0]: entry.split("\n") for entry in entries}
+    declared = {f.name: (f, cls()) for cls in (Settings, Options) for f in fields(cls)}
+    for flag in " ".join(groups.values()).split():
+        first, *rest = shown["no-merge" if flag == "merge" else flag.replace("_", "-")]
+        assert len(rest) <= 2 and ("  " in first.strip() or rest), first
+        field, defaults = declared[flag]
+        default = field.metadata["shown"] or getattr(defaults, flag)
+        if not isinstance(default, bool) and default is not None:
+            assert f"[{default}]" in " ".join(" ".join([first, *rest]).split()), first
 
 
 def test_any_setting_is_set_from_the_command(tmp_path):
-    line = f"train.py --max-steps 2 --out-dir {tmp_path}/run"
-    given = "--set clip=0.5 --set warmup=0.2 --set d_ff=48 --set tie_word_embeddings=true --set max_rounds=3"
-    succeed(f"{line} {given}", *SMALL)
+    line = f"train.py --max-steps 2 --out-dir {tmp_path}/run --set clip=0.5 --set warmup=0.2"
+    line += " --set max_rounds=3 --set d_ff=48 --set tie_word_embeddings=true"
+    succeed(line, *SMALL)
     config = read(tmp_path / "run" / "config.json")
     assert (config["clip"], config["warmup"], config["max_rounds"]) == (0.5, 0.2, 3)
     assert config["model"] == {"d_ff": 48, "tie_word_embeddings": True}
     text = succeed("train.py --help").stdout
-    for cls in (Settings, ModelConfig):
-        for field in fields(cls):
-            flag = field.name.replace("_", "-")
-            named = f"--{flag} " in text or f"\n  {field.name}: " in text
-            assert named or field.name in ("merge", "model", "dropout_rate"), field.name
-
-
-#: Modules that no command imports unless it needs them: they take seconds.
-SLOW = "torch._dynamo", "triton", "sympy", "transformers", "matplotlib"
+    names = {field.name for cls in (Settings, ModelConfig) for field in fields(cls)}
+    for name in names - {"merge", "model", "dropout_rate"}:
+        assert f"--{name.replace('_', '-')} " in text or f"\n  {name}: " in text, name
 
 
 @pytest.mark.slow
-def test_commands_start_at_once(runs, tmp_path):
-    lines = [f"evaluate.py --run {runs}/usm --question 'Tom has 3?'"]
-    lines += [
+def test_commands_import_slow_modules_only_if_they_need_them(runs, tmp_path):
+    slow = {"torch._dynamo", "triton", "sympy", "transformers", "matplotlib"}
+    for line in (
+        f"evaluate.py --run {runs}/usm --question 'Tom has 3?'",
         f"train.py --max-steps 2 --out-dir {tmp_path}/run {' '.join(SMALL)}",
         "segment.py --show 1",
-    ]
-    for line in lines:
+    ):
         script, *words = shlex.split(line)
         code = f"import runpy, sys; sys.argv = {[script, *words]!r}; sys.path.insert(0, {str(ROOT)!r})\n"
         code += f"runpy.run_path({str(ROOT / script)!r}, run_name='__main__')\n"
-        code += f"found = set({SLOW!r}) & set(sys.modules); assert not found, found"
+        code += f"imported = {slow!r} & set(sys.modules); assert not imported, imported"
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-def test_runs_are_compared_question_by_question(runs, tmp_path):
-    one, other = f"{runs}/usm", f"{runs}/direct"
-    told = succeed(f"evaluate.py --run {one} --run {other} --out-dir {tmp_path}/out").stdout
-    [line] = re.findall(rf"{other} minus {one}, on the same questions: (.*)", told)
-    number = r"[+-]\d\.\d{3}"
-    assert re.fullmatch(
-        rf"accuracy {number} \[{number}, {number}\], rougeL {number} \[{number}, {number}\]", line
-    )
-    scores = [read(tmp_path / "out" / name / "results.json") for name in ("usm", "direct")]
-    difference = scores[1]["rougeL"] - scores[0]["rougeL"]
-    assert float(line.split("rougeL ")[1].split()[0]) == pytest.approx(difference, abs=1e-3)

@@ -58,10 +58,9 @@ def test_2_token_entropies(mine):
 def test_3_the_unified_path(mine):
     rng, whole = random.Random(0), []
     for chain in range(40):
-        n = rng.randint(1, 6)
-        for j in range(n):
-            target = [10 + j, 2, 1] if j == n - 1 else [10 + j, 1]
-            whole.append(Pair((ES, AS)[j % 2], [[chain + 50, j + 3, 1]], target))
+        roles = [ES, AS, ES, AS, ES, AS][: rng.randint(1, 6)]
+        whole += [Pair(r, [[chain + 50, j + 3, 1]], [10 + j, 1]) for j, r in enumerate(roles)]
+        whole[-1].target.insert(1, 2)
     dual = {name: [p for p in whole if p.role == r] for name, r in (("esm", ES), ("asm", AS))}
     assert mine.unify(dual) == {"usm": whole}
 
@@ -78,9 +77,9 @@ def test_5_where_a_decoder_starts(mine):
     blocks = [[3, 4, 1], [5, 1]]
     batch = collate([[Pair(ES, blocks[:1], [5, 1]), Pair(AS, blocks, [6, 2, 1])]], 0)
     states, start = torch.randn(5, 64), model.embedding.weight[0]
-    found = mine.first_inputs(start, states, [3, 5])
+    inputs = mine.first_inputs(start, states, [3, 5])
     expected = start_from(states[None], model.embedding(batch.decoder_input), batch.begins)
-    assert torch.allclose(found, expected[0, [0, 2]])
+    assert torch.allclose(inputs, expected[0, [0, 2]])
 
 
 def test_6_a_better_score(mine):

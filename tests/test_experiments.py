@@ -244,8 +244,8 @@ def test_pages_show_what_the_trials_found():
 
 def test_mistakes(results, capsys, monkeypatch):
     main, other = runpy.run_path(str(FOLDER))["main"], json.dumps(asdict(SMALL) | {"format": 2})
-    mistakes = [("[]", "2", "trials.jsonl:1: not a trial's JSON")]
-    mistakes += [(other, "2", "trials.jsonl:1: trial version 2; expected 4")]
+    mistakes = [("[]", "2", "trials.jsonl:1: not a trial of version 4")]
+    mistakes += [(other, "2", "trials.jsonl:1: not a trial of version 4")]
     mistakes += [("", "0", "--processes is 0")]
     for content, processes, told in mistakes:
         (results / "trials.jsonl").write_text(content + "\n")

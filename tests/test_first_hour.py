@@ -15,6 +15,9 @@ from ases.run.folder import load_run
 from ases.run.process import Interrupted, Signals
 from ases.segmentation import RULES, Rule
 from tests.test_commands import ROOT, SMALL, command, fail, start, succeed
+from tests.test_hostile import QUICK
+
+NAMES = "--question-field problem --answer-field solution"
 
 
 def problem(i, answer=None):
@@ -22,21 +25,19 @@ def problem(i, answer=None):
     return {"problem": f"Tom has {i} pens and finds 2. How many?", "solution": solution}
 
 
-NAMES = "--question-field problem --answer-field solution"
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run on a file of the user's own, with other names of fields and two bad rows."""
-    folder = tmp_path_factory.mktemp("own")
+    folder = tmp_path_factory.mktemp("trained")
     content = [problem(i) for i in range(40)] + [problem(50, "no number"), {"problem": "x"}]
     (folder / "mine.json").write_text(json.dumps(content, indent=1))
     line = f"train.py --data mine.json {NAMES} --max-steps 12 --out-dir run"
-    told = fail(line, *SMALL, cwd=folder)
-    assert "mine.json:item 41: field 'solution': no readable final number" in told
+    message = fail(line, *QUICK, cwd=folder)
+    assert "mine.json:item 41: field 'solution': no readable final number" in message
     assert not (folder / "run").exists()
-    done = succeed(line, "--skip-bad-rows", *SMALL, cwd=folder)
-    assert "2 bad rows skipped, #### N read as 'The answer is N.' in 40 rows" in done.stdout
+    done = succeed(line, "--skip-bad-rows", *QUICK, cwd=folder)
+    notes = "2 rows skipped as unusable, 40 rows with '#### N' read as 'The answer is N.'"
+    assert notes in done.stdout
     return folder
 
 
@@ -45,43 +46,42 @@ def evaluate(trained):
     return f"evaluate.py --run {trained}/run"
 
 
-def test_own_data_is_checked(trained):
+# --- own data ------------------------------------------------------------------------------------
+def test_own_data_is_checked(trained, tmp_path):
     done = command(f"segment.py --data {trained}/mine.json {NAMES} --check")
     assert done.returncode == 2 and done.stdout.count("\n") == 2
     assert "item 41: field 'solution'" in done.stdout and "item 42: field" in done.stdout
     assert re.fullmatch(r"error: 2 of 42 rows of .* cannot be used\n", done.stderr)
-    assert "question-field" in fail(f"segment.py --data {trained}/mine.json")
+    (tmp_path / "header.csv").write_text("question,answer\n")
+    assert "0 of 0 rows" in fail(f"segment.py --data {tmp_path}/header.csv --check")
 
 
-def test_a_run_finds_its_data_from_anywhere_and_where_it_has_moved(trained, evaluate, tmp_path):
-    run, moved = trained / "run", trained / "moved.json"
-    written = lambda: [(run / f).read_bytes() for f in ("metrics.jsonl", "predictions.jsonl")]
-    before = written()
+def test_a_run_knows_its_data_from_anywhere_and_where_it_has_moved(trained, evaluate, tmp_path):
+    run, data = shutil.copytree(trained / "run", tmp_path / "run"), f"--data {trained}/mine.json"
+    files = [run / "metrics.jsonl", run / "predictions.jsonl"]
+    before = [path.read_bytes() for path in files]
     succeed(f"{evaluate} --out-dir {tmp_path}/a", cwd=tmp_path)
-    (trained / "mine.json").rename(moved)
-    try:
-        for line in (f"{evaluate} --overwrite", f"train.py --resume {run}"):
-            assert "say where with --data" in fail(line)
-        succeed(f"{evaluate} --data {moved} --out-dir {tmp_path}/b")
-        one, other = ((tmp_path / name / "predictions.jsonl").read_text() for name in "ab")
-        assert one == other
-        succeed(f"train.py --resume {run} --data {moved}")
-    finally:
-        moved.rename(trained / "mine.json")
-        succeed(f"train.py --resume {run} --data {trained}/mine.json")
-    assert written() == before
+    config = (run / "config.json").read_text()
+    (run / "config.json").write_text(config.replace("/mine.json", "/not-there.json"))
+    for line in (f"evaluate.py --run {run}", f"train.py --resume {run}"):
+        assert "say where with --data" in fail(line)
+    succeed(f"evaluate.py --run {run} {data} --out-dir {tmp_path}/b")
+    one, other = ((tmp_path / name / "predictions.jsonl").read_text() for name in "ab")
+    assert one == other
+    succeed(f"train.py --resume {run} {data}")
+    assert [path.read_bytes() for path in files] == before
 
 
-def test_another_file_is_scored_as_a_whole(evaluate, tmp_path):
-    """By default all of it; and what a run was trained on is told."""
+def test_another_file_is_scored_as_a_whole_and_training_data_is_reported(evaluate, tmp_path):
+    """The run's number of test problems, 3, is not the other file's."""
     other = tmp_path / "other.json"
-    other.write_text(json.dumps([problem(i) for i in (*range(10), 90, 91)]))
-    flags = f"--data {other}", f"--data {other} --split test", f"--out-dir {tmp_path}/own"
-    whole, part, own = (succeed(f"{evaluate} {given}").stdout for given in flags)
-    for text, n in ((whole, 12), (part, 1), (own, 4)):
-        assert re.search(rf"^n +{n}$", text, re.MULTILINE)
-    told = re.search(r"note: (\d+) of 12 questions were in this run's training data", whole)
-    assert 5 <= int(told[1]) <= 10 and "training data" not in own
+    other.write_text(json.dumps([problem(i) for i in (*range(28), *range(90, 102))]))
+    flags = f"--data {other}", f"--data {other} --split test", f"--out-dir {tmp_path}/out"
+    whole, part, test_split = (succeed(f"{evaluate} {given}") for given in flags)
+    for done, n in ((whole, 40), (part, 4), (test_split, 3)):
+        assert re.search(rf"^n +{n}$", done.stdout, re.MULTILINE)
+    note = re.search(r"note: (\d+) of 40 questions were in this run's training data", whole.stderr)
+    assert 20 <= int(note[1]) <= 28 and "training data" not in test_split.stderr
     fail(f"{evaluate} --split longer --out-dir {tmp_path}/none")
     assert not (tmp_path / "none").exists()
 
@@ -91,26 +91,29 @@ def test_labels_from_file_to_score(tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps(content))
     data = f"--data mine.json {NAMES} --label-field gold"
     done = succeed(f"train.py {data} --max-steps 4 --out-dir run", *SMALL, cwd=tmp_path)
-    assert "8 rows whose chain and label state different numbers kept" in done.stdout
+    assert "8 rows kept whose chain and label state different numbers" in done.stdout
     assert all("label" in row for row in read(tmp_path / "run" / "predictions.jsonl"))
     done = succeed(f"segment.py {data} --skip-bad-rows --show 0", cwd=tmp_path)
-    assert "data: 32 all" in done.stderr and "different numbers left out" in done.stderr
+    assert "data: 32 all" in done.stderr and "8 rows left out whose chain" in done.stderr
     check = command(f"segment.py {data} --check", cwd=tmp_path)
     assert check.returncode == 2 and check.stdout.count("another number than 'gold'") == 8
 
 
-def test_chains_without_numbers(tmp_path):
-    texts = [(f"第{i}份：肝内低密度灶。", f"肝囊肿{i}，考虑良性。") for i in range(40)]
-    rows = [{"question": question, "answer": answer} for question, answer in texts]
-    (tmp_path / "text.json").write_text(json.dumps(rows))
-    for task in ("text", "pet"):
-        line = f"train.py --task {task} --data text.json --max-steps 4 --out-dir {task}"
-        succeed(line, *SMALL, cwd=tmp_path)
-        results = read(tmp_path / task / "results.json")
-        assert results["accuracy"] is None and results["bleu"] is not None
-        assert results["rouge_tokens"] == "characters"
+@pytest.mark.parametrize("task", ["text", "pet"])
+def test_chains_without_numbers(tmp_path, task):
+    rows = [
+        {"question": f"第{i}份：肝内低密度灶。", "answer": f"肝囊肿{i}，考虑良性。"}
+        for i in range(40)
+    ]
+    data = write_lines(tmp_path / "data.jsonl", rows)
+    line = f"train.py --task {task} --data {data} --max-steps 4 --out-dir {tmp_path}/run"
+    succeed(line, *SMALL)
+    results = read(tmp_path / "run" / "results.json")
+    assert results["accuracy"] is None and results["bleu"] is not None
+    assert results["rouge_tokens"] == "characters"
 
 
+# --- questions and answers -----------------------------------------------------------------------
 def test_questions_from_a_file_and_from_standard_input(evaluate, tmp_path, monkeypatch):
     questions = tmp_path / "q.txt"
     questions.write_text("Tom has 3 pens and finds 2. How many?\n\nWhat?\n")
@@ -127,7 +130,7 @@ def test_questions_from_a_file_and_from_standard_input(evaluate, tmp_path, monke
     assert "is empty" in fail(f"{evaluate} --questions {questions}")
 
 
-def test_strange_and_long_questions_are_told(evaluate):
+def test_strange_and_long_questions_are_reported(evaluate):
     strange = "note: never seen in training: 汤, 姆, 有"
     long = "note: 1 question longer than 1024 tokens; the middle is left out"
     for question, note in (("汤姆有 3 pens?", strange), ("Tom has pens. " * 400, long)):
@@ -137,41 +140,45 @@ def test_strange_and_long_questions_are_told(evaluate):
 def test_wrong_chains_and_a_page(evaluate, tmp_path):
     page, pieces = tmp_path / "new" / "page.html", tmp_path / "pieces.html"
     line = f"{evaluate} --split train --show-wrong 2 --report {page}"
-    done = succeed(line)
-    assert done.stdout.count("  reference:") == 2 and done.stdout.count("\n> ") >= 1
+    output = succeed(line).stdout
+    assert output.count("  reference:") == 2 and output.count("\n> ") >= 1
     assert page.read_text(encoding="utf-8").count('"question": ') >= 30
     assert "which exists" in fail(line)
     succeed(f"segment.py --test-problems 5 --split test --report {pieces}")
     assert pieces.read_text(encoding="utf-8").count('"question": ') == 5
 
 
-def test_wrong_chains_of_a_run_are_there_already(evaluate, monkeypatch):
-    monkeypatch.setattr("ases.run.folder.load_run", None)  # no model is needed
-    done = succeed(f"{evaluate} --show-wrong 1")
-    assert " wrong" in done.stdout and done.stdout.count("  reference:") == 1
+@pytest.mark.slow
+def test_plain_questions_are_answered(tmp_path):
+    """By the model of the default command."""
+    succeed(f"train.py --out-dir {tmp_path}/run")
+    questions = ROOT / "tests" / "questions.tsv"  # as a visitor asks them, with the numbers
+    rows = [line.split("\t") for line in questions.read_text().splitlines()]
+    chains = load_run(tmp_path / "run").write([question for question, _ in rows])
+    right = sum(chain.number == int(number) for chain, (_, number) in zip(chains, rows))
+    assert len(rows) == 20 and right >= 18
 
 
+# --- segmentation --------------------------------------------------------------------------------
 def test_one_chain_is_cut():
-    done = succeed("segment.py 'He has 3, so 4. The answer is 4.'")
-    assert done.stdout == "  ES He has 3,\n  AS so 4.\n  ES The answer is 4.\n\n"
+    output = succeed("segment.py 'He has 3, so 4. The answer is 4.'").stdout
+    assert output == "  ES He has 3,\n  AS so 4.\n  ES The answer is 4.\n\n"
 
 
-def test_a_rule_of_ones_own(monkeypatch, tmp_path):
-    """One function and one line: flags, messages and pages know it."""
-
+def test_flags_messages_and_pages_know_a_rule_of_ones_own(monkeypatch, tmp_path):
     def by_length(pieces, entropies, settings):
         return ["AS" if len(piece) > 16 else "ES" for piece in pieces]
 
     monkeypatch.setitem(RULES, "length", Rule(by_length, "Long pieces are AS."))
     page, rule = tmp_path / "page.html", "--segmentation length"
     line = f"segment.py {rule} --split test --test-problems 9 --show 1 --report {page}"
-    for told in (succeed(line).stderr, page.read_text()):
-        assert "Long pieces are AS." in told and "alternate" not in told
+    for text in (succeed(line).stderr, page.read_text()):
+        assert "Long pieces are AS." in text and "alternate" not in text
     assert "length" in succeed("segment.py --help").stdout
     succeed(f"train.py {rule} --max-steps 1 --out-dir {tmp_path}/run", *SMALL)
 
 
-def test_a_scorer_of_another_task_is_told(tmp_path):
+def test_a_scorer_of_another_task_is_reported(tmp_path):
     succeed(f"train.py --mode direct --max-steps 1 --out-dir {tmp_path}/s", *SMALL)
     entropy = f"--segmentation entropy --scorer {tmp_path}/s"
     done = succeed(f"segment.py --task pet --split test --test-problems 5 --show 1 {entropy}")
@@ -179,7 +186,8 @@ def test_a_scorer_of_another_task_is_told(tmp_path):
     assert re.search(r"\(H \d\.\d\d", done.stdout) and "mean H: " in done.stdout
 
 
-def test_default_folders_tell_commands_apart(tmp_path):
+# --- folders, stopping and going on --------------------------------------------------------------
+def test_default_folders_have_different_names(tmp_path):
     for flags in ("", "--seed 1", "--encoder bidirectional"):
         done = succeed(f"train.py --max-steps 1 {flags}", *SMALL, cwd=tmp_path)
         assert "run folder: runs/mwp-usm-" in done.stdout
@@ -205,63 +213,12 @@ def test_a_budget_grows(trained, tmp_path):
     assert "asm was trained already, for 20 steps" in succeed(f"train.py --resume {run}").stderr
 
 
-@pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on(tmp_path):
-    run = tmp_path / "run"
-    child = start(f"train.py --max-steps 100000 --out-dir {run}", *SMALL)
-    while child.poll() is None and not (run / "metrics.jsonl").exists():
-        time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
-    _, told = child.communicate()
-    assert child.returncode == 130 and "Traceback" not in told
-    again = rf"Continue with: python train.py --resume {run}$"
-    [step] = re.findall(rf"^stopped; usm is saved as of step (\d+)\. {again}", told, re.MULTILINE)
-    child = start(f"train.py --resume {run}")
-    while f"usm continues after {step} steps" not in child.stderr.readline():
-        assert child.poll() is None
-    child.terminate()
-    _, told = child.communicate()
-    assert child.returncode == 143 and "Continue with" in told
-
-
-@pytest.mark.slow
-def test_ctrl_c_while_chains_are_written_keeps_the_training(tmp_path):
-    line = f"train.py --size micro --train-problems 60 --test-problems 200 --out-dir {tmp_path}/run"
-    child = start(f"{line} --max-steps 4 --device cpu")
-    while "writing 200 chains" not in child.stdout.readline():
-        assert child.poll() is None
-    child.send_signal(signal.SIGINT)
-    _, told = child.communicate()
-    assert child.returncode == 130 and "usm is saved as of step 4. Continue with" in told
-    assert not (tmp_path / "run" / "results.json").exists()
-    done = succeed(f"train.py --resume {tmp_path}/run")
-    assert "usm was trained already, for 4 steps" in done.stderr
-
-
-@pytest.mark.slow
-def test_an_early_ctrl_c_leaves_no_traceback(tmp_path):
-    line = f"train.py --max-steps 100000 --out-dir {tmp_path}/run --overwrite"
-    for delay in (0.1, 0.2, 0.4, 0.8, 1.2):
-        child = start(line, *SMALL)
-        time.sleep(delay)
-        child.send_signal(signal.SIGINT)
-        _, told = child.communicate()
-        assert "Traceback" not in told, (delay, told)
-
-
-def test_a_second_signal_does_not_wait():
-    signals = Signals()
-    signals.held = True
-    signals._on_signal(2, None)
-    with pytest.raises(Interrupted):
-        signals._on_signal(2, None)
-
-
 def test_results_of_older_weights_go(trained, tmp_path):
     """Whoever trains on, and stops before the chains are written, finds no results to believe."""
     run = shutil.copytree(trained / "run", tmp_path / "run")
-    succeed(f"evaluate.py --run {run} --data {trained}/mine.json --skip-bad-rows {NAMES}")
-    log, before = run / "metrics.jsonl", read(run / "results.json")
+    evaluate = f"evaluate.py --run {run} --data {trained}/mine.json"
+    succeed(f"{evaluate} --skip-bad-rows {NAMES}")
+    before = read(run / "results.json")["train_seconds"]
     outdated = [path for path in run.rglob("*") if re.match("results|predictions", path.name)]
     assert {path.parent.name for path in outdated} >= {"run", "eval-test-mine"}
     resume = f"train.py --resume {run} --data {trained}/mine.json"
@@ -270,32 +227,59 @@ def test_results_of_older_weights_go(trained, tmp_path):
         assert command(f"{resume} --max-steps 40").returncode == 2
     assert not any(path.exists() for path in outdated)
     # evaluate.py knows the time from the log.
-    told = succeed(f"evaluate.py --run {run} --data {trained}/mine.json").stdout
+    assert "train_seconds" in succeed(evaluate).stdout
     seconds = read(run / "eval-test-mine" / "results.json")["train_seconds"]
-    assert seconds == pytest.approx(read(log)[-1]["seconds"], abs=0.1)
-    assert seconds > before["train_seconds"]
-    assert "train_seconds" in told
+    assert seconds == pytest.approx(read(run / "metrics.jsonl")[-1]["seconds"], abs=0.1)
+    assert seconds > before
 
 
-def test_a_runs_number_of_test_problems_is_not_another_files(tmp_path):
-    rows = [{"question": f"{n} + 1?", "answer": f"#### {n + 1}"} for n in range(40)]
-    data, other = (
-        write_lines(tmp_path / name, part) for name, part in (("a", rows), ("b", rows[9:]))
-    )
-    line = (
-        f"train.py --data {data} --size micro --max-steps 1 --device cpu --out-dir {tmp_path}/run"
-    )
-    succeed(f"{line} --test-problems 2 --train-problems 3")
-    told = succeed(f"evaluate.py --run {tmp_path}/run --data {other} --split test").stdout
-    assert re.search(r"^n +3$", told, re.MULTILINE)
+def interrupt(child, number=signal.SIGINT):
+    child.send_signal(number)
+    message = child.communicate()[1]
+    assert "Traceback" not in message
+    return child.returncode, message
 
 
 @pytest.mark.slow
-def test_plain_questions_are_answered(tmp_path):
-    """By the model of the default command."""
-    succeed(f"train.py --out-dir {tmp_path}/run")
-    questions = ROOT / "tests" / "questions.tsv"  # as a visitor asks them, with the numbers
-    rows = [line.split("\t") for line in questions.read_text().splitlines()]
-    chains = load_run(tmp_path / "run").write([question for question, _ in rows])
-    right = sum(chain.number == int(number) for chain, (_, number) in zip(chains, rows))
-    assert len(rows) == 20 and right >= 18
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    run = tmp_path / "run"
+    child = start(f"train.py --max-steps 100000 --out-dir {run}", *SMALL)
+    while child.poll() is None and not (run / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    code, message = interrupt(child)
+    again = rf"Continue with: python train.py --resume {run}$"
+    state = re.search(rf"^stopped; usm is saved as of step (\d+)\. {again}", message, re.MULTILINE)
+    child = start(f"train.py --resume {run}")
+    while f"usm continues after {state[1]} steps" not in child.stderr.readline():
+        assert child.poll() is None
+    terminated, message = interrupt(child, signal.SIGTERM)
+    assert (code, terminated) == (130, 143) and "Continue with" in message
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_chains_are_written_keeps_the_training(tmp_path):
+    line = f"train.py --size micro --train-problems 60 --test-problems 200 --out-dir {tmp_path}/run"
+    child = start(f"{line} --max-steps 4 --device cpu")
+    while "writing 200 chains" not in child.stdout.readline():
+        assert child.poll() is None
+    code, message = interrupt(child)
+    assert code == 130 and "usm is saved as of step 4. Continue with" in message
+    assert not (tmp_path / "run" / "results.json").exists()
+    done = succeed(f"train.py --resume {tmp_path}/run")
+    assert "usm was trained already, for 4 steps" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.1, 0.2, 0.4, 0.8, 1.2])
+def test_an_early_ctrl_c_leaves_no_traceback(tmp_path, delay):
+    child = start(f"train.py --max-steps 100000 --out-dir {tmp_path}/run", *SMALL)
+    time.sleep(delay)
+    interrupt(child)
+
+
+def test_a_second_signal_does_not_wait():
+    signals = Signals()
+    signals.held = True
+    signals._on_signal(signal.SIGINT, None)
+    with pytest.raises(Interrupted):
+        signals._on_signal(signal.SIGINT, None)

@@ -25,8 +25,8 @@ from ases.extra.t5 import load_t5, save_t5
 from ases.model import EncoderDecoder
 from ases.run.checkpoints import Recorder, load_checkpoint, load_model, weights_digest
 from ases.run.folder import RunConfig, load_run
-from ases.run.read import LOG, read_curves, read_questions, read_rows, scan_examples
-from ases.settings import ModelConfig
+from ases.run.read import read_curves, read_log, read_questions, scan_examples
+from ases.settings import ModelConfig, Settings
 from ases.tokenizer import Tokenizer
 from ases.training import Training
 from tests.test_commands import command, succeed
@@ -40,12 +40,16 @@ VALUES = [None, True, -1, 0, 1, 2**31, 2**70, 0.5, 1e308, float("nan"), "", "x",
 VALUES += [[[]], {"": 0}, ["x"] * 3, "cuda", "../..", "/", 10**8, [0] * 20]
 
 positions = st.floats(0, 1, exclude_max=True)
-# What happens to a file, where, and how much of it
-turned = st.tuples(st.just("turn"), positions, st.integers(0, 255))
-cut = st.tuples(st.just("cut"), positions, positions)
-doubled = st.tuples(st.just("double"), positions, positions)
-put_in = st.tuples(st.just("put in"), positions, st.sampled_from(NASTY))
-of_bytes = st.lists(st.one_of(turned, cut, doubled, put_in), min_size=1, max_size=4)
+#: What happens to a file, where, and how much of it.
+of_bytes = st.lists(
+    st.one_of(
+        st.tuples(st.just("turn"), positions, st.integers(0, 255)),
+        st.tuples(st.sampled_from(["cut", "double"]), positions, positions),
+        st.tuples(st.just("put in"), positions, st.sampled_from(NASTY)),
+    ),
+    min_size=1,
+    max_size=4,
+)
 of_values = st.lists(st.tuples(positions, st.sampled_from(VALUES)), min_size=1, max_size=3)
 
 
@@ -72,16 +76,11 @@ def places(value):
             yield from places(value[key])
 
 
-def place(value, where):
-    """One of the first 2,000."""
-    found = list(islice(places(value), 2000))
-    return found[int(where * len(found))]
-
-
 def replace_values(content, mutations: list):
     """Replace values, some tensors by others, delete some values, or add an unknown key."""
     for where, value in mutations:
-        container, key = place(content, where)
+        first = list(islice(places(content), 2000))
+        container, key = first[int(where * len(first))]
         old, new = container[key], copy.deepcopy(value)
         if isinstance(old, torch.Tensor) and new in (0, 1, -1, 0.5):
             others = {0: old.flatten()[:0], 1: old.double(), -1: old.int(), 0.5: old.flatten()}
@@ -107,8 +106,7 @@ def damage_lines(content: bytes, mutations: list) -> bytes:
 def damage_checkpoint(content: bytes, mutations: list) -> bytes:
     """Replace values, with the right checksums."""
     value, file = listed(torch.load(io.BytesIO(content), weights_only=True)), io.BytesIO()
-    replace_values(value, mutations)
-    torch.save(value, file)
+    torch.save(replace_values(value, mutations), file)
     return file.getvalue()
 
 
@@ -123,27 +121,23 @@ def listed(value):
 def originals(tmp_path_factory):
     """A run, a T5 folder, and files of examples."""
     folder = tmp_path_factory.mktemp("whole")
-    succeed("train.py", "--max-steps", 4, *QUICK, "--out-dir", folder / "run")
-    tokenizer = Tokenizer.load(folder / "run" / "tokenizer.json")
-    shape = dict(d_model=16, d_ff=16, start_from_state=False)
-    model = EncoderDecoder(ModelConfig(vocab_size=tokenizer.vocab_size, **shape))
-    save_t5(model, folder / "t5")
-    triples = [(str(i), f"Tom has {i}?", f"So {i}.\n#### {i}") for i in range(30)]
-    rows = [dict(zip(("id", "question", "answer"), triple)) for triple in triples]
+    succeed(f"train.py --max-steps 4 --out-dir {folder}/run", *QUICK)
+    size = Tokenizer.load(folder / "run" / "tokenizer.json").vocab_size
+    shape = dict(vocab_size=size, d_model=16, d_ff=16, start_from_state=False)
+    save_t5(EncoderDecoder(ModelConfig(**shape)), folder / "t5")
+    texts = [(str(i), f"Tom has {i}?", f"So {i}.\n#### {i}") for i in range(30)]
+    rows = [dict(zip(("id", "question", "answer"), row)) for row in texts]
     write_lines(folder / "data.jsonl", rows)
     (folder / "data.json").write_text(json.dumps(rows))
     with open(folder / "data.csv", "w", newline="") as file:
-        csv.writer(file).writerows([rows[0], *triples])
-    succeed("segment.py", "--split", "test", *QUICK[2:6], "--out", folder / "labels.jsonl")
+        csv.writer(file).writerows([rows[0], *texts])
+    succeed("segment.py --split test", *QUICK[2:6], "--out", folder / "labels.jsonl")
     return folder
 
 
 @pytest.fixture
 def whole(originals, tmp_path):
     return shutil.copytree(originals, tmp_path / "whole")
-
-
-CALM = settings(deadline=5000, database=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture
@@ -153,9 +147,10 @@ def fuzz(request):
 
     def run(path, check, change=damage, n=n):
         content, before = path.read_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        slow = [HealthCheck.too_slow]
 
         @seed(request.node.name)
-        @settings(CALM, max_examples=n)
+        @settings(deadline=5000, database=None, suppress_health_check=slow, max_examples=n)
         @given(of_bytes if change is damage else of_values)
         def damaged(mutations):
             path.write_bytes(change(content, mutations))
@@ -168,49 +163,40 @@ def fuzz(request):
     return run
 
 
-def told_in_one_line(read, *arguments) -> None:
+def reads_or_is_one_line(read, *arguments) -> None:
     try:
         read(*arguments)
     except InputError as error:
         assert "\n" not in str(error) and len(str(error)) < 1500
 
 
-EXAMPLES = [(name, damage) for name in ("data.jsonl", "data.json", "data.csv", "labels.jsonl")]
-EXAMPLES += [("data.jsonl", damage_lines), ("labels.jsonl", damage_lines)]
+FILES = {
+    damage: "data.jsonl data.json data.csv labels.jsonl run/config.json run/tokenizer.json "
+    "run/metrics.jsonl t5/config.json t5/model.safetensors",
+    damage_json: "run/config.json run/tokenizer.json t5/config.json",
+    damage_lines: "data.jsonl labels.jsonl",
+}
 
 
-@pytest.mark.parametrize("name, change", EXAMPLES)
-def test_files_of_examples(whole, fuzz, name, change):
-    def check():
-        for task in ("mwp", "pet"):
-            told_in_one_line(scan_examples, whole / name, task)
-        told_in_one_line(read_questions, str(whole / name))
-
-    fuzz(whole / name, check, change)
-
-
-RUN = [(name, damage) for name in ("config.json", "tokenizer.json", "metrics.jsonl")]
-RUN += [(name, damage_json) for name in ("config.json", "tokenizer.json")]
-
-
-@pytest.mark.parametrize("name, change", RUN)
-def test_a_run(whole, fuzz, name, change):
-    run = whole / "run"
+@pytest.mark.parametrize(
+    "change, name", [(change, name) for change in FILES for name in FILES[change].split()]
+)
+def test_files_that_are_read(whole, fuzz, change, name):
+    run, path = whole / "run", whole / name
 
     def check():
-        told_in_one_line(load_run, run)
-        told_in_one_line(read_rows, run / "metrics.jsonl", LOG)
-        told_in_one_line(read_curves, run)
+        if path.parent == run:
+            reads_or_is_one_line(load_run, run)
+            reads_or_is_one_line(read_log, run)
+            reads_or_is_one_line(read_curves, run)
+        elif path.parent == whole:
+            for task in ("mwp", "pet"):
+                reads_or_is_one_line(scan_examples, Settings(data=str(path), task=task))
+            reads_or_is_one_line(read_questions, str(path))
+        else:
+            reads_or_is_one_line(load_t5, path.parent)
 
-    fuzz(run / name, check, change)
-
-
-T5 = [("config.json", damage), ("model.safetensors", damage), ("config.json", damage_json)]
-
-
-@pytest.mark.parametrize("name, change", T5)
-def test_a_t5_folder(whole, fuzz, name, change):
-    fuzz(whole / "t5" / name, lambda: told_in_one_line(load_t5, whole / "t5"), change)
+    fuzz(path, check, change)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "usm.last.pt", "metrics.jsonl"])
@@ -223,9 +209,8 @@ def test_whole_commands(originals, tmp_path, fuzz, request, name):
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(originals / "run", run)
         shutil.copy(damaged, run / name)
-        ask = ["evaluate.py", "--run", run, "--question", "Tom?"]
-        for arguments in (ask, ["train.py", "--resume", run]):
-            done = command(*arguments)
+        for line in (f"evaluate.py --run {run} --question Tom?", f"train.py --resume {run}"):
+            done = command(line)
             assert (done.returncode, done.stderr.count("error: ")) in ((0, 0), (2, 1)), done.stderr
         assert [path.name for path in run.parent.iterdir()] == ["run"]
 
@@ -234,14 +219,13 @@ def test_whole_commands(originals, tmp_path, fuzz, request, name):
 
 def test_bytes_of_checkpoints(whole, fuzz):
     path = whole / "run" / "usm.best.pt"
-    right = weights_digest(load_checkpoint(path)["model"])
+    digest = lambda: weights_digest(load_checkpoint(path)["model"])
+    right = digest()
 
     def read():
-        assert (
-            weights_digest(load_checkpoint(path)["model"]) == right
-        )  # what was hit matters to nobody
+        assert digest() == right  # what was hit matters to nobody
 
-    fuzz(path, lambda: told_in_one_line(read))
+    fuzz(path, lambda: reads_or_is_one_line(read))
 
 
 @pytest.mark.parametrize("name", ["usm.best.pt", "usm.last.pt"])
@@ -251,7 +235,7 @@ def test_values_of_checkpoints(whole, fuzz, name):
     training = Training("usm", model, RunConfig.load(run).settings)
 
     def check():
-        told_in_one_line(load_model, run / name)
-        told_in_one_line(Recorder(run, resume=True)._load, training)
+        reads_or_is_one_line(load_model, run / name)
+        reads_or_is_one_line(Recorder(run, resume=True)._load, training)
 
     fuzz(run / name, check, damage_checkpoint)

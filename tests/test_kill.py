@@ -20,24 +20,20 @@ from tests.test_commands import SMALL, command, fail, losses_and_predictions, st
 
 pytestmark = pytest.mark.slow
 
-SIZES = "--size micro --device cpu"
-DSM = f"train.py --mode dsm --segmentation entropy --max-steps 40 {SIZES}"
-
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Short chains, which are written quickly by models that have learned little."""
+def new(tmp_path_factory):
+    """Begins a run on short chains, which models that have learned little write quickly."""
     sums = [(a, b, a + b) for a in range(9) for b in range(9)]
     texts = [(f"{a} and {b}?", f"{a} + {b}, so {c}. The answer is {c}.") for a, b, c in sums]
-    path = tmp_path_factory.mktemp("data") / "short.jsonl"
-    write_lines(path, [{"question": question, "answer": answer} for question, answer in texts])
-    return f"--data {path}"
+    rows = [{"question": question, "answer": answer} for question, answer in texts]
+    data = write_lines(tmp_path_factory.mktemp("data") / "short.jsonl", rows)
+    options = f"--mode dsm --segmentation entropy --max-steps 40 --data {data}"
+    return f"train.py {options} --size micro --device cpu --out-dir"
 
 
-def begin(folder, data, before=lambda: None):
-    """Start a folder's run, or resume it, in a child process, which has PyTorch already."""
-    begun = (folder / "config.json").exists()
-    line = f"train.py --resume {folder}" if begun else f"{DSM} {data} --out-dir {folder}"
+def begin(line, before=lambda: None):
+    """Start a command in a child process, which has PyTorch already."""
     child = os.fork()
     if child == 0:
         os.closerange(1, 3)
@@ -69,27 +65,29 @@ def check_files(folder):
     list(map(read, folder.glob("*.json")))
 
 
-def check_resumed(folder, reference):
+def check_resumed(folder, expected):
     check_files(folder)
     succeed(f"train.py --resume {folder}")
-    assert outcome(folder) == outcome(reference)
+    assert outcome(folder) == expected
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, data):
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    started = time.monotonic()
-    succeed(f"{DSM} {data} --out-dir {folder}")
-    return folder, time.monotonic() - started
+def whole(tmp_path_factory, new):
+    """A run that nobody disturbs: its outcome, seconds, and the size of a checkpoint."""
+    folder, started = tmp_path_factory.mktemp("whole") / "run", time.monotonic()
+    succeed(f"{new} {folder}")
+    seconds = time.monotonic() - started
+    return outcome(folder), seconds, (folder / "esm.best.pt").stat().st_size
 
 
-def test_killed_at_random_moments(whole, data, tmp_path, request):
-    reference, seconds = whole
+def test_killed_at_random_moments_a_run_resumes_bit_for_bit(whole, new, tmp_path, request):
+    expected, seconds, _ = whole
     kills, rng = request.config.getoption("--kills"), random.Random(0)
     while kills > 0:
         folder, code = tmp_path / f"before-{kills}-kills", -signal.SIGKILL
         while code < 0:
-            child = begin(folder, data)
+            begun = (folder / "config.json").exists()
+            child = begin(f"train.py --resume {folder}" if begun else f"{new} {folder}")
             if kills > 0:
                 time.sleep(rng.uniform(0, 0.6 * seconds))
                 os.kill(child, signal.SIGKILL)
@@ -97,12 +95,12 @@ def test_killed_at_random_moments(whole, data, tmp_path, request):
             code = ended(child)
             assert code <= 0
             check_files(folder)
-        assert outcome(folder) == outcome(reference)
+        assert outcome(folder) == expected
         assert not list(folder.glob(".*"))
 
 
 @pytest.mark.parametrize("place", (1, 4, 7, 12))
-def test_killed_while_a_checkpoint_is_written(whole, data, tmp_path, place):
+def test_killed_while_a_checkpoint_is_written(whole, new, tmp_path, place):
     """The child kills itself in the write of its nth checkpoint, in the middle of the file."""
 
     def before():
@@ -117,9 +115,8 @@ def test_killed_while_a_checkpoint_is_written(whole, data, tmp_path, place):
 
         checkpoints.torch.save = half
 
-    folder = tmp_path / "run"
-    assert ended(begin(folder, data, before)) == -signal.SIGKILL
-    check_resumed(folder, whole[0])
+    assert ended(begin(f"{new} {tmp_path}/run", before)) == -signal.SIGKILL
+    check_resumed(tmp_path / "run", whole[0])
 
 
 #: DSM makes 40 updates of the scorer, and 20 of each model.
@@ -128,7 +125,7 @@ UPDATES += [(model, n) for model in ("esm", "asm") for n in range(1, 21)]
 
 
 @pytest.mark.parametrize("update", [1, 4, 10, 13, 40, 41, 60, 65, 80])
-def test_a_signal_in_any_update_changes_nothing(whole, data, tmp_path, update, monkeypatch):
+def test_a_signal_in_any_update_changes_nothing(whole, new, tmp_path, update, monkeypatch):
     """Also in a model's first and last one, and in one after which a validation is due."""
     number = [signal.SIGINT, signal.SIGTERM][update % 2]
     make_batches, made = training._stream, []
@@ -141,25 +138,24 @@ def test_a_signal_in_any_update_changes_nothing(whole, data, tmp_path, update, m
             yield batch
 
     monkeypatch.setattr(training, "_stream", signalled)
-    stopped, (name, step) = command(f"{DSM} {data} --out-dir {tmp_path}/run"), UPDATES[update - 1]
+    stopped, (name, step) = command(f"{new} {tmp_path}/run"), UPDATES[update - 1]
     assert stopped.returncode == 128 + number
     assert f"{name} is saved as of step {step}." in stopped.stderr
     monkeypatch.undo()
     check_resumed(tmp_path / "run", whole[0])
 
 
-def test_a_full_disk_is_told_and_loses_nothing(whole, data, tmp_path):
+def test_a_full_disk_is_reported_and_loses_nothing(whole, new, tmp_path):
     """A limit on the size of files stands for the disk."""
-    folder = tmp_path / "run"
-    limit = (whole[0] / "esm.best.pt").stat().st_size + 1000
+    expected, _, size = whole
 
     def before():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1000, resource.RLIM_INFINITY))
 
-    assert ended(begin(folder, data, before)) == 2
-    assert not list(folder.glob(".*"))
-    check_resumed(folder, whole[0])
+    assert ended(begin(f"{new} {tmp_path}/run", before)) == 2
+    assert not list((tmp_path / "run").glob(".*"))
+    check_resumed(tmp_path / "run", expected)
 
 
 def test_what_cannot_be_written_leaves_the_older_checkpoint(tmp_path, monkeypatch):
@@ -169,7 +165,7 @@ def test_what_cannot_be_written_leaves_the_older_checkpoint(tmp_path, monkeypatc
     monkeypatch.setattr("ases.run.checkpoints.torch.save", full)
     (tmp_path / "a.pt").write_text("old")
     with pytest.raises(InputError, match=r"a.pt: cannot be written \(No space left"):
-        checkpoints.save_checkpoint(tmp_path / "a.pt", {})
+        checkpoints.save_checkpoint(tmp_path / "a.pt", "", {})
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.pt": "old"}
 
 
@@ -179,9 +175,8 @@ def test_the_second_command_on_a_folder_is_refused(tmp_path):
     try:
         while child.poll() is None and not (folder / "metrics.jsonl").exists():
             time.sleep(0.01)
-        told = "another command is using this folder"
-        assert told in fail(f"train.py --resume {folder}")
-        assert told in fail(f"train.py --out-dir {folder} --overwrite", *SMALL)
+        for words in (["--resume", folder], ["--out-dir", folder, "--overwrite", *SMALL]):
+            assert "another command is using this folder" in fail("train.py", *words)
         assert (folder / "config.json").exists()
     finally:
         child.kill()

@@ -24,20 +24,12 @@ def test_accuracy_compares_numbers():
     assert (scores["accuracy"], scores["parseable"]) == (0.75, 0.75)
 
 
+#: Behind "####"; golden/scores.json has the other faults.
 READINGS = [
     ("gsm8k", "so 5\n#### 1,080", "1080"),
     ("gsm8k", "#### $72", None),  # misses the dollar sign
-    ("gsm8k", "#### 72.", "72."),  # is not "72"
+    ("gsm8k", "#### 72.", "72."),
     ("lm-eval-strict", "#### 72.", "72"),
-    ("lm-eval-flexible", "it costs $1,005. Then 29.00", "29.00"),  # is not "29"
-    ("lm-eval-flexible", "pays $1,005.", "1005"),
-    ("lm-eval-cot", "The answer is 72.", "72"),
-    ("lm-eval-cot", "The answer is 72", "7"),  # the full stop it waits for is the 2
-    ("reasoning-teacher", "The answer is 4 of 5", "4"),
-    ("reasoning-teacher", "we have 5-2", "-2"),  # takes the minus sign for a sign
-    ("released", "costs 10,000", "10,000"),
-    ("released", "it is -3", "3"),  # loses the sign
-    ("released", "none", None),
 ]
 
 
@@ -53,13 +45,15 @@ ALPHABET += ["\U00020000", "\U0002f801"]
 
 
 def random_texts(rng, n):
+    """Predictions, of which many are like their references, and references."""
+
     def make():
         pieces = rng.choices(ALPHABET, k=rng.randint(0, 14))
         return "".join(piece + rng.choice(["", "", " "]) for piece in pieces)
 
     def like(reference):
         damaged = "".join(c for c in reference if rng.random() > 0.2)
-        return rng.choices([reference, damaged, make()], weights=[30, 42, 28])[0]
+        return rng.choice([reference, damaged, make()])
 
     references = [make() for _ in range(n)]
     return [like(reference) for reference in references], references
@@ -67,13 +61,12 @@ def random_texts(rng, n):
 
 @pytest.mark.parametrize("name", ["13a", "zh"])
 def test_bleu_is_sacrebleus(name):
-    tokenize = getattr(metrics, f"tokenize_{name}")
-    rng = random.Random(name)
+    tokenize, rng = getattr(metrics, f"tokenize_{name}"), random.Random(name)
     for _ in range(2500):
         predictions, references = random_texts(rng, rng.randint(1, 3))
         expected = sacrebleu.corpus_bleu(predictions, [references], tokenize=name).score
-        found = corpus_bleu(predictions, references, tokenize)
-        assert found == pytest.approx(expected, abs=1e-9), (predictions, references)
+        bleu = corpus_bleu(predictions, references, tokenize)
+        assert bleu == pytest.approx(expected, abs=1e-9), (predictions, references)
 
 
 def test_rouge_is_rouge_scores():
@@ -88,82 +81,75 @@ def test_rouge_is_rouge_scores():
 
 def test_rouge_of_characters_by_hand():
     # 考虑恶性 against 考虑良性: 3 of 4 characters, 1 of 3 pairs, longest common subsequence 3
-    found = rouge("考虑恶性", "考虑 良性", metrics.tokenize_characters)
-    assert found == pytest.approx({"rouge1": 3 / 4, "rouge2": 1 / 3, "rougeL": 3 / 4}, abs=1e-12)
+    scores = rouge("考虑恶性", "考虑 良性", metrics.tokenize_characters)
+    assert scores == pytest.approx({"rouge1": 3 / 4, "rouge2": 1 / 3, "rougeL": 3 / 4}, abs=1e-12)
     assert set(rouge("", "考虑", metrics.tokenize_characters).values()) == {0.0}
 
 
-#: Two texts whose words, or characters, are not all the same.
+#: Two texts whose words, or characters, are not all the same; ROUGE's tokens and BLEU's.
 PETS = [
-    ("Нет признаков роста", "Есть признаки роста", "unicode-words"),
-    ("악성 종양 입니다", "양성 종양 입니다", "unicode-words"),
-    ("कोई घाव नहीं", "एक घाव है", "unicode-words"),
-    ("ورم خبيث كبير", "ورم حميد كبير", "unicode-words"),
-    ("ผู้ป่วยมีเนื้องอก", "ผู้ป่วยไม่มีเนื้องอก", "characters"),
-    ("größere Läsion", "große Läsion", "unicode-words"),
-    ("悪性の可能性", "良性の可能性", "characters"),
-    ("SUVmax 12.3, 4.5 cm x 3.2 cm, 恶性", "SUVmax 12.3, 4.5 cm x 3.2 cm, 良性", "characters"),
+    ("so 2. The answer is 2.", "so 2. The answer is 3.", "words", "13a"),
+    ("Нет признаков роста", "Есть признаки роста", "unicode-words", "13a"),
+    ("악성 종양 입니다", "양성 종양 입니다", "unicode-words", "13a"),
+    ("कोई घाव नहीं", "एक घाव है", "unicode-words", "13a"),
+    ("ورم خبيث كبير", "ورم حميد كبير", "unicode-words", "13a"),
+    ("größere Läsion", "große Läsion", "unicode-words", "13a"),
+    ("ผู้ป่วยไม่มีเนื้องอก 3 cm", "ผู้ป่วยมีเนื้องอก 3 cm", "characters", "char"),
+    ("悪性の可能性", "良性の可能性", "characters", "zh"),
+    ("SUVmax 12.3, 4.5 x 3.2 cm, 恶性", "SUVmax 12.3, 4.5 x 3.2 cm, 良性", "characters", "zh"),
 ]
 
 
-@pytest.mark.parametrize("text, other, kind", PETS)
-def test_rouge_of_every_script(text, other, kind):
-    same, not_same = (score("pet", [t], [text]) for t in (text, other))
-    assert same["rouge_tokens"] == kind and same["rouge1"] == same["rougeL"] == 1.0
-    assert 0.0 < not_same["rouge1"] < 1.0 and not_same["rougeL"] < 1.0
+@pytest.mark.parametrize("text, other, kind, bleu", PETS)
+def test_scores_of_every_script(text, other, kind, bleu):
+    same, different = (score("pet", [t], [text]) for t in (text, other))
+    assert same["rouge_tokens"] == kind and same["accuracy"] is None
+    assert same["exact_match"] == same["rouge1"] == same["rougeL"] == 1.0
+    assert 0.0 < different["rouge1"] < 1.0 and different["rougeL"] < 1.0
+    expected = sacrebleu.corpus_bleu([other], [[text]], tokenize=bleu).score
+    assert different["bleu"] == pytest.approx(expected)
+    assert different["bleu_signature"].endswith(f"tok:{bleu}|smooth:exp")
+
+
+#: Chinese and other letters: a fifth decides.
+KINDS = [
+    ("1、胰头部 PET/CT 高代谢灶", "characters"),
+    ("The 胰 is not seen in this sentence", "unicode-words"),
+]
+KINDS += [("abcdefgh 胰腺", "characters"), ("abcdefghi 胰腺", "unicode-words")]
+KINDS += [("", "words"), ("a" * 300_000, "words")]
+
+
+def test_chinese_is_recognised_in_english():
+    for text, kind in KINDS:
+        assert text_kind([text]) == kind, text[:50]
 
 
 def test_words_of_any_script_by_hand():
-    found = metrics.tokenize_words("Größere Läsion, 3.5cm: निदान_é e\u0301")
-    assert found == "größere läsion 3 5cm निदान é é".split()
+    words = metrics.tokenize_words("Größere Läsion, 3.5cm: निदान_é e\u0301")
+    assert words == "größere läsion 3 5cm निदान é é".split()
     rng = random.Random(5)
     for _ in range(300):  # in unaccented Latin text they are Google's
         text = "".join(rng.choices("aZ09 ,.-_'(\n\t%", k=20))
         assert metrics.tokenize_words(text) == metrics.tokenize_rouge(text)
 
 
-def test_sacrebleus_characters():
-    texts = [["ผู้ป่วยมีเนื้องอก 3 cm"], ["ผู้ป่วยไม่มีเนื้องอก 3 cm"]]
-    expected = sacrebleu.corpus_bleu(texts[0], [texts[1]], tokenize="char").score
-    found = score("pet", *texts)
-    assert found["bleu"] == pytest.approx(expected) and "tok:char" in found["bleu_signature"]
-
-
-def test_rows_of_one_question_are_no_sample_of_their_own():
+def test_rows_of_one_question_count_as_one_sample():
     rows = [("The answer is 1.", "The answer is 1."), ("The answer is 2.", "The answer is 3.")] * 20
-    alone = score("mwp", *zip(*rows))
-    asked = score("mwp", *zip(*rows), questions=["a", "b"] * 20)
-    two = score("mwp", *zip(*rows[:2]))
-    assert alone | {"intervals": asked["intervals"]} == asked
+    alone, two = score("mwp", *zip(*rows)), score("mwp", *zip(*rows[:2]))
+    by_question = score("mwp", *zip(*rows), questions=["a", "b"] * 20)
+    assert alone | {"intervals": by_question["intervals"]} == by_question
     for name in ("accuracy", "exact_match", "rouge1", "rougeL"):
-        assert asked["intervals"][name] == pytest.approx(two["intervals"][name])
-    assert asked["intervals"]["accuracy"][0] < alone["intervals"]["accuracy"][0]
+        assert by_question["intervals"][name] == pytest.approx(two["intervals"][name])
+    assert by_question["intervals"]["accuracy"][0] < alone["intervals"]["accuracy"][0]
 
 
-def test_labels_are_what_predictions_are_compared_with():
-    found = score("mwp", ["The answer is 5."], ["The answer is 6."], labels=["The answer is 5."])
-    assert found["accuracy"] == 1.0 and found["exact_match"] == 0.0
+def test_what_predictions_are_compared_with():
+    scores = score("mwp", ["The answer is 5."], ["The answer is 6."], labels=["The answer is 5."])
+    assert scores["accuracy"] == 1.0 and scores["exact_match"] == 0.0
+    assert score("text", ["a  b\n", "a b c"], ["a b", "a b  d"])["exact_match"] == 0.5
     with pytest.raises(ValueError, match="no chains to score"):
         score("mwp", [], [])
-
-
-def test_chinese_is_told_from_english():
-    assert text_kind(["1、胰头部 PET/CT 高代谢灶"]) == "characters"
-    assert text_kind(["The 胰 is not seen in this sentence"]) == "unicode-words"
-    # A fifth of the letters decides.
-    assert text_kind(["abcdefgh 胰腺"]) == "characters"
-    assert text_kind(["abcdefghi 胰腺"]) == "unicode-words"
-    assert text_kind([""]) == "words" and text_kind(["a" * 300_000]) == "words"
-
-
-def test_all_scores_have_their_names():
-    text = "so 2. The answer is 2."
-    english, chinese = score("mwp", [text], [text]), score("pet", ["肝囊肿。"], ["左肾囊肿。"])
-    ones = "accuracy parseable exact_match rougeL".split()
-    assert [english[name] for name in ones] == [1.0] * 4 and english["bleu"] == pytest.approx(100)
-    assert english["bleu_signature"].endswith("tok:13a|smooth:exp")
-    assert chinese["accuracy"] is None and "tok:zh" in chinese["bleu_signature"]
-    assert (english["rouge_tokens"], chinese["rouge_tokens"]) == ("words", "characters")
 
 
 NEWCOMBE = [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)]
@@ -177,16 +163,14 @@ def test_wilson_intervals_are_newcombes(hits, n, low, high):
 
 
 def test_bootstrap_draws_examples_with_replacement():
-    rng = random.Random(0)
-    predictions, references = random_texts(rng, 12)
+    predictions, references = random_texts(random.Random(0), 12)
     counts = [bleu_counts(p, r) for p, r in zip(predictions, references)]
-    found = metrics.bootstrap_interval(counts, bleu_of_counts, resamples=50)
-
     drawn = np.random.default_rng(0).multinomial(12, np.full(12, 1 / 12), size=50)
-    chosen = (np.repeat(range(12), times) for times in drawn)
-    texts = (([predictions[i] for i in c], [references[i] for i in c]) for c in chosen)
-    scores = [corpus_bleu(*each) for each in texts]
-    assert found == pytest.approx(tuple(np.percentile(scores, [2.5, 97.5])))
+    samples = [np.repeat(range(12), times) for times in drawn]
+    draw = lambda texts, sample: [texts[i] for i in sample]
+    expected = [corpus_bleu(draw(predictions, s), draw(references, s)) for s in samples]
+    interval = metrics.bootstrap_interval(counts, bleu_of_counts, resamples=50)
+    assert interval == pytest.approx(tuple(np.percentile(expected, [2.5, 97.5])))
 
 
 def test_every_score_lies_in_its_interval():
@@ -195,7 +179,3 @@ def test_every_score_lies_in_its_interval():
     assert len(scores["intervals"]) == 7
     for name, (low, high) in scores["intervals"].items():
         assert low <= scores[name] <= high and high - low < (30 if name == "bleu" else 0.35), name
-
-
-def test_white_space_is_no_difference():
-    assert score("text", ["a  b\n", "a b c"], ["a b", "a b  d"])["exact_match"] == 0.5

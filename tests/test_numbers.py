@@ -1,5 +1,7 @@
 """Numbers that could go wrong without a word: half precision, compiling, batches that are cut up."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -18,8 +20,8 @@ def rows():
     """USM's rows of generated problems, and the size of their vocabulary."""
     splits = make_splits("mwp", 48, 4, 4, seed=0, max_number=20)
     tokenizer = Tokenizer.train(training_texts(splits), 400)
-    own = rows_by_model("usm", segment(splits["train"]), tokenizer, "block-causal")["usm"]
-    return own, tokenizer.vocab_size
+    cut = segment(splits["train"])
+    return rows_by_model("usm", cut, tokenizer, "block-causal")["usm"], tokenizer.vocab_size
 
 
 @pytest.fixture
@@ -37,12 +39,11 @@ def losses(trained, updates, monkeypatch):
     """Loss per target token of each update, a list of batches."""
     stream = (batch for update in updates for batch in update)
     monkeypatch.setattr(training, "_stream", lambda rows, trained: stream)
-    found, own = [], training.fit(trained, [[]], [[]])
-    for update in updates:
-        next(own)
-        found.append(float(trained.loss_sum) / sum(batch.target_tokens for batch in update))
+    losses = []
+    for update, _ in zip(updates, training.fit(trained, [[]], [[]])):
+        losses.append(float(trained.loss_sum) / sum(batch.target_tokens for batch in update))
         trained.loss_sum.zero_()
-    return found
+    return losses
 
 
 @pytest.mark.slow
@@ -63,25 +64,25 @@ def test_compiling_changes_nothing_but_rounding(batches, backend):
     batches, vocab_size = batches
     model = new_training(vocab_size).model
     compiled = torch.compile(model.loss_sum, backend=backend)
+
+    def loss_and_gradients(loss_sum, batch):
+        model.zero_grad()
+        loss = loss_sum(batch)
+        loss.backward()
+        return loss, [p.grad.clone() for p in model.parameters()]
+
     for batch in batches[:3]:
-        model.zero_grad()
-        expected = model.loss_sum(batch)
-        expected.backward()
-        gradients = [p.grad.clone() for p in model.parameters()]
-        model.zero_grad()
-        found = compiled(batch)
-        found.backward()
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
-        for p, gradient in zip(model.parameters(), gradients, strict=True):
-            torch.testing.assert_close(p.grad, gradient, rtol=1e-3, atol=1e-4)
+        expected, expected_gradients = loss_and_gradients(model.loss_sum, batch)
+        loss, gradients = loss_and_gradients(compiled, batch)
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+        torch.testing.assert_close(gradients, expected_gradients, rtol=1e-3, atol=1e-4)
 
 
 def test_a_batch_in_parts_is_the_batch(rows, monkeypatch):
     """Accumulated, whatever the parts, gradients and losses are those of the whole."""
     rows, size = rows[0][:12], rows[1]
     whole = losses(new_training(size), [[collate(rows, 0)]] * 3, monkeypatch)
-    for parts in ((1, 11), (5, 1, 6), (1,) * 12):
-        starts = [sum(parts[:i]) for i in range(len(parts))]
-        cut = [collate(rows[start : start + n], 0) for start, n in zip(starts, parts)]
-        found = losses(new_training(size, accumulate=len(parts)), [cut] * 3, monkeypatch)
-        assert found == pytest.approx(whole, rel=1e-4)
+    for ends in ((1, 12), (5, 6, 12), range(1, 13)):
+        parts = [collate(rows[start:end], 0) for start, end in pairwise((0, *ends))]
+        in_parts = losses(new_training(size, accumulate=len(parts)), [parts] * 3, monkeypatch)
+        assert in_parts == pytest.approx(whole, rel=1e-4)

@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import read
 
 from ases.run.folder import FORMAT, load_run
-from tests.test_commands import command, fail, succeed
+from tests.test_commands import fail, succeed
 
 FOLDERS = sorted((Path(__file__).parent / "old_runs").glob("format-*"))
 
@@ -21,23 +22,19 @@ def run(request, tmp_path):
     return shutil.copytree(request.param, tmp_path / "run")
 
 
-def test_it_is_read_and_asked(run):
-    lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+def test_an_old_run_is_read_asked_scored_and_resumed(run):
+    lines = read(run / "predictions.jsonl")
     chains = load_run(run).write([line["question"] for line in lines])
     assert [chain.text for chain in chains] == [line["prediction"] for line in lines]
+    data = f"--data {run}/data.jsonl"
+    succeed(f"evaluate.py --run {run} {data}")
+    done = succeed(f"train.py --resume {run} {data} --max-steps 410")
+    assert "usm continues after 400 steps" in done.stderr
 
 
-def test_it_is_scored_and_resumed(run):
-    data = ["--data", run / "data.jsonl"]
-    succeed("evaluate.py", "--run", run, *data)
-    done = command("train.py", "--resume", run, *data, "--max-steps", 410)
-    assert done.returncode == 0 and "usm continues after 400 steps" in done.stderr
-
-
-@pytest.mark.parametrize("found", [None, FORMAT - 1, FORMAT + 1, "x" * 1000])
-def test_another_format_is_told(run, found):
-    path = run / "config.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"format": found}))
-    told = fail("evaluate.py", "--run", run, "--question", "q")
-    assert f"this version reads format {FORMAT}" in told and len(told) < 400
+@pytest.mark.parametrize("version", [None, FORMAT - 1, FORMAT + 1, "x" * 1000])
+def test_another_format_is_refused(run, version):
+    content = read(run / "config.json") | {"format": version}
+    (run / "config.json").write_text(json.dumps(content))
+    message = fail(f"evaluate.py --run {run} --question q")
+    assert f"this version reads format {FORMAT}" in message and len(message) < 400

@@ -17,19 +17,15 @@ from ases.run.scores import same_problems
 from ases.settings import Settings
 
 NAMES = "chromium", "chromium-browser", "google-chrome"
-BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 EVIL = "<script>document.title = 'run'</script> & <b>\"'"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    if BROWSER is None:
-        pytest.skip("no Chromium is installed")
+    path = next(filter(None, map(shutil.which, NAMES)), None) or pytest.skip("no Chromium here")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield started
-        started.close()
+        yield playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
 
 
 @pytest.fixture
@@ -49,20 +45,23 @@ def opened(browser, tmp_path):
     assert not errors and requests == [path.as_uri()]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def evaluation():
     """Two runs on four problems: the first is always right, the second only once."""
-    asked = [f"Problem {i} {EVIL if i == 3 else ''}?" for i in range(4)]
-    examples = [Example(f"x{i}", q, f"He has {i}. The answer is {i}.") for i, q in enumerate(asked)]
+
+    def chain(number, stop):
+        texts = [f"He has {number}.", f" The answer is {number}."]
+        return Chain(["ES", "AS"], [[], []], stop, "".join(texts), texts)
+
+    questions = ["Problem 0?", "Problem 1?", "Problem 2?", f"Problem 3 {EVIL}?"]
+    examples = [Example(f"x{i}", q, chain(i, "").text) for i, q in enumerate(questions)]
     predictions, results = {}, {}
     for run, numbers in (("runs/a", [0, 1, 2, 3]), ("runs/b", [0, 9, 9, 9])):
-        texts = [[f"He has {n}.", f" The answer is {n}."] for n in numbers]
-        own = zip(("end", "end", "stuck", "stuck"), texts)
-        chains = [Chain(["ES", "AS"], [[], []], stop, "".join(t), t) for stop, t in own]
+        chains = list(map(chain, numbers, ("end", "end", "stuck", "stuck")))
         predictions[run] = [prediction("mwp", *row) for row in zip(examples, chains)]
         results[run] = score_chains("mwp", examples, chains) | {"problems": run}
     curves = {"runs/a": {"usm": {"training": [(1, 3.0), (2, 1.0)], "validation": [(2, 1.5)]}}}
-    notes = [same_problems(results), "runs/a: 4 chains, test"]
+    notes = [*same_problems(results), "runs/a: 4 chains, test"]
     return evaluation_page(results, predictions, curves, notes)
 
 
@@ -91,15 +90,16 @@ def test_an_evaluation_is_filtered_and_searched(evaluation, opened):
     page.select_option("#stop", "")
     page.select_option("#verdict", "runs disagree")
     assert visible(page) == ["x1", "x2", "x3"]
-    assert page.locator(".note").count() == 3  # the first wrong step of each wrong chain
-
-    # Chains come first; scores and notes are one click away, and so are the wrong ones.
-    assert page.locator("article").nth(1).bounding_box()["y"] < 720
-    assert "not scored" not in page.inner_text("body")
     page.select_option("#verdict", "")
     page.click("#wrong")
     assert visible(page) == ["x1", "x2", "x3"]
-    page.click("#wrong")
+
+
+def test_an_evaluation_shows_chains_first_and_scores_and_notes_on_a_click(evaluation, opened):
+    page = opened(evaluation)
+    assert page.locator(".note").count() == 3  # the first wrong step of each wrong chain
+    assert page.locator("article").nth(1).bounding_box()["y"] < 720
+    assert "not scored" not in page.inner_text("body")
     page.click("summary")
     text = page.inner_text("body")
     assert "not scored on the same problems: runs/a; runs/b" in text and EVIL in text
@@ -130,9 +130,8 @@ def test_a_segmentation_with_entropies(by_entropy, opened):
     page = opened(content)
     page.emulate_media(color_scheme="dark")
     assert visible(page) == ["toy", "evil"]
-    shown = page.eval_on_selector_all(".tokens", "all => all.map(t => t.textContent)")
-    pieces = [piece for s in segmented for piece in s.pieces]
-    assert [s.strip() for s in shown] == [piece.strip() for piece in pieces]
+    pieces = [piece.strip() for s in segmented for piece in s.pieces]
+    assert [text.strip() for text in page.locator(".tokens").all_text_contents()] == pieces
     assert page.locator(".bar.mean").count() == len(pieces)
     page.fill("#search", "boxes")
     assert visible(page) == ["toy"]
@@ -142,10 +141,10 @@ def test_tokens_of_a_page(by_entropy):
     """The bytes of one character stand together, and a piece's tokens spell it."""
     [segmented], content = by_entropy(Example("x", "q?", "胰头, so 3."))
     [example] = json.loads(re.search(r'id="data">(.*?)</script>', content)[1])["examples"]
-    tokens = [piece["tokens"] for piece in example["pieces"]]
-    assert ["".join(text for text, _ in own) for own in tokens] == ["胰头,", " so 3."]
-    totals = [sum(entropy for _, entropy in own) for own in tokens]
-    assert totals == pytest.approx([sum(own) for own in segmented.token_entropies])
+    rows = zip(example["pieces"], ["胰头,", " so 3."], segmented.token_entropies, strict=True)
+    for piece, text, entropies in rows:
+        assert "".join(token for token, _ in piece["tokens"]) == text
+        assert sum(h for _, h in piece["tokens"]) == pytest.approx(sum(entropies))
 
 
 def test_labels_by_position_are_called_so():
@@ -154,9 +153,9 @@ def test_labels_by_position_are_called_so():
 
 
 def test_curves(tmp_path):
-    usm = {"model": "usm", "tokens_per_second": 1}
-    rows = [usm | {"step": s, "loss": 4 / s} for s in range(1, 20)]
+    rows = [
+        {"model": "usm", "step": s, "loss": 4 / s, "tokens_per_second": 1} for s in range(1, 20)
+    ]
     rows.append({"model": "usm", "step": 10, "validation_loss": 0.5})
-    write_lines(tmp_path / "metrics.jsonl", rows)
-    curves = read_curves(tmp_path)
-    assert len(curves["usm"]["training"]) == 19 and curves["usm"]["validation"] == [(10, 0.5)]
+    curves = read_curves(write_lines(tmp_path / "metrics.jsonl", rows).parent)["usm"]
+    assert len(curves["training"]) == 19 and curves["validation"] == [(10, 0.5)]

@@ -32,7 +32,7 @@ def interrupted(self, since):
     return add_time(self, since)
 
 Training.add_time = interrupted
-run_command(train.main, alone=False)
+run_command(train.main)
 """
 
 
@@ -98,10 +98,10 @@ def test_processes_that_are_asked_to_stop_save_and_others_go_on(alone, tmp_path)
 
 
 def test_mistakes_are_one_line_and_other_commands_are_for_one_process():
-    told = torchrun(2, "--data none.jsonl", fails=True).stderr
-    assert told.count("error: ") == 1 and "none.jsonl: cannot be read" in told
-    told = torchrun(2, "--split test", ROOT / "segment.py", fails=True).stderr
-    assert "start it without torchrun" in told
+    message = torchrun(2, "--data none.jsonl", fails=True).stderr
+    assert message.count("error: ") == 1 and "none.jsonl: cannot be read" in message
+    message = torchrun(2, "--split test", ROOT / "segment.py", fails=True).stderr
+    assert "start it without torchrun" in message
 
 
 TOGETHER = """
@@ -114,8 +114,8 @@ assert parallel.total(rank + 1) == 6 and type(parallel.total(2)) is int
 assert parallel.total(torch.tensor([0.5, rank])).tolist() == [1.5, 3.0]
 assert parallel.of_first(10.0 + rank) == 10.0
 for count in range(8):
-    own = parallel.own_part(list(range(count)))
-    assert parallel.gather([i * i for i in own], count) == [i * i for i in range(count)]
+    part = parallel.own_part(list(range(count)))
+    assert parallel.gather([i * i for i in part], count) == [i * i for i in range(count)]
 parallel.check_alike("usm", [1])
 try:
     parallel.check_alike("usm", [rank // 2])
@@ -126,6 +126,6 @@ distributed.destroy_process_group()
 """
 
 
-def test_what_processes_tell_each_other(tmp_path):
+def test_processes_share_sums_and_lists(tmp_path):
     (tmp_path / "script.py").write_text(TOGETHER)
     assert torchrun(3, script=tmp_path / "script.py").stdout.count("noticed") == 3

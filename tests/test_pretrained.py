@@ -2,13 +2,7 @@
 
 import json
 import pickle
-import shutil
-import subprocess
-import sys
-import threading
 from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -28,8 +22,8 @@ from ases.extra.beam import beam_search
 from ases.extra.t5 import _t5_name, load_t5, save_t5
 from ases.model import EncoderDecoder
 from ases.pairs import Pair, collate
-from ases.run.t5 import export, fetch
-from tests.test_commands import ROOT, SMALL, succeed
+from ases.run.t5 import export
+from tests.test_commands import SMALL, succeed
 
 RELU = dict(feed_forward_proj="relu")
 GELU = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False)
@@ -308,51 +302,6 @@ def test_no_pickle_is_executed(good, tmp_path):
     weights.write_bytes(pickle.dumps(Attack()))
     refused(good, "not a readable state dict")
     assert not (tmp_path / "executed").exists()
-
-
-@pytest.fixture
-def hub(good, tmp_path):
-    """The address of a hub on loopback; it has one model."""
-    files = tmp_path / "hub" / "some/model/resolve/main"
-    shutil.copytree(good, files)
-    (files / "README.md").write_text("not wanted")
-    facts = dict(type="file", oid="0" * 40, size=1)
-    listing = tmp_path / "hub" / "api/models/some/model/tree/main"
-    listing.parent.mkdir(parents=True)
-    listing.write_text(json.dumps([facts | {"path": path.name} for path in files.iterdir()]))
-
-    class Hub(SimpleHTTPRequestHandler):
-        def end_headers(self):
-            self.send_header("ETag", self.path.replace("/", "-"))
-            self.send_header("X-Repo-Commit", "0" * 40)
-            super().end_headers()
-
-        def log_message(self, *arguments):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, directory=tmp_path / "hub"))
-    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-
-
-def test_download_from_a_server(hub, good, tmp_path):
-    environment = dict(HF_ENDPOINT=hub, HF_HUB_DISABLE_XET="1", HF_HOME=str(tmp_path / "home"))
-    environment |= dict(PATH="/usr/bin:/bin", PYTHONPATH=str(ROOT))
-
-    def download(name, folder):
-        line = [sys.executable, "-m", "ases.run.t5", "download", name, str(folder)]
-        return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
-
-    done = download("some/model", folder := tmp_path / "downloaded")
-    assert done.returncode == 0, done.stderr
-    assert {p.name for p in folder.iterdir() if p.is_file()} == {"config.json", "model.safetensors"}
-    assert same(load_t5(folder), load_t5(good))
-    missing = download("no/model", tmp_path / "none")
-    assert missing.returncode == 2 and missing.stderr.count("\n") == 1
-    assert missing.stderr.startswith("error: no/model: cannot be downloaded")
-    with pytest.raises(InputError, match="is not empty"):
-        fetch("some/model", folder)
 
 
 def test_a_run_is_exported_with_its_tokenizer(tmp_path):

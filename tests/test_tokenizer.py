@@ -12,15 +12,8 @@ from ases.tokenizer import Tokenizer
 
 TEXTS = ["Tom has 12 apples, so he has 12 apples.", "胰头部高代谢灶，考虑恶性。"]
 ENGLISH = Tokenizer.train(TEXTS * 4, 400)
-AWKWARD = [
-    "<pad></s><end><sep>",
-    "a<end>",
-    "\0\n\t \u2028",
-    "",
-    "👩‍👩‍👧",
-    "e\u0301",
-    "  two  blanks ",
-]
+AWKWARD = ["<pad></s><end><sep>", "a<end>", "\0\n\t \u2028", "", "  two  blanks "]
+AWKWARD += ["👩‍👩‍👧", "e\u0301"]
 
 
 @settings(max_examples=300, deadline=None)
@@ -33,10 +26,6 @@ def test_round_trip_of_any_string(text):
 def test_round_trip_of_awkward_strings(text):
     ids = ENGLISH.encode(text)
     assert ENGLISH.decode(ids) == text and not ENGLISH.special_ids & set(ids)
-
-
-def test_special_ids_are_fixed():
-    assert (ENGLISH.pad_id, ENGLISH.eos_id, ENGLISH.end_id) == (0, 1, 2)
 
 
 def test_every_digit_is_a_token_of_its_own():
@@ -56,6 +45,7 @@ def test_pieces_are_encoded_one_by_one(tokenizer):
 def test_saved_and_loaded(tmp_path, tokenizer):
     (tmp_path / "tokenizer.json").write_text(tokenizer.text(), encoding="utf-8")
     loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert (loaded.pad_id, loaded.eos_id, loaded.end_id) == (0, 1, 2)
     assert loaded.encode(TOY.answer) == tokenizer.encode(TOY.answer)
     assert loaded.vocab_size == tokenizer.vocab_size
     assert not loaded.special_ids & set(loaded.encode("<end>"))

@@ -134,7 +134,7 @@ def test_bad_checkpoints_are_refused_in_one_line(tmp_path):
     whole = {"name": "usm", "config": config, "model": new_model().state_dict()}
     contents = [None]  # no file
     for content in ({"weights": 1}, whole | {"config": config | {"d_model": 18}}, whole):
-        save_checkpoint(path, content)
+        save_checkpoint(path, "", content)
         contents.append(path.read_bytes())
     complete = contents.pop()
     for content in (*contents, b"", complete[:500], b"weights"):

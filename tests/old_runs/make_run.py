@@ -9,7 +9,7 @@ from pathlib import Path
 from ases.recipe import train, training_texts
 from ases.run.checkpoints import FORMAT, Recorder
 from ases.run.evaluation import evaluate, write_evaluation
-from ases.run.folder import RunConfig, data_digest, load_splits
+from ases.run.folder import Run, RunConfig, data_digest, load_splits
 from ases.run.write import write_text
 from ases.settings import Settings
 from ases.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ def main() -> None:
     config.save(folder)
     write_text(folder / "tokenizer.json", tokenizer.text())
     writer = train(splits, settings, Recorder(folder, False, config), tokenizer=tokenizer)
-    results, predictions = evaluate(writer, config.run_id, splits["test"])
+    results, predictions = evaluate(Run(folder, config, writer), splits["test"])
     write_evaluation(folder, results, predictions)
 
 
