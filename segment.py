@@ -10,10 +10,10 @@ from pathlib import Path
 if __name__ == "__main__":  # no traceback on Ctrl-C during imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from ases.data import Example, InputError, shown
-from ases.run.cli import Options, colours_wanted, of, parse, run_command
+from ases.data import Example, InputError, printable
+from ases.run.cli import Options, colours_wanted, from_flags, parse, run_command
 from ases.run.read import data_notes, scan_examples
-from ases.run.write import counted, json_lines, write_text
+from ases.run.write import json_lines, plural, write_text
 from ases.settings import Settings
 
 ABOUT = """Cut chains into pieces, label them ES or AS, merge them into segments.
@@ -26,25 +26,25 @@ def check(settings: Settings) -> None:
     data = scan_examples(replace(settings, skip_bad_rows=True))
     bad = data.problems + data.empty + data.contradicted
     for line in bad:
-        print(shown(line))
+        print(printable(line))
     n = len(bad) + len(data.examples)
     if bad or not data.examples:
-        raise InputError(f"{len(bad)} of {counted(n, 'row')} of {settings.data} cannot be used")
-    print(shown(f"{counted(n, 'usable row')} in {settings.data}"))
+        raise InputError(f"{len(bad)} of {plural(n, 'row')} of {settings.data} cannot be used")
+    print(printable(f"{plural(n, 'usable row')} in {settings.data}"))
     for note in data_notes(data.examples, settings):
         print(note)
 
 
 def main() -> None:
-    given = parse("segment", ABOUT, text="a chain to cut, in place of a data set")
-    options, settings = of(Options, given), of(Settings, given)
+    given = parse("segment", ABOUT, text="a chain to cut, instead of a data set")
+    options, settings = from_flags(Options, given), from_flags(Settings, given)
     if options.check:
         return check(settings)
     # Importing PyTorch is slow; --help and usage errors do not wait for it.
     from ases.recipe import segment
     from ases.run.folder import load_scorer, load_splits, pick_split
     from ases.run.page import segmentation_page
-    from ases.run.progress import tell
+    from ases.run.progress import print_line
     from ases.run.show import segmented_row, segmented_summary, show_segmented
 
     files = [path for path in (options.out, options.report) if path]
@@ -70,12 +70,12 @@ def main() -> None:
         page = segmentation_page(segmented, settings, description, tokenizer)
         write_text(Path(options.report), page)
     for path in files:
-        tell(f"written: {path}")
+        print_line(f"written: {path}")
     if not files and n_shown is None:
         sys.stdout.write(rows)
     sys.stdout.flush()
     summary = segmented_summary(segmented, settings)
-    print(shown("\n".join([*notes, summary])), file=sys.stderr)
+    print(printable("\n".join([*notes, summary])), file=sys.stderr)
 
 
 if __name__ == "__main__":

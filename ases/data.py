@@ -10,7 +10,7 @@ from pathlib import Path
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def shown(text: object) -> str:
+def printable(text: object) -> str:
     """Make untrusted text safe to print: control characters become escapes like "\\x1b"."""
     return _UNSAFE.sub(lambda c: ascii(c[0])[1:-1], str(text))
 
@@ -19,7 +19,7 @@ class InputError(ValueError):
     """A user error, reported in one line; commands exit with code 2."""
 
     def __init__(self, message: str):
-        line = shown(" ".join(message.split("\n")))
+        line = printable(" ".join(message.split("\n")))
         # The message may quote long texts: drop the middle.
         super().__init__(line if len(line) <= 1200 else f"{line[:700]} … {line[-400:]}")
 

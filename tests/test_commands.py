@@ -246,7 +246,7 @@ train.py --task text → needs --data
 train.py --data none.csv → none.csv: cannot be read
 train.py --resume nowhere → config.json: cannot be read
 train.py --resume nowhere --mode dsm → --mode cannot be combined with --resume
-train.py --segmentation entropy --scorer a --out-dir a → --out-dir and --scorer are the same path
+train.py --segmentation entropy --scorer a --out-dir a → --out-dir and --scorer name the same path
 train.py --segmentation entropy --scorer RUNS/usm --out-dir a SMALL → --scorer needs a direct one
 train.py --mode dsm --segmentation entropy --scorer RUNS/direct --beta 50 --out-dir a SMALL → asm: 0 training and 0 validation rows
 train.py --mode usm --out-dir RUNS/usm SMALL → already holds a run
@@ -256,8 +256,8 @@ segment.py --check → --check needs --data
 segment.py --check --show 1 --data x → --show cannot be combined with --check
 segment.py --data a.jsonl --seed 3 → --seed needs --split
 segment.py --data none.csv --out a/out.jsonl → none.csv: cannot be read
-segment.py --data a.jsonl --out a.jsonl --overwrite → are the same path
-segment.py --data a.jsonl --report a.jsonl --overwrite → are the same path
+segment.py --data a.jsonl --out a.jsonl --overwrite → name the same path
+segment.py --data a.jsonl --report a.jsonl --overwrite → name the same path
 segment.py --out . --overwrite → a folder; expected a file
 evaluate.py --run . → config.json: cannot be read
 evaluate.py --run RUNS/usm --run RUNS/usm → names a folder twice

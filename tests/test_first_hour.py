@@ -64,7 +64,7 @@ def test_a_run_knows_its_data_from_anywhere_and_where_it_has_moved(trained, eval
     config = (run / "config.json").read_text()
     (run / "config.json").write_text(config.replace("/mine.json", "/not-there.json"))
     for line in (f"evaluate.py --run {run}", f"train.py --resume {run}"):
-        assert "say where with --data" in fail(line)
+        assert "pass its new path with --data" in fail(line)
     succeed(f"evaluate.py --run {run} {data} --out-dir {tmp_path}/b")
     one, other = ((tmp_path / name / "predictions.jsonl").read_text() for name in "ab")
     assert one == other
@@ -210,7 +210,7 @@ def test_a_budget_grows(trained, tmp_path):
     assert all(max(s for m, s in steps if m == name) == 20 for name in ("esm", "asm"))
     assert reports()["asm"]["steps"] == 20
     assert (run / "scorer.best.pt").read_bytes() == scorer
-    assert "asm was trained already, for 20 steps" in succeed(f"train.py --resume {run}").stderr
+    assert "asm is trained already: 20 steps" in succeed(f"train.py --resume {run}").stderr
 
 
 def test_results_of_older_weights_go(trained, tmp_path):
@@ -266,7 +266,7 @@ def test_ctrl_c_while_chains_are_written_keeps_the_training(tmp_path):
     assert code == 130 and "usm is saved as of step 4. Continue with" in message
     assert not (tmp_path / "run" / "results.json").exists()
     done = succeed(f"train.py --resume {tmp_path}/run")
-    assert "usm was trained already, for 4 steps" in done.stderr
+    assert "usm is trained already: 4 steps" in done.stderr
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from ases.data import Example
 from ases.recipe import Chain, score_chains
 from ases.run import progress
 from ases.run.evaluation import prediction
-from ases.run.scores import explained, same_problems, table
+from ases.run.scores import same_problems, score_help, table
 from ases.run.show import first_difference, is_wrong, show_segment, show_wrong
 
 RESULTS = {"n": 500, "accuracy": 0.5, "bleu": 47.12, "problems": "a"}
@@ -23,7 +23,7 @@ def test_a_table_has_a_column_for_each_run_and_explained_rows():
     assert len(set(map(len, lines))) == 1
     rows = re.findall(r"^(stop: \S+|\S+)", "\n".join(lines[1:]), re.MULTILINE)
     assert rows == ["n", "accuracy", "bleu", "stop: end"]
-    assert all(f"\n  {row} " in explained() for row in rows)
+    assert all(f"\n  {row} " in score_help() for row in rows)
     # ROUGE's usual tokens are not named.
     for kind in ("words", "characters"):
         assert ("rouge_tokens" in table({"a": RESULTS | {"rouge_tokens": kind}})) == (

@@ -265,7 +265,9 @@ def is_trusted(kernel: Callable, dtype: torch.dtype, device: torch.device, width
     except Exception as raised:  # Triton's, its compiler's, the driver's
         problem = f"{type(raised).__name__}: {' '.join(str(raised).split())[:200]}"
     if problem:
-        message = f"the fused attention kernel fails on {device}, which does without ({problem})"
+        message = (
+            f"the fused attention kernel failed its self-test on {device}; not used ({problem})"
+        )
         print(f"note: {message}", file=sys.stderr)
     return not problem
 

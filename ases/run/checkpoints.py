@@ -13,7 +13,7 @@ from ases import parallel
 from ases.data import InputError, check_regular, refuse_if
 from ases.model import EncoderDecoder
 from ases.run.process import Signals
-from ases.run.progress import Meter, say
+from ases.run.progress import Meter, print_note
 from ases.run.read import read_log
 from ases.run.write import whole_file, write_text, writing
 from ases.settings import ModelConfig
@@ -113,8 +113,8 @@ class Recorder(Watcher):
         if self.config:
             replace(self.config, settings=training.settings).save(self.folder)
         if training.step:
-            what = "was trained already, for" if training.share >= 1 else "continues after"
-            say(f"{training.name} {what} {training.step:,} steps")
+            what = "is trained already:" if training.share >= 1 else "continues after"
+            print_note(f"{training.name} {what} {training.step:,} steps")
         if self.log.exists():  # drop rows that will be written again
             rows = read_log(self.folder)
             kept = [r for r in rows if r["model"] != training.name or r["step"] <= training.step]

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ases.data import InputError, shown
-from ases.run.process import several_processes
+from ases.data import InputError, printable
+from ases.run.process import is_distributed
 from ases.run.write import check_place
 from ases.segmentation import RULES
 from ases.settings import ModelConfig, Settings, expected, is_valid, kind, setting
@@ -48,8 +48,8 @@ class Options:
     out: str | None = setting(None, "file for JSON lines", shown="standard output", metavar="FILE")
 
 
-OF_FILES = "question_field answer_field label_field skip_bad_rows"
-_DATA = f"task data {OF_FILES} seed train_problems test_problems"
+FILE_FLAGS = "question_field answer_field label_field skip_bad_rows"
+_DATA = f"task data {FILE_FLAGS} seed train_problems test_problems"
 
 #: Command → group → fields of ``Options`` or ``Settings``.
 FLAGS = {
@@ -66,7 +66,7 @@ FLAGS = {
         "what to do": "split check show report out overwrite device",
     },
     "evaluate": {
-        "what to score": f"run data {OF_FILES} split beams second_try device",
+        "what to score": f"run data {FILE_FLAGS} split beams second_try device",
         "ask instead": "question questions",
         "output": "show_wrong report out_dir overwrite",
     },
@@ -93,9 +93,9 @@ def settings_help() -> str:
 
 
 # --- conflicting flags ---------------------------------------------------------------------------
-_OF_SCORES = "data split answer_field label_field skip_bad_rows show_wrong report"
-_FREE_IN_RESUMING = {"resume", "device", "data", "max_steps", "max_minutes"}
-_OF_A_RUN = set(" ".join(FLAGS["train"].values()).split()) - _FREE_IN_RESUMING | set(UNFLAGGED)
+_SCORING_FLAGS = "data split answer_field label_field skip_bad_rows show_wrong report"
+_ALLOWED_WITH_RESUME = {"resume", "device", "data", "max_steps", "max_minutes"}
+_RUN_FLAGS = set(" ".join(FLAGS["train"].values()).split()) - _ALLOWED_WITH_RESUME | set(UNFLAGGED)
 
 
 def check_flags(command: str, given: Given) -> None:
@@ -107,18 +107,18 @@ def check_flags(command: str, given: Given) -> None:
             if name in given:
                 raise InputError(f"{_flag(name)} {why}")
 
-    if command != "train" and several_processes():
+    if command != "train" and is_distributed():
         raise InputError("this command runs in one process; start it without torchrun")
     rule = given.get("segmentation", "interleave")
     if "resume" in given:
-        refuse(" ".join(sorted(_OF_A_RUN)), "cannot be combined with --resume")
+        refuse(" ".join(sorted(_RUN_FLAGS)), "cannot be combined with --resume")
     if "question" in given:
-        others = f"{_OF_SCORES} questions question_field out_dir overwrite"
+        others = f"{_SCORING_FLAGS} questions question_field out_dir overwrite"
         refuse(others, "cannot be combined with --question")
     if "questions" in given:
-        refuse(_OF_SCORES, "cannot be combined with --questions")
+        refuse(_SCORING_FLAGS, "cannot be combined with --questions")
     if "data" not in given and "questions" not in given:
-        refuse(f"{OF_FILES} check", "needs --data")
+        refuse(f"{FILE_FLAGS} check", "needs --data")
     if given.get("mode") == "direct":
         refuse("segmentation", "cannot be combined with --mode direct")
     if rule == "interleave":  # your own rule may read them, too
@@ -128,7 +128,9 @@ def check_flags(command: str, given: Given) -> None:
     elif command == "segment" and "scorer" not in given:
         refuse("segmentation", f"{rule} needs --scorer, the folder of a direct run")
     if "init" in given:
-        refuse("size dropout model", "cannot be combined with --init, which has a shape")
+        refuse(
+            "size dropout model", "cannot be combined with --init, whose checkpoint fixes the shape"
+        )
     if "check" in given:
         refuse("split show report out", "cannot be combined with --check")
     if command == "segment" and "data" in given and given.get("split", "all") == "all":
@@ -162,7 +164,7 @@ def check_flags(command: str, given: Given) -> None:
     for together in ("data out report", "out_dir scorer", "out_dir init"):
         named = [name for name in together.split() if name in given]
         if len({Path(given[name]).resolve() for name in named}) < len(named):
-            refuse(named[0], f"and {_flag(named[1])} are the same path; change one")
+            refuse(named[0], f"and {_flag(named[1])} name the same path; change one")
 
 
 # --- parsing -------------------------------------------------------------------------------------
@@ -226,7 +228,7 @@ def _checked(cls: type, f: Any, name: str, typed: Any) -> Any:
     return value
 
 
-def of(cls: type[T], given: Given) -> T:
+def from_flags(cls: type[T], given: Given) -> T:
     """Build ``cls`` from the flags that are fields of it."""
     known = cls.__dataclass_fields__  # type: ignore[attr-defined]
     return cls(**{name: given[name] for name in given if name in known})
@@ -281,7 +283,7 @@ def run_command(main: Callable[[], None]) -> None:
     except KeyboardInterrupt as interrupt:
         message, number = interrupt.args or ("stopped", signal.SIGINT)
         code = 128 + number
-    print(shown(message), file=sys.stderr)
+    print(printable(message), file=sys.stderr)
     sys.exit(code)
 
 

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from ases import parallel
-from ases.data import Example, InputError, refuse_if, shown
+from ases.data import Example, InputError, printable, refuse_if
 from ases.decoding import Chain
 from ases.metrics import is_correct, words_of
 from ases.recipe import Writer, score_chains
 from ases.run.checkpoints import FORMAT, OUTPUTS
-from ases.run.cli import OF_FILES, Options, colours_wanted
+from ases.run.cli import FILE_FLAGS, Options, colours_wanted
 from ases.run.folder import Run, load_splits, pick_split, splits_of
 from ases.run.page import evaluation_page
-from ases.run.progress import Meter, say, tell
+from ases.run.progress import Meter, print_line, print_note
 from ases.run.read import read_curves, read_log, read_questions
 from ases.run.scores import differences, same_problems, table
 from ases.run.show import is_wrong, show_answer, show_wrong
-from ases.run.write import check_place, counted, json_lines, write_text
+from ases.run.write import check_place, json_lines, plural, write_text
 from ases.tasks import TASKS
 
 
@@ -100,17 +100,17 @@ def question_notes(
     questions = [e.question for e in examples]
     asked = set(questions)
     if trained_on is None:
-        say("note: this run's data is gone; its training questions are unknown")
+        print_note("note: this run's data is gone; its training questions are unknown")
     elif seen := len(asked & {e.question for e in trained_on}):
-        say(f"note: {seen:,} of {len(asked):,} questions were in this run's training data")
+        print_note(f"note: {seen:,} of {len(asked):,} questions were in this run's training data")
     if n := writer.count_shortened(questions):
-        long = f"{counted(n, 'question')} longer than {writer.settings.max_question} tokens"
-        say(f"note: {long}; the middle is left out")
+        long = f"{plural(n, 'question')} longer than {writer.settings.max_question} tokens"
+        print_note(f"note: {long}; the middle is left out")
     known = set(words.split(" "))
     in_questions = dict.fromkeys(word for question in questions for word in words_of(question))
     if words and (unknown := [word for word in in_questions if word not in known]):
         more = f" and {len(unknown) - 10:,} more" if len(unknown) > 10 else ""
-        say(f"note: never seen in training: {', '.join(unknown[:10])}{more}")
+        print_note(f"note: never seen in training: {', '.join(unknown[:10])}{more}")
 
 
 def write_evaluation(folder: Path, results: dict, lines: list[dict], suffix: str = "") -> None:
@@ -134,23 +134,23 @@ def ask(runs: list[Run], options: Options, given: dict) -> None:
         task = run.config.settings.task
         lines = json_lines(prediction(task, *row) for row in zip(examples, chains))
         if options.question is not None:
-            print(f"{shown(run.folder)}\n{show_answer(chains[0], colours_wanted())}")
+            print(f"{printable(run.folder)}\n{show_answer(chains[0], colours_wanted())}")
         elif not places:
             sys.stdout.write(lines)
         else:
             path = places[n] / "predictions.jsonl"
             write_text(path, lines, follow=False)
-            tell(f"written: {path}")
+            print_line(f"written: {path}")
 
 
 def score(runs: list[Run], options: Options, given: dict) -> None:
     """Write and score each run's chains for a split."""
-    changes = {name: given[name] for name in ("data", *OF_FILES.split()) if name in given}
+    changes = {name: given[name] for name in ("data", *FILE_FLAGS.split()) if name in given}
     data, places, curves = [], [], {}
     for run in runs:
         data.append(examples_for(run, changes, options.split))
         _, split, description, _ = data[-1]
-        tell(f"{run.folder}: {description}")
+        print_line(f"{run.folder}: {description}")
         beams = f"beam{options.beams}" if options.beams > 1 else ""
         stem = Path(given.get("data", "")).stem
         parts = ["eval", split, stem, beams, "second-try" * options.second_try]
@@ -162,22 +162,22 @@ def score(runs: list[Run], options: Options, given: dict) -> None:
     for run, place, (examples, split, description, trained_on) in zip(runs, places, data):
         name = str(run.folder)
         about.append(f"{name}: {len(examples)} chains, {split}; {description}")
-        tell(f"{name}: writing {counted(len(examples), 'chain')} …")
+        print_line(f"{name}: writing {plural(len(examples), 'chain')} …")
         results[name], predictions[name] = evaluate(run, examples, options)
         write_evaluation(place, results[name], predictions[name])
         question_notes(run, examples, trained_on)
         for line in list(filter(is_wrong, predictions[name]))[: options.show_wrong]:
             print(f"\n{show_wrong(line)}")
-    tell(table(results))
+    print_line(table(results))
     notes = same_problems(results) + differences(predictions)
     for note in notes:
-        tell(note)
+        print_line(note)
     for place in places:
-        tell(f"written: {place}/predictions.jsonl and results.json")
+        print_line(f"written: {place}/predictions.jsonl and results.json")
     if options.report:
         page = evaluation_page(results, predictions, curves, notes + about)
         write_text(Path(options.report), page)
-        tell(f"written: {options.report}")
+        print_line(f"written: {options.report}")
 
 
 def examples_for(

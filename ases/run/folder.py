@@ -37,9 +37,9 @@ from ases.run.checkpoints import (
     save_checkpoint,
     weights_digest,
 )
-from ases.run.cli import Given, Options, of
+from ases.run.cli import Given, Options, from_flags
 from ases.run.process import Interrupted, Lock
-from ases.run.progress import say, tell
+from ases.run.progress import print_line, print_note
 from ases.run.read import data_notes, read_examples, read_json
 from ases.run.write import check_new, check_place, write_text
 from ases.settings import MODES, ModelConfig, Settings, complaints
@@ -76,7 +76,9 @@ class RunConfig:
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path}: not a run's settings ({error})") from None
         wrong = complaints(settings)
-        wrong += [f"{name} is no text" for name, text in identity.items() if type(text) is not str]
+        wrong += [
+            f"{name} is not a text" for name, text in identity.items() if type(text) is not str
+        ]
         refuse_if(wrong, path, " | ".join(wrong))
         return cls(settings, **identity)
 
@@ -122,12 +124,12 @@ def data_digest(splits: Splits) -> str:
 
 def splits_of(folder: Path, config: RunConfig) -> tuple[Splits, str]:
     """The splits of a run, with a line about them. Raises InputError: the data has changed."""
-    message = "trained in Python, on data it does not know; say with --data what to score"
+    message = "trained in Python without a data file; use --data to say what to score"
     refuse_if(not config.data_digest, folder, message)
     try:
         splits, description = load_splits(config.settings)
     except InputError as error:
-        raise InputError(f"{error}; if the file has moved, say where with --data") from None
+        raise InputError(f"{error}; if the file has moved, pass its new path with --data") from None
     origin = config.settings.data or "generated data"
     changed = data_digest(splits) != config.data_digest
     refuse_if(changed, origin, f"not the data that {folder} was trained on")
@@ -155,7 +157,7 @@ class Run:
 
 def open_run(given: Given) -> Run:
     """Create or resume a run, from the flags of train.py."""
-    options, device = of(Options, given), usable_device(given.get("device", "auto"))
+    options, device = from_flags(Options, given), usable_device(given.get("device", "auto"))
     resumed, lock = options.resume is not None, None
     folder = Path(options.resume or options.out_dir or Path("runs") / _default_name(given))
     if resumed:
@@ -164,11 +166,11 @@ def open_run(given: Given) -> Run:
     else:
         config = RunConfig(_new_settings(given, device))
         splits, description = load_splits(config.settings)
-    tell(description)
+    print_line(description)
     settings = replace(config.settings, device=device)
     config = replace(config, settings=settings, data_digest=data_digest(splits))
     for note in data_notes(pick_split(splits, "all"), settings):
-        tell(note)
+        print_line(note)
     scorer = load_scorer(settings, config.data_digest)
     digest = weights_digest(scorer.models["direct"].state_dict()) if scorer else ""
     path = folder / "tokenizer.json"
@@ -200,7 +202,7 @@ def open_run(given: Given) -> Run:
 
 
 @contextmanager
-def leaving_order(run: Run) -> Iterator[None]:
+def orderly_exit(run: Run) -> Iterator[None]:
     """While a run trains, signals wait for a checkpoint. Mistakes and Ctrl-C say what is saved; a
     folder in which nothing was trained is emptied."""
     if run.lock:
@@ -223,7 +225,7 @@ def leaving_order(run: Run) -> Iterator[None]:
 
 
 def _old_config(folder: Path, given: Given) -> tuple[RunConfig, Lock | None]:
-    """Lock a run's folder; its data may have moved, its budget may grow."""
+    """Lock a run's folder and apply what --resume may change: the data's path, a larger budget."""
     config, lock = RunConfig.load(folder), None
     if parallel.rank() == 0:
         lock = Lock(folder)
@@ -252,7 +254,7 @@ def _new_settings(given: Given, device: str) -> Settings:
         new["dtype"] = "bfloat16"
     # Absolute paths make --resume work from any folder.
     paths = {n: str(Path(given[n]).resolve()) for n in ("data", "scorer", "init") if n in given}
-    return of(Settings, new | given | paths)
+    return from_flags(Settings, new | given | paths)
 
 
 def _default_name(given: Given) -> str:
@@ -277,7 +279,8 @@ def _new_tokenizer(settings: Settings, splits: Splits) -> Tokenizer:
     share, lost = lost_characters(tokenizer, texts)
     examples = ": " + " ".join(repr(c) for c in lost[:20]) if lost else ""
     path = Path(settings.init) / "tokenizer.json"
-    tell(f"{path}: {share:.2%} of the training characters are not in its vocabulary{examples}")
+    message = "of the training characters are not in its vocabulary"
+    print_line(f"{path}: {share:.2%} {message}{examples}")
     return tokenizer
 
 
@@ -379,8 +382,8 @@ def load_scorer(settings: Settings, digest: str | None = None) -> Writer | None:
     refuse_if(mode != "direct", settings.scorer, message)
     if task != settings.task:
         message = f"its entropies say little about {settings.task} chains"
-        say(f"note: {settings.scorer} was trained for --task {task}; {message}")
+        print_note(f"note: {settings.scorer} was trained for --task {task}; {message}")
     if digest not in (None, scorer.config.data_digest):
         message = "it may have seen this run's test examples"
-        say(f"note: {settings.scorer} was trained on other data; {message}")
+        print_note(f"note: {settings.scorer} was trained on other data; {message}")
     return scorer.writer

@@ -59,19 +59,19 @@ class Lock:
 
 
 # --- several processes ---------------------------------------------------------------------------
-def several_processes() -> bool:
+def is_distributed() -> bool:
     """Whether torchrun started more than one."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 @contextmanager
-def meeting() -> Iterator[None]:
+def distributed_session() -> Iterator[None]:
     """Join torchrun's processes, if any, and leave them at the end.
 
     Rank 0 acts as a single process would; the others see the same files, but print and write
     nothing and ignore signals. If one dies, all end.
     """
-    if not several_processes():
+    if not is_distributed():
         yield
         return
     import torch
@@ -90,7 +90,7 @@ def meeting() -> Iterator[None]:
             with redirect_stdout(out), redirect_stderr(errors):
                 yield
     except InputError:
-        if os.environ["LOCAL_RANK"] == "0":  # one line a machine
+        if os.environ["LOCAL_RANK"] == "0":  # one line per machine
             raise
         sys.exit(2)
     except RuntimeError as error:

@@ -6,19 +6,19 @@ import time
 
 from tqdm import tqdm
 
-from ases.data import shown
+from ases.data import printable
 
 INTERVAL = 30.0  # seconds between lines
 
 
-def say(line: str) -> None:
+def print_note(line: str) -> None:
     """Print a line to stderr, above any bar."""
-    tqdm.write(shown(line), file=sys.stderr)
+    tqdm.write(printable(line), file=sys.stderr)
 
 
-def tell(line: object) -> None:
+def print_line(line: object) -> None:
     """Print a line to stdout, with control characters escaped."""
-    print(shown(line), flush=True)
+    print(printable(line), flush=True)
 
 
 class Meter:
@@ -46,7 +46,7 @@ class Meter:
             self.shown = time.monotonic()
             rate = (done - self.first) / (self.shown - self.started + 1e-9)
             left = tqdm.format_interval((self.total - done) / rate) if rate > 0 else "?"
-            say(f"{self.name} {done / self.total:4.0%}, {left} left, {note}")
+            print_note(f"{self.name} {done / self.total:4.0%}, {left} left, {note}")
 
     def add(self, n: int) -> None:
         self.update(self.done + n, f"{self.done + n} of {self.total}")

@@ -1,9 +1,9 @@
 """Read examples, questions, JSON and logs.
 
 A data file is JSON Lines, a JSON array of objects, or a table with a header and commas, semicolons
-or tabs; content decides, not the name. Its fields are ``question``, ``answer`` (or the user's names
-for them), optionally ``id`` or ``qid``, and one for the true answer. Answers with numbers get one
-form: ``<<3*4=12>>`` notes are removed, and they end with ``The answer is N.``
+or tabs; its content tells which, not its name. Its fields are ``question``, ``answer`` (or the
+user's names for them), optionally ``id`` or ``qid``, and one for the true answer. Answers with
+numbers get one form: ``<<3*4=12>>`` notes are removed, and they end with ``The answer is N.``
 """
 
 import csv
@@ -22,7 +22,7 @@ from typing import Any
 
 from ases.answers import find_answer, plain_number
 from ases.data import Example, InputError, check_regular, refuse_if, rough_length
-from ases.run.write import counted
+from ases.run.write import plural
 from ases.segmentation import split_pieces
 from ases.settings import Settings
 from ases.tasks import TASKS
@@ -111,7 +111,7 @@ class Dataset:
             "skipped as unusable": len(self.problems),
             f"{kept} whose chain and label state different numbers": len(self.contradicted),
         } | self.notes
-        parts = [f"{counted(n, 'row')} {what}" for what, n in notes.items() if n]
+        parts = [f"{plural(n, 'row')} {what}" for what, n in notes.items() if n]
         return ", ".join([Path(self.settings.data).name, *parts])
 
 
@@ -167,7 +167,7 @@ def data_notes(examples: Sequence[Example], settings: Settings) -> list[str]:
 
 
 def read_questions(path: str, column: str | None = None) -> list[Example]:
-    """A question a line; or a data file, if ``column`` is set or it looks like one. "-": stdin."""
+    """One question per line, or a data file if ``column`` is set or it looks like one. -: stdin."""
     raw = sys.stdin.buffer.read() if path == "-" else read_bytes(Path(path), FORMATS)
     path = "standard input" if path == "-" else path
     settings = Settings(

@@ -19,7 +19,7 @@ SCORES = {
 } | {f"stop: {reason}": ("{:.3f}", f"share that {text}") for reason, text in STOPS.items()}
 
 
-def explained() -> str:
+def score_help() -> str:
     """The meaning of each row, for --help."""
     lines = ["scores, with 95 % intervals (Wilson's for shares, bootstrap for BLEU and ROUGE):"]
     lines += [f"  {name:<16} {text}" for name, (_, text) in SCORES.items()]

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Sequence
 
-from ases.data import shown
+from ases.data import printable
 from ases.decoding import Chain
 from ases.metrics import role_agreement
 from ases.pairs import Segmented
-from ases.run.write import counted
+from ases.run.write import plural
 from ases.segmentation import AS, RULES, split_pieces
 from ases.settings import CHAIN, Settings
 
@@ -17,7 +17,7 @@ COLOURS = {"ES": "\033[34m", "AS": "\033[33m"}  # blue and yellow: safe for colo
 def show_segment(role: str, text: str, colour: bool = False) -> str:
     """The role, then the lines of a text below one another."""
     indent = " " * (len(role) + 3)
-    lines = [line.strip() for line in shown(text).strip().splitlines()] or ["(empty)"]
+    lines = [line.strip() for line in printable(text).strip().splitlines()] or ["(empty)"]
     if colour and role in COLOURS:
         lines = [f"{COLOURS[role]}{line}\033[0m" for line in lines]
     return f"  {role} " + f"\n{indent}".join(lines)
@@ -32,7 +32,7 @@ def show_answer(chain: Chain, colour: bool = False) -> str:
 
 def show_segmented(s: Segmented, colour: bool = False) -> str:
     """An example with its segments; "|" separates pieces, each followed by its entropy."""
-    about = shown(f"[{s.example.id}] {s.example.question}").rstrip()
+    about = printable(f"[{s.example.id}] {s.example.question}").rstrip()
     lines = [about] if s.example.question else []
     entropies = iter(s.entropies or [])
     for segment in s.segments:
@@ -51,8 +51,8 @@ def segmented_summary(segmented: Sequence[Segmented], settings: Settings) -> str
     lossless = sum("".join(s.pieces) == s.example.answer for s in segmented)
     n_segments = sum(len(s.segments) for s in segmented)
     share, n = labels.count(AS) / max(1, len(labels)), len(segmented)
-    what = f"{counted(len(labels), 'piece')}, {share:.1%} AS, {counted(n_segments, 'segment')}"
-    lines = [f"{counted(n, 'chain')}, {what}; pieces joined equal the chain in {lossless} of {n}"]
+    what = f"{plural(len(labels), 'piece')}, {share:.1%} AS, {plural(n_segments, 'segment')}"
+    lines = [f"{plural(n, 'chain')}, {what}; pieces joined equal the chain in {lossless} of {n}"]
     lines.append(RULES[settings.segmentation].words)
     known = [s for s in segmented if s.example.gold]
     gold = [[role for role, _ in s.example.gold] for s in known]
@@ -116,11 +116,11 @@ def _first_mismatch(units: Sequence[Sequence[str]], reference: Sequence[str]) ->
 def show_wrong(line: dict) -> str:
     """A chain above its reference; ">" marks the first part that differs."""
     first = first_difference(line)
-    rows = [shown(f"[{line['id']}] {line['question']}"), "  written:"]
+    rows = [printable(f"[{line['id']}] {line['question']}"), "  written:"]
     for n, (role, text) in enumerate(parts_of(line)):
         row = show_segment(role, text)
         rows.append(f"> {row[2:]}" if n == first else row)
     rows.append("  reference:")
     rows += [show_segment("", piece) for piece in split_pieces(line["reference"])]
     label = f"; the true answer is {line['label']}" if "label" in line else ""
-    return "\n".join([*rows, shown(f"  stopped by {line['stop']}{label}")])
+    return "\n".join([*rows, printable(f"  stopped by {line['stop']}{label}")])

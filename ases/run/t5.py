@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from ases.run.cli import Parser, run_command
-from ases.run.progress import tell
+from ases.run.progress import print_line
 from ases.run.write import check_new, check_place, write_text
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a new folder")
     options = parser.parse_args()
     for place in export(options.run, options.folder):
-        tell(f"written: {place}")
+        print_line(f"written: {place}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from ases.data import InputError, refuse_if
 
 
-def counted(n: int, thing: str) -> str:
+def plural(n: int, thing: str) -> str:
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 

@@ -40,7 +40,7 @@ def draw(name: str, results: Results, out: Path) -> None:
 
 
 def _draw_curves(axes: Any, results: Results, names: list[str], test: str, label: str) -> None:
-    """Mean over seeds with interval, by budget; a colour for each mode, a dash for each row."""
+    """Mean over seeds with interval, by budget; one colour per mode, one line style per row."""
     for name, style in zip(names, (":", "-", "--")):
         for mode, color in (("direct", "C0"), ("USM", "C1"), ("DSM", "C2")):
             row, marks = f"{name}, {mode}", []

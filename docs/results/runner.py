@@ -20,7 +20,7 @@ from ases.run.write import json_lines, write_text
 
 RESULTS = Path(__file__).parent
 FIELDS = [field.name for field in fields(Trial)]
-#: Names this call: on another machine, or beside other work, seconds differ.
+#: Identifies this call: seconds compare only within one.
 SESSION = uuid.uuid4().hex[:6]
 
 

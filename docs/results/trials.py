@@ -49,7 +49,7 @@ class Trial:
 
     @property
     def rival(self) -> "Trial":
-        """What differences are taken from: direct with as much time, else the baseline."""
+        """What it is compared with: direct given as much time, else the baseline."""
         if (self.mode, self.equal, self.encoder) == ("usm", "epochs", "block-causal"):
             return replace(self.baseline, equal="time")
         return self.baseline
