@@ -104,9 +104,8 @@ def stated_number(statement: str) -> str | None:
     >>> stated_number("2 pens + 3 pens = 5 pens"), stated_number("-$1,005.50 a day")
     ('5', '-1,005.50')
     """
-    statement = (
-        re.sub(rf"[{_UNSEEN}]|^\ue000", "", statement).replace("\\$", "$").replace("\\%", "%")
-    )
+    statement = re.sub(rf"[{_UNSEEN}]|^\ue000", "", statement)
+    statement = re.sub(r"\\(?=[$%])", "", statement)
     statement = re.sub(r"\\(?:times|cdot|div)\b", "*", statement)
     statement = _MARKUP.sub(" ", _FRACTION.sub(r" \1/\2", statement))
     left, equals, value = statement.rpartition("=")

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 Span = tuple[Tensor | None, Tensor | None]  # (first, last), each (B, Q) or (1, Q); None: 0, T
-BACKENDS = ("auto", "reference", "sdpa", "triton")
 
 
 # --- spans of keys -------------------------------------------------------------------------------
@@ -88,8 +87,7 @@ class Mask:
                 lowest = q.new_full((), torch.finfo(q.dtype).min)  # a row of −inf would become NaN
                 hidden = torch.where(seen, q.new_zeros(()), lowest)
                 added = hidden if added is None else hidden + added
-                start, end = 0 if first is None else first, n_keys if last is None else last
-                empty = torch.as_tensor(start >= end)
+                empty = ~seen.any(-1)[:, 0]
                 empty = None if looking_is_free and not empty.any() else empty
             self._made_for, self._parts = wanted, (added, empty)
         return self._parts
@@ -133,7 +131,7 @@ def attention(
     T = k.shape[2]
     assert k.shape == v.shape == (B, H, T, K), (q.shape, k.shape, v.shape)
     assert rel_bias is None or (rel_bias.shape[0] == H and rel_bias.shape[1] % 2), rel_bias.shape
-    assert backend in BACKENDS, backend
+    assert backend in ("auto", "reference", "sdpa", "triton"), backend
     if rel_bias is not None:  # beyond this, all keys are out of reach
         query_offset = min(query_offset, T + rel_bias.shape[1] // 2)
     return attend(q, k, v, Mask(first, last, rel_bias, query_offset), scale, backend)
@@ -185,13 +183,12 @@ def bias_matrix(rel_bias: Tensor, n_queries: int, n_keys: int, query_offset: int
 
 def seen_keys(first: Tensor | None, last: Tensor | None, n_keys: int) -> Tensor | None:
     """Which keys are seen: booleans (B, 1, Q, T) or (1, 1, Q, T); None: all."""
-    seen = None
-    for end, inside in ((first, torch.ge), (last, torch.lt)):
-        if end is not None:
-            key = torch.arange(n_keys, dtype=end.dtype, device=end.device)
-            part = inside(key, end[..., None])
-            seen = part if seen is None else seen & part
-    return None if seen is None else seen[:, None]
+    if first is None and last is None:
+        return None
+    key = torch.arange(n_keys, device=(last if first is None else first).device)
+    start = 0 if first is None else first[..., None]
+    end = n_keys if last is None else last[..., None]
+    return ((start <= key) & (key < end))[:, None]
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:

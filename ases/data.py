@@ -19,7 +19,7 @@ class InputError(ValueError):
     """A user error, reported in one line; commands exit with code 2."""
 
     def __init__(self, message: str):
-        line = printable(" ".join(message.split("\n")))
+        line = printable(message.replace("\n", " "))
         # The message may quote long texts: drop the middle.
         super().__init__(line if len(line) <= 1200 else f"{line[:700]} … {line[-400:]}")
 
@@ -40,7 +40,7 @@ def rough_length(text: str) -> int:
     >>> rough_length("Tom has 12 apples.")
     7
     """
-    return sum(1 for _ in _TOKEN.finditer(text))
+    return len(_TOKEN.findall(text))
 
 
 def check_regular(path: Path, wanted: str) -> None:
@@ -92,8 +92,7 @@ def split_examples(examples: Sequence[Example], seed: int) -> dict[str, list[Exa
 
     n_validation = max(1, round(0.1 * len(groups)))
     n_train = min(round(0.8 * len(groups)), len(groups) - n_validation - 1)
-    splits: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
-    for i, group in enumerate(groups):
-        name = "train" if i < n_train else "test" if i >= n_train + n_validation else "validation"
-        splits[name] += group
-    return splits
+    rest = groups[n_train:]
+    parts = groups[:n_train], rest[:n_validation], rest[n_validation:]
+    names = "train", "validation", "test"
+    return {name: [e for group in part for e in group] for name, part in zip(names, parts)}

@@ -50,36 +50,30 @@ class Decoded:
 
     ids: list[int]  # without the stop token
     end: str  # "chain": the end-of-chain token; "segment": </s>; "length": cut at the limit
-    score: float = 0.0  # of beams: log-probability / length ** length_penalty
 
 
 Context = list[list[int]]  # the blocks of ``join_context``
-#: (role, indices of the chains, their contexts) → segments
-NextSegments = Callable[[str, list[int], list[Context]], list[Decoded]]
-#: (model, cache, tokenizer, max_tokens, ids each segment must differ from) → segments
-Search = Callable[
-    [EncoderDecoder, Cache, Tokenizer, int, Sequence[list[int] | None] | None], list[Decoded]
-]
+#: ``greedy`` or ``beam_search``
+Search = Callable[..., list[Decoded]]
 
 
 # --- the iterative loop --------------------------------------------------------------------------
 def generate_chains(
-    next_segments: NextSegments,
+    next_segments: Callable[[str, list[int], list[Context]], list[Decoded]],
     questions: Sequence[Sequence[int]],
     tokenizer: Tokenizer,
     roles: Sequence[str],
     max_rounds: int,
-    finished: Callable[[int], None] | None = None,
+    finished: Callable[[int], object] = lambda n: None,
 ) -> list[Chain]:
     """Generate all chains as a batch, segment by segment; finished ones leave it (paper).
 
     Args:
-        next_segments: a ``SegmentWriter``.
+        next_segments: (role, indices of chains, their contexts) → segments; a ``SegmentWriter``.
         questions: token ids of each question.
         roles: taken in turn; ("ES", "AS") for DSM and USM, ("CHAIN",) for direct.
         finished: called after each round with the number of chains that finished in it.
     """
-    finished = finished or (lambda n: None)
     chains = [Chain() for _ in questions]
     active = list(range(len(questions)))
     for role in islice(cycle(roles), max_rounds):
@@ -130,25 +124,28 @@ class SegmentWriter:
         search: Search | None = None,
         second_try: Search | None = None,
     ):
-        self.models, self.arguments = models, (tokenizer, max_tokens)
+        self.models, self.tokenizer, self.max_tokens = models, tokenizer, max_tokens
         self.search, self.second_try = search or greedy, second_try
-        self.encoders = {id(model): ContextEncoder(model, encoder) for model in models.values()}
+        self.encoders = {model: ContextEncoder(model, encoder) for model in models.values()}
 
     def __call__(self, role: str, chains: list[int], contexts: list[Context]) -> list[Decoded]:
         model = self.models[role]
-        cache = self.encoders[id(model)].encode(chains, contexts)
-        unread = cache.for_target()
-        segments = self.search(model, cache, *self.arguments, None)
+        cache = self.encoders[model].encode(chains, contexts)
+        fresh = cache.for_target()
+        segments = self.search(model, cache, self.tokenizer, self.max_tokens)
         if self.second_try is None:
             return segments
 
-        before = [context[-1][:-1] if len(context) > 1 else None for context in contexts]
-        ends = enumerate(zip(segments, before))
-        failed = [row for row, (s, ids) in ends if s.end == "length" or s.ids == ids]
+        failed, forbidden = [], []
+        for row, (segment, context) in enumerate(zip(segments, contexts)):
+            before = context[-1][:-1] if len(context) > 1 else None  # ids of the segment before
+            if segment.end == "length" or segment.ids == before:
+                failed.append(row)
+                forbidden.append(before)
         if failed:
-            unread.select(torch.tensor(failed, device=unread.first.device))
-            again = self.second_try(model, unread, *self.arguments, [before[row] for row in failed])
-            for row, segment in zip(failed, again):
+            fresh.select(torch.tensor(failed, device=fresh.first.device))
+            retried = self.second_try(model, fresh, self.tokenizer, self.max_tokens, forbidden)
+            for row, segment in zip(failed, retried):
                 segments[row] = segment
         return segments
 
@@ -171,7 +168,7 @@ class ContextEncoder:
         """Encode what is new, and drop chains that have finished."""
         config, device = self.model.config, self.model.embedding.weight.device
         if self.cache is None or self.forgets:
-            self.cache, self.n_blocks = Cache(len(chains), config.d_model, device), 0
+            self.cache, self.n_blocks = Cache(len(chains), device), 0
         elif chains != self.chains:
             row = {chain: r for r, chain in enumerate(self.chains)}
             self.cache.select(torch.tensor([row[chain] for chain in chains], device=device))
@@ -198,14 +195,10 @@ class ContextEncoder:
 # --- one segment ---------------------------------------------------------------------------------
 @torch.inference_mode()
 def greedy(
-    model: EncoderDecoder,
-    cache: Cache,
-    tokenizer: Tokenizer,
-    max_tokens: int,
-    forbidden: Sequence[list[int] | None] | None = None,
+    model: EncoderDecoder, cache: Cache, tokenizer: Tokenizer, max_tokens: int
 ) -> list[Decoded]:
     """Greedy decoding of a segment for each context in ``cache``, at most ``max_tokens`` tokens
-    including the stop token. Ignores ``forbidden``."""
+    including the stop token."""
     n, device = len(cache.first), cache.first.device
     written: list[list[int]] = [[] for _ in range(n)]
     rows = torch.arange(n, device=device)  # the context of each cache row
@@ -229,8 +222,8 @@ def greedy(
     return [finished_segment(ids, tokenizer) for ids in written]
 
 
-def finished_segment(ids: list[int], tokenizer: Tokenizer, score: float = 0.0) -> Decoded:
+def finished_segment(ids: list[int], tokenizer: Tokenizer) -> Decoded:
     """Strip the stop token, and record which one it was."""
     ends = {tokenizer.end_id: "chain", tokenizer.eos_id: "segment"}
     end = ends.get(ids[-1], "length")
-    return Decoded(ids if end == "length" else ids[:-1], end, score)
+    return Decoded(ids if end == "length" else ids[:-1], end)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from ases.model import EncoderDecoder
-from ases.pairs import Pair, collate, encode_question, join_context, make_batches
+from ases.pairs import Pair, collate, encode_question, join_context, make_batches, target_length
 from ases.settings import CHAIN
 from ases.tokenizer import Tokenizer
 
@@ -36,26 +36,22 @@ def chain_entropies(
             (not in the paper); "question" scores it as if it were the whole chain (released code).
     """
     encoded = [tokenizer.encode_pieces(list(p)) for p in pieces]
-    # owners[i]: the (example, piece) pairs in row i, in order
-    rows, owners = [], []
-    for e, (question, ids) in enumerate(zip(questions, encoded, strict=True)):
+    rows = []
+    for question, ids in zip(questions, encoded, strict=True):
         question_ids, _ = encode_question(question, tokenizer, max_question)
         blocks = join_context(question_ids, [], tokenizer)
-        alone = [[p] for p in range(len(ids))]
-        for group in [range(len(ids))] if context == "prefix" else alone:
-            target = [i for p in group for i in ids[p]]
-            if target:  # T5's tokenizer may give no token for a piece
-                rows.append([Pair(CHAIN, blocks, target)])
-                owners.append([(e, p) for p in group])
+        targets = [[i for piece in ids for i in piece]] if context == "prefix" else ids
+        # T5's tokenizer may give no token for a piece.
+        rows += [[Pair(CHAIN, blocks, target)] for target in targets if target]
 
     model.eval()
     device, config = model.embedding.weight.device, model.config
-    result: list[list[list[float]]] = [[[] for _ in ids] for ids in encoded]
+    of_rows: list[list[float]] = [[] for _ in rows]
     for indices in make_batches(rows, batch_tokens, seed=0, epoch=0):
         chosen = [rows[i] for i in indices]
         batch = collate(chosen, config.pad_token_id, config.decoder_start_token_id).to(device)
-        for i, row in zip(indices, token_entropies(model(batch)).tolist()):
-            values = iter(row)
-            for e, p in owners[i]:
-                result[e][p] = [next(values) for _ in encoded[e][p]]
-    return result
+        for i, values in zip(indices, token_entropies(model(batch)).tolist()):
+            of_rows[i] = values[: target_length(rows[i])]
+    # Joined, the rows are the chains, token by token: deal their values out to the pieces.
+    flat = iter([value for row in of_rows for value in row])
+    return [[[next(flat) for _ in piece] for piece in ids] for ids in encoded]

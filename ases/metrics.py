@@ -175,14 +175,11 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def paired_difference(
-    values: Sequence[float], others: Sequence[float], questions: Sequence
-) -> tuple[float, float, float]:
-    """Mean of ``values`` − ``others``, row by row, and its 95 % interval over questions."""
-    rows = [[a - b, 1] for a, b in zip(values, others, strict=True)]
-    mean = sum(row[0] for row in rows) / len(rows)
-    sums = _by_question(rows, questions)
-    return mean, *bootstrap_interval(sums, lambda sums: sums[0] / sums[1])
+def mean_interval(values: Sequence[float], questions: Sequence) -> tuple[float, float, float]:
+    """Mean of ``values``, and its 95 % interval over questions."""
+    sums = _by_question([[value, 1] for value in values], questions)
+    low, high = bootstrap_interval(sums, lambda sums: sums[0] / sums[1])
+    return sum(values) / len(values), low, high
 
 
 def _by_question(rows: Sequence[Sequence[float]], questions: Sequence) -> np.ndarray:
@@ -231,9 +228,8 @@ def score(
     intervals["bleu"] = bootstrap_interval(_by_question(counts, questions), bleu_of_counts)
     rouges = [rouge(p, r, rouge_tokens) for p, r in pairs]
     for name in ("rouge1", "rouge2", "rougeL"):
-        scores[name] = sum(row[name] for row in rouges) / n
-        sums = _by_question([[row[name], 1] for row in rouges], questions)
-        intervals[name] = bootstrap_interval(sums, lambda sums: sums[0] / sums[1])
+        mean, low, high = mean_interval([row[name] for row in rouges], questions)
+        scores[name], intervals[name] = mean, (low, high)
 
     scores["bleu_signature"] = f"nrefs:1|case:mixed|eff:no|tok:{bleu_name}|smooth:exp"
     return scores | {"rouge_tokens": kind, "intervals": intervals}
@@ -261,16 +257,14 @@ def role_agreement(gold: Sequence[Sequence[str]], labels: Sequence[Sequence[str]
     Raises ValueError: an example with more or fewer labels than gold roles.
     """
     pairs = []
-    for index, (true, ours) in enumerate(zip(gold, labels, strict=True)):
-        if len(true) != len(ours):
-            raise ValueError(f"example {index}: {len(ours)} labels, {len(true)} gold roles")
-        pairs += zip(true, ours)
+    for true, ours in zip(gold, labels, strict=True):
+        pairs += zip(true, ours, strict=True)
 
     scores = {}
     for role in (ES, AS):
         hits = pairs.count((role, role))
-        n_true, n_found = ([pair[i] for pair in pairs].count(role) for i in (0, 1))
-        precision, recall = hits / max(1, n_found), hits / max(1, n_true)
-        f1 = _f1(hits, n_found, n_true)
-        scores[role] = {"precision": precision, "recall": recall, "f1": f1}
+        n_true = sum(true == role for true, _ in pairs)
+        n_ours = sum(ours == role for _, ours in pairs)
+        precision, recall = hits / max(1, n_ours), hits / max(1, n_true)
+        scores[role] = {"precision": precision, "recall": recall, "f1": _f1(hits, n_ours, n_true)}
     return scores

@@ -21,26 +21,15 @@ from ases.settings import ModelConfig
 
 
 # --- layers --------------------------------------------------------------------------------------
-class Linear(nn.Module):
-    """x Wᵀ. Like ``Embedding``, it leaves its first weights to ``EncoderDecoder``."""
-
-    def __init__(self, n_in: int, n_out: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_out, n_in))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+# Layers without first weights: ``EncoderDecoder`` draws them. The default device may be "meta".
+def linear(n_in: int, n_out: int) -> nn.Linear:
+    device = torch.get_default_device()
+    return nn.utils.skip_init(nn.Linear, n_in, n_out, bias=False, device=device)
 
 
-class Embedding(nn.Module):
-    """A row of W for each id."""
-
-    def __init__(self, n_rows: int, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_rows, width))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight)
+def embedding(n_rows: int, width: int) -> nn.Embedding:
+    device = torch.get_default_device()
+    return nn.utils.skip_init(nn.Embedding, n_rows, width, device=device)
 
 
 class RMSNorm(nn.Module):
@@ -109,7 +98,7 @@ class RelativeBias(nn.Module):
     def __init__(self, config: ModelConfig, bidirectional: bool):
         super().__init__()
         n, reach = config.relative_attention_num_buckets, config.relative_attention_max_distance
-        self.table = Embedding(n, config.num_heads)
+        self.table = embedding(n, config.num_heads)
         difference = torch.arange(-reach, reach + 1, device="cpu")  # also under a "meta" device
         buckets = relative_position_bucket(difference, bidirectional, n, reach)
         self.register_buffer("buckets", buckets, persistent=False)
@@ -127,10 +116,10 @@ class Attention(nn.Module):
         inner = config.num_heads * config.d_kv  # may differ from D
         self.heads, self.width = config.num_heads, config.d_kv
         self.scale = config.d_kv**-0.5 if config.scale_scores else 1.0
-        self.q = Linear(config.d_model, inner)
-        self.k = Linear(config.d_model, inner)
-        self.v = Linear(config.d_model, inner)
-        self.o = Linear(inner, config.d_model)
+        self.q = linear(config.d_model, inner)
+        self.k = linear(config.d_model, inner)
+        self.v = linear(config.d_model, inner)
+        self.o = linear(inner, config.d_model)
 
     def keys_and_values(self, x: Tensor) -> Tensor:
         """x (B, T, D) → (B, T, 2, H, K), in one matmul."""
@@ -152,9 +141,9 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         gated = config.feed_forward == "gated-gelu"
-        self.gate = Linear(config.d_model, config.d_ff) if gated else None
-        self.up = Linear(config.d_model, config.d_ff)
-        self.down = Linear(config.d_ff, config.d_model)
+        self.gate = linear(config.d_model, config.d_ff) if gated else None
+        self.up = linear(config.d_model, config.d_ff)
+        self.down = linear(config.d_ff, config.d_model)
         self.dropout = nn.Dropout(config.dropout_rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -208,17 +197,14 @@ class Cache:
     that a query sees are one span.
     """
 
-    def __init__(self, n_rows: int, width: int, device: torch.device):
+    def __init__(self, n_rows: int, device: torch.device):
         self.layers: list[Tensor] = []  # the encoder's while encoding, the decoder's while decoding
         self.cross: list[Tensor] = []  # of the source, per decoder layer
-        self.newest = torch.zeros(n_rows, width, device=device)  # states of the newest tokens
+        self.newest: Tensor  # states of the newest tokens, set by ``encode``
         # The columns of each row's source: first ≤ j < last.
         self.first = torch.zeros(n_rows, dtype=torch.long, device=device)
         self.last = self.first
-        # How ``add`` arranges columns: it keeps the last ``kept`` of each row, or those at
-        # ``places`` in the flattened rows.
-        self.kept: int | None = None
-        self.places: Tensor | None = None
+        self.places: Tensor | None = None  # (B, kept): the columns that ``add`` keeps; None: all
         self._mask: Mask | None = None
 
     @property
@@ -232,27 +218,22 @@ class Cache:
         else:
             held[layer] = torch.cat([held[layer], new], 1)
         if self.places is not None:  # close the gaps
-            flat, rows = held[layer].flatten(0, 1), (len(new), self.kept)
-            held[layer] = flat.index_select(0, self.places).unflatten(0, rows)
-        elif self.kept is not None:
-            held[layer] = held[layer][:, -self.kept :]
+            flat = held[layer].flatten(0, 1).index_select(0, self.places.flatten())
+            held[layer] = flat.unflatten(0, self.places.shape)
         return held[layer]
 
     def grow(self, new_lengths: Tensor, n_new: int) -> int:
         """Prepare for ``n_new`` more source columns; each row uses its last ``new_lengths`` (B,).
         Old columns move right to close the gaps. Returns the new number of columns."""
         n_all, lengths = self.n_columns + n_new, self.last - self.first + new_lengths
-        kept, shortest = min(n_all, int(lengths.max())), int(new_lengths.min())
+        kept = min(n_all, int(lengths.max()))
         self.last = torch.full_like(lengths, kept)
         self.first = self.last - lengths
-        self._mask, self.kept, self.places = None, kept, None
-        if not self.layers or shortest == n_new:  # no gaps
-            return kept
         column = torch.arange(n_all - kept, n_all, device=lengths.device)
         moved = (column - (n_new - new_lengths)[:, None]).clamp(min=0)
         column = torch.where(column >= n_all - new_lengths[:, None], column, moved)
         row = n_all * torch.arange(len(lengths), device=lengths.device)[:, None]
-        self.places = (row + column).flatten()
+        self._mask, self.places = None, row + column  # in the flattened rows
         return kept
 
     def cross_mask(self, n_queries: int) -> Mask:
@@ -276,17 +257,17 @@ class Cache:
     def for_target(self) -> "Cache":
         """A cache for a new target over the same source."""
         fresh = copy.copy(self)
-        fresh.layers, fresh.kept, fresh.places = [], None, None
+        fresh.layers, fresh.places = [], None
         return fresh
 
 
 class EncoderDecoder(nn.Module):
     """The model. Training calls it with a batch; generation calls ``encode`` and ``decode``."""
 
-    def __init__(self, config: ModelConfig, initialise: bool = True):
+    def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.embedding = Embedding(config.vocab_size, config.d_model)
+        self.embedding = embedding(config.vocab_size, config.d_model)
         self.encoder_bias = RelativeBias(config, bidirectional=True)
         self.encoder = nn.ModuleList(Block(config, False) for _ in range(config.num_layers))
         self.encoder_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
@@ -294,19 +275,18 @@ class EncoderDecoder(nn.Module):
         self.decoder = nn.ModuleList(Block(config, True) for _ in range(config.num_decoder_layers))
         self.decoder_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         tied = config.tie_word_embeddings
-        self.head = None if tied else Linear(config.d_model, config.vocab_size)
+        self.head = None if tied else linear(config.d_model, config.vocab_size)
         self.dropout = nn.Dropout(config.dropout_rate)
-        if initialise:
-            self._initialise()
+        self._initialise()
 
     @classmethod
     def with_weights(cls, config: ModelConfig, weights: dict[str, Tensor]) -> "EncoderDecoder":
-        """A model with these ``weights`` in float32; skips initialisation.
+        """A model with these ``weights`` in float32; draws no random numbers.
 
         Raises ValueError: the weights do not fit the model.
         """
         with torch.device("meta"):  # shapes without storage
-            model = cls(config, initialise=False)
+            model = cls(config)
         try:
             if any(v.is_meta or v.layout != torch.strided for v in weights.values()):
                 raise ValueError("weights without values, or sparse ones")

@@ -37,22 +37,13 @@ IGNORE = -100  # target value of padding; PyTorch's default ignore_index
 
 
 # --- pairs ---------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Pair:
     """Context blocks → ids of the next segment, all with </s>."""
 
     role: str
-    blocks: list[list[int]]  # of the context; those of its whole chain if ``n_blocks`` is given
+    context: list[list[int]]
     target: list[int]
-    n_blocks: int | None = None  # the pairs of a long chain share one list
-
-    @property
-    def context(self) -> list[list[int]]:
-        return self.blocks[: self.n_blocks]
-
-    def __eq__(self, other: object) -> bool:
-        parts = (self.role, self.context, self.target)
-        return isinstance(other, Pair) and parts == (other.role, other.context, other.target)
 
     @property
     def source(self) -> list[int]:
@@ -106,7 +97,7 @@ def make_pairs(
     ids = [[i for _ in s.pieces for i in next(of_pieces)] for s in segments]
     blocks = join_context(question_ids, ids, tokenizer)
     targets = [*blocks[1:-1], [*ids[-1], tokenizer.end_id, tokenizer.eos_id]]
-    return [Pair(s.label, blocks, targets[j], j + 1) for j, s in enumerate(segments)]
+    return [Pair(s.label, blocks[: j + 1], targets[j]) for j, s in enumerate(segments)]
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -202,11 +193,8 @@ def pack(row: Row, start_id: int) -> PackedRow:
         lengths.append(len(packed.source))
         packed.ends += [len(packed.source)] * len(block)
     for pair in row:
-        n, first, n_read = (
-            len(pair.target),
-            len(packed.targets),
-            lengths[(pair.n_blocks or len(pair.blocks)) - 1],
-        )
+        n, first = len(pair.target), len(packed.targets)
+        n_read = lengths[len(pair.context) - 1]
         packed.begins.append((first, n_read - 1))
         packed.inputs += [start_id, *pair.target[:-1]]  # shifted right
         packed.targets += pair.target
@@ -223,9 +211,8 @@ def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:
     S, T = max(source_lengths), max(target_lengths)
     begins = [(b, *begin) for b, p in enumerate(packed) for begin in p.begins]
     # Padding points behind the last key: spans may not decrease along a row.
-    ends, reads = (
-        pad_rows(lists, S) for lists in ([p.ends for p in packed], [p.reads for p in packed])
-    )
+    ends = pad_rows([p.ends for p in packed], S)
+    reads = pad_rows([p.reads for p in packed], S)
     return Batch(
         source=pad_rows([p.source for p in packed], pad_id),
         decoder_input=pad_rows([p.inputs for p in packed], pad_id),

@@ -11,7 +11,7 @@ Read this file after docs/minimal.py: it is the method from end to end.
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def segment(
     for example, cut, h in zip(examples, pieces, of_tokens):
         labels = rule.label(cut, h, settings)
         segments = make_segments(cut, labels, settings.merge)
-        entropies = h and piece_entropies(h, settings.gamma)
+        entropies = None if h is None else piece_entropies(h, settings.gamma)
         segmented.append(Segmented(example, cut, labels, segments, entropies, h))
     return segmented
 
@@ -105,68 +105,61 @@ def train(
             raise ValueError(f"{path} is not loaded; pass scorer= or initial=")
     settings = replace(settings, device=usable_device(settings.device))
     tokenizer = tokenizer or Tokenizer.train(training_texts(splits), settings.vocab_size)
-    trainer = _Trainer(
-        settings, tokenizer, initial or _random_model(settings, tokenizer), watcher or Watcher()
-    )
+    initial = initial or _random_model(settings, tokenizer)
+    watcher = watcher or Watcher()
+    encoding = tokenizer, settings.encoder, settings.max_question
+    reports: dict[str, dict] = {}
 
     # 1. Chains to labelled segments.
     needs_entropy = settings.mode != "direct" and RULES[settings.segmentation].needs_entropy
     if needs_entropy and not scorer and not cut:
         # A direct pair has the whole chain, whatever the labels.
-        train_rows, validation_rows = (
-            {"scorer": trainer.rows("direct", segment(splits[name]))["direct"]} for name in FITTED
+        rows, validation_rows = (
+            {"scorer": rows_by_model("direct", segment(splits[name]), *encoding)["direct"]}
+            for name in FITTED
         )
-        models = trainer.fit(train_rows, validation_rows)
+        models, reports = _fit_all(rows, validation_rows, settings, tokenizer, initial, watcher)
         scorer = Writer(replace(settings, mode="direct"), tokenizer, {"direct": models["scorer"]})
     cut = cut or partial(segment, settings=settings, scorer=scorer)
     segmented, validation = (cut(splits[name]) for name in FITTED)
 
     # 2. Segments to rows of each sub-model.
-    rows = trainer.rows(settings.mode, segmented)
-    validation_rows = trainer.rows(settings.mode, validation)
+    rows = rows_by_model(settings.mode, segmented, *encoding)
+    validation_rows = rows_by_model(settings.mode, validation, *encoding)
     for name in rows:
-        if not rows[name] or not validation_rows[name]:
-            n, n_validation = len(rows[name]), len(validation_rows[name])
-            message = (
-                f"{name}: {n} training and {n_validation} validation rows; expected some of each"
-            )
-            raise InputError(f"{message}: try another --beta or --segmentation, or longer chains")
+        n, n_validation = len(rows[name]), len(validation_rows[name])
+        if not n or not n_validation:
+            message = f"{n} training and {n_validation} validation rows; expected some of each"
+            hint = "try another --beta or --segmentation, or longer chains"
+            raise InputError(f"{name}: {message}: {hint}")
 
     # 3. Rows to models.
-    trainer.settings = _with_limits(settings, rows, segmented)
-    models = trainer.fit(rows, validation_rows)
-    return Writer(trainer.settings, tokenizer, models, trainer.reports)
+    settings = _with_limits(settings, rows, segmented)
+    models, more = _fit_all(rows, validation_rows, settings, tokenizer, initial, watcher)
+    return Writer(settings, tokenizer, models, reports | more)
 
 
-@dataclass
-class _Trainer:
-    """What all sub-models of a training share."""
-
-    settings: Settings
-    tokenizer: Tokenizer
-    initial: Callable[[], EncoderDecoder]
-    watcher: Watcher
-    reports: dict[str, dict] = field(default_factory=dict)  # by sub-model
-
-    def rows(self, mode: str, segmented: Sequence[Segmented]) -> dict[str, list[Row]]:
-        """Rows of each sub-model of ``mode``."""
-        settings = self.settings
-        limits = settings.encoder, settings.max_question
-        return rows_by_model(mode, segmented, self.tokenizer, *limits)
-
-    def fit(self, rows: dict[str, list[Row]], validation: dict[str, list[Row]]) -> dict:
-        """Train sub-models one after the other, each on an equal share of the budget."""
-        models = {}
-        for name in rows:
-            training = Training(name, self.initial(), self.settings, parts=len(rows))
-            check_fit(training.model, self.tokenizer, name)
-            self.watcher.start(training)
-            with few_threads(training.model):
-                for report in fit(training, rows[name], validation[name]):
-                    self.watcher.record(training, report)
-            models[name] = training.model
-            self.reports[name] = training.summary() | {"rows": len(rows[name])}
-        return models
+def _fit_all(
+    rows: dict[str, list[Row]],
+    validation: dict[str, list[Row]],
+    settings: Settings,
+    tokenizer: Tokenizer,
+    initial: Callable[[], EncoderDecoder],
+    watcher: Watcher,
+) -> tuple[dict[str, EncoderDecoder], dict[str, dict]]:
+    """Train sub-models one after the other, each on an equal share of the budget. Returns the
+    models and their training summaries, by name."""
+    models, reports = {}, {}
+    for name in rows:
+        training = Training(name, initial(), settings, parts=len(rows))
+        check_fit(training.model, tokenizer, name)
+        watcher.start(training)
+        with few_threads(training.model):
+            for report in fit(training, rows[name], validation[name]):
+                watcher.record(training, report)
+        models[name] = training.model
+        reports[name] = training.summary() | {"rows": len(rows[name])}
+    return models, reports
 
 
 def _checked_splits(examples: Sequence[Example] | Splits, settings: Settings) -> Splits:
@@ -192,7 +185,7 @@ def _with_limits(
 ) -> Settings:
     """By default, twice the most target tokens and segments seen in training (not in the paper)."""
     pairs = [pair for of_model in rows.values() for row in of_model for pair in row]
-    tokens = 2 * max((len(pair.target) for pair in pairs), default=1)
+    tokens = 2 * max(len(pair.target) for pair in pairs)
     rounds = 1 if settings.mode == "direct" else 2 * max(len(s.segments) for s in segmented)
     tokens, rounds = settings.max_tokens or tokens, settings.max_rounds or rounds
     return replace(settings, max_tokens=tokens, max_rounds=rounds)
@@ -211,15 +204,13 @@ def check_fit(model: EncoderDecoder, tokenizer: Tokenizer, name: str) -> None:
 
 
 def _random_model(settings: Settings, tokenizer: Tokenizer) -> Callable[[], EncoderDecoder]:
-    if unknown := set(settings.model) - {f.name for f in fields(ModelConfig)}:
-        raise InputError(f"model: no field {min(unknown)!r}; expected those of ModelConfig")
     n = tokenizer.vocab_size
     # A bidirectional encoder, the paper's and T5's, can tell where a context ends.
     given: dict = dict(vocab_size=n, start_from_state=settings.encoder == "block-causal")
     given |= SIZES[settings.size] | dict(dropout_rate=settings.dropout) | settings.model
     try:
         config = ModelConfig(**given)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # TypeError: no such field
         raise InputError(f"model: {error}") from None
     if config.vocab_size < n:
         raise InputError(f"model: vocab_size is {config.vocab_size}; the tokenizer has {n} ids")
@@ -244,12 +235,6 @@ class Writer:
     models: dict[str, EncoderDecoder]  # "usm", or "esm" and "asm", or "direct"
     reports: dict[str, dict] = field(default_factory=dict)  # training summaries by name
 
-    @property
-    def by_role(self) -> dict[str, EncoderDecoder]:
-        """Role → the model that writes it, in turn order."""
-        modes = MODES[self.settings.mode].items()
-        return {role: self.models[name] for name, roles in modes for role in roles}
-
     def answer(self, question: str, beams: int = 1, second_try: bool = False) -> Chain:
         """Write a chain for a question."""
         return self.write([question], beams, second_try)[0]
@@ -259,7 +244,7 @@ class Writer:
         questions: Sequence[str],
         beams: int = 1,
         second_try: bool = False,
-        finished: Callable[[int], None] | None = None,
+        finished: Callable[[int], object] = lambda n: None,
     ) -> list[Chain]:
         """Write a chain for each question, in batches of similar length.
 
@@ -271,32 +256,30 @@ class Writer:
         """
         if not isinstance(questions, (list, tuple)):
             raise ValueError("expected a list of questions")
-        for question in questions:
-            if not isinstance(question, str) or not question.strip() or _SURROGATE.search(question):
-                raise ValueError(
-                    f"expected a question, a text in valid Unicode; got {question!a:.80}"
-                )
+        for q in questions:
+            if not isinstance(q, str) or not q.strip() or _SURROGATE.search(q):
+                raise ValueError(f"expected a question, a text in valid Unicode; got {q!a:.80}")
         if type(beams) is not int or beams < 1:
             raise ValueError(f"beams is {beams!r}; expected a whole number of at least 1")
         search = partial(beam_search, width=beams) if beams > 1 else None
         retry = beam_search if second_try else None
-        for model in self.models.values():
-            model.eval()
-        settings, tokenizer, models = self.settings, self.tokenizer, self.by_role
-        ids = [encode_question(q, tokenizer, settings.max_question)[0] for q in questions]
+        s, tokenizer = self.settings, self.tokenizer
+        models = {}  # by role, in the order of their turns
+        for name, roles in MODES[s.mode].items():
+            for role in roles:
+                models[role] = self.models[name].eval()
+        ids = [encode_question(q, tokenizer, s.max_question)[0] for q in questions]
 
         chains: dict[int, Chain] = {}
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        while order:  # longest first, in a batch of at most 65,536 tokens
+        while order:  # longest first, in batches of at most 65,536 tokens
             # Questions count double, to allow for their chains.
             n = max(1, 65536 // (beams * (2 * len(ids[order[-1]]) + 2)))
             batch, order = order[-n:], order[:-n]
-            write = SegmentWriter(
-                models, tokenizer, settings.encoder, settings.max_tokens, search, retry
-            )
-            asked, roles, most = [ids[i] for i in batch], list(models), settings.max_rounds
-            with few_threads(next(iter(models.values()))):
-                written = generate_chains(write, asked, tokenizer, roles, most, finished)
+            write = SegmentWriter(models, tokenizer, s.encoder, s.max_tokens, search, retry)
+            asked, turns = [ids[i] for i in batch], list(models)
+            with few_threads(models[turns[0]]):
+                written = generate_chains(write, asked, tokenizer, turns, s.max_rounds, finished)
             chains.update(zip(batch, written))
         return [chains[i] for i in range(len(ids))]
 

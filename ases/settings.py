@@ -7,7 +7,7 @@ set from Python. Cheap to import.
 from collections.abc import Collection
 from dataclasses import Field, dataclass, field, fields
 from math import inf
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from ases.segmentation import AS, ES, RULES
 from ases.tasks import TASKS
@@ -20,9 +20,6 @@ MODES: dict[str, dict[str, tuple[str, ...]]] = {
     "dsm": {"esm": (ES,), "asm": (AS,)},
     "usm": {"usm": (ES, AS)},
 }
-
-#: What each encoder token sees; pictured in ``ases.pairs``.
-ENCODERS = ("block-causal", "bidirectional")
 
 #: Why a chain stopped; each text completes "it …".
 STOPS = {
@@ -60,6 +57,9 @@ def setting(
     return field(default=default, metadata=facts)
 
 
+_TWICE = "twice the most in training"
+
+
 @dataclass(frozen=True)
 class Settings:
     """All settings of a run, in pipeline order."""
@@ -77,11 +77,9 @@ class Settings:
     skip_bad_rows: bool = setting(False, "skip unusable rows")
     seed: int = setting(0, "random seed of data, weights, batches", low=0, high=2**63 - 1)
     train_problems: int | None = setting(
-        None, "training examples", low=1, high=10**8, shown="8000, or all"
+        None, "training examples", low=1, high=1e8, shown="8000, or all"
     )
-    test_problems: int | None = setting(
-        None, "test examples", low=1, high=10**8, shown="500, or all"
-    )
+    test_problems: int | None = setting(None, "test examples", low=1, high=1e8, shown="500, or all")
     max_number: int = setting(20, "largest number in generated problems", low=10, high=100_000)
 
     # --- segmentation
@@ -104,7 +102,7 @@ class Settings:
     encoder: str = setting(
         "block-causal",
         "block-causal: encode each chain once; bidirectional: every context again, as in the paper",
-        choices=ENCODERS,
+        choices=("block-causal", "bidirectional"),
     )
     size: str = setting("tiny", "shape of the model", choices=SIZES)
     dropout: float = setting(0.0, "fraction of activations dropped in training", low=0, high=0.99)
@@ -147,13 +145,9 @@ class Settings:
     dtype: str = setting("float32", "of activations", choices=("float32", "bfloat16"))
     device: str = setting("auto", "auto: cuda if there is a GPU", choices=("auto", "cpu", "cuda"))
 
-    # --- decoding; by default, twice the most in training
-    max_tokens: int | None = setting(
-        None, "maximum tokens of a segment", low=1, shown="twice the most in training"
-    )
-    max_rounds: int | None = setting(
-        None, "maximum segments of a chain", low=1, shown="twice the most in training"
-    )
+    # --- decoding
+    max_tokens: int | None = setting(None, "maximum tokens of a segment", low=1, shown=_TWICE)
+    max_rounds: int | None = setting(None, "maximum segments of a chain", low=1, shown=_TWICE)
 
     #: ``ModelConfig`` fields that override those of ``size``.
     model: dict = field(default_factory=dict)
@@ -192,27 +186,24 @@ class ModelConfig:
     eos_token_id: int = setting(1, "ends every source and target", low=0)
 
     def __post_init__(self):
-        wrong = " | ".join(complaints(self))
-        buckets = self.relative_attention_num_buckets
-        reach = self.relative_attention_max_distance
-        if not wrong and (buckets % 4 or reach <= buckets // 2):
-            wrong = f"relative_attention_num_buckets is {buckets}; expected a multiple of 4, less "
-            wrong += f"than twice relative_attention_max_distance, {reach}"
+        if wrong := complaints(self):
+            raise ValueError(" | ".join(wrong))
+        n, reach = self.relative_attention_num_buckets, self.relative_attention_max_distance
+        if n % 4 or reach <= n // 2:
+            wanted = f"a multiple of 4, less than twice relative_attention_max_distance, {reach}"
+            raise ValueError(f"relative_attention_num_buckets is {n}; expected {wanted}")
         for name in ("pad_token_id", "decoder_start_token_id", "eos_token_id"):
-            if not wrong and getattr(self, name) >= self.vocab_size:
-                wrong = f"{name} is {getattr(self, name)}; expected less than vocab_size"
-        if wrong:
-            raise ValueError(wrong)
+            if getattr(self, name) >= self.vocab_size:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected less than vocab_size")
 
 
 # --- checks --------------------------------------------------------------------------------------
-def kind(cls: type, name: str) -> type:
+def kind(f: Field) -> Any:
     """A field's type without None: ``int | None`` → ``int``."""
-    hint = get_type_hints(cls)[name]
-    return next((t for t in get_args(hint) if t is not type(None)), hint)
+    return next((t for t in get_args(f.type) if t is not type(None)), f.type)
 
 
-def expected(cls: type, f: Field) -> str:
+def expected(f: Field) -> str:
     """What a field accepts, in words: "a whole number of at least 1"."""
     facts = f.metadata
     if facts["choices"]:
@@ -222,32 +213,30 @@ def expected(cls: type, f: Field) -> str:
     words = {int: "a whole number", float: "a number", bool: "true or false"}
     limits = ("low", "of at least"), ("above", "above"), ("high", "and at most")
     parts = [f"{says} {facts[end]:g}" for end, says in limits if abs(facts[end]) < inf]
-    return " ".join([words.get(kind(cls, f.name), "a text"), *parts])
+    return " ".join([words.get(kind(f), "a text"), *parts])
 
 
-def is_valid(cls: type, f: Field, value: Any) -> bool:
+def is_valid(f: Field, value: Any) -> bool:
     """Does ``value`` fit field ``f``'s type and range?"""
-    facts, wanted = f.metadata, kind(cls, f.name)
+    facts, wanted = f.metadata, kind(f)
     if value is None:
-        return type(None) in get_args(get_type_hints(cls)[f.name])
+        return type(None) in get_args(f.type)
     if type(value) is not wanted and not (wanted is float and type(value) is int):
         return False  # a bool is not a number
     if facts["choices"]:
         return value in facts["choices"]
-    if wanted is str:
-        return not facts["metavar"] or value != ""
-    if wanted in (bool, list):
-        return True
+    if wanted not in (int, float):
+        return value != "" or not facts["metavar"]
     return facts["low"] <= value <= facts["high"] and facts["above"] < value != inf  # rejects NaN
 
 
 def complaints(settings: Any) -> list[str]:
     """One line per invalid value."""
-    cls, messages = type(settings), []
+    messages = []
     for f in fields(settings):
         value = getattr(settings, f.name)
-        if "help" in f.metadata and not is_valid(cls, f, value):
-            messages.append(f"{f.name} is {value!r}; expected {expected(cls, f)}")
+        if "help" in f.metadata and not is_valid(f, value):
+            messages.append(f"{f.name} is {value!r}; expected {expected(f)}")
     if getattr(settings, "max_steps", 1) is None and settings.max_minutes is None:
         messages.append("neither max_steps nor max_minutes is set; expected a budget")
     return messages

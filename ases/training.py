@@ -51,11 +51,9 @@ class Training(Counters):
         self.settings = settings = replace(settings, device=usable_device(settings.device))
         self.model = model.to(settings.device).train()
         self.optimizers = make_optimizers(model, settings)
-        self.max_steps = self.max_minutes = None
-        if settings.max_steps:
-            self.max_steps = math.ceil(settings.max_steps / parts)
-        if settings.max_minutes:
-            self.max_minutes = settings.max_minutes / parts
+        steps, minutes = settings.max_steps, settings.max_minutes
+        self.max_steps = math.ceil(steps / parts) if steps else math.inf
+        self.max_seconds = 60 * (minutes / parts) if minutes else math.inf
 
         self.best_weights: dict[str, Tensor] = {}
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=settings.device)
@@ -67,9 +65,7 @@ class Training(Counters):
     @property
     def share(self) -> float:
         """Share of the budget used; training ends at 1."""
-        steps = self.step / self.max_steps if self.max_steps else 0.0
-        minutes = self.seconds / (60 * self.max_minutes) if self.max_minutes else 0.0
-        return max(steps, minutes)
+        return max(self.step / self.max_steps, self.seconds / self.max_seconds)
 
     @property
     def validations_due(self) -> int:
@@ -103,17 +99,12 @@ class Training(Counters):
         return self.place() | {"loss": loss} | row
 
     def keep_if_best(self, scores: dict) -> None:
-        """Keep the weights with the most correct validation tokens; ties: lower loss. Not in the
-        paper.
-
-        With little data, the loss can rise while accuracy still improves: the model gets more
-        confident in its errors. Greedy decoding is unaffected.
-        """
-
-        def quality(scores: dict) -> tuple[float, float]:
-            return scores["validation_accuracy"], -scores["validation_loss"]
-
-        if not self.best or quality(scores) > quality(self.best):
+        """Keep the weights with the most correct validation tokens; ties: lower loss (not in the
+        paper). Why not the loss? It can rise while accuracy still improves, since the model gets
+        more confident in its errors. Greedy decoding is unaffected."""
+        quality = scores["validation_accuracy"], -scores["validation_loss"]
+        best = self.best.get("validation_accuracy", -1.0), -self.best.get("validation_loss", 0.0)
+        if quality > best:
             self.best = {"best_step": self.step} | scores
             weights = self.model.state_dict().items()
             self.best_weights = {name: tensor.detach().clone() for name, tensor in weights}
@@ -176,10 +167,8 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
         target_tokens = parallel.total(sum(batch.target_tokens for batch in chosen))
         for batch in chosen:
             # Only dropout needs random numbers.
-            random_state = (
-                randomness(training.random) if model.config.dropout_rate else nullcontext()
-            )
-            with random_state, autocast(settings):
+            rng = randomness(training.random) if model.config.dropout_rate else nullcontext()
+            with rng, autocast(settings):
                 loss = loss_of(batch.to(settings.device))
             (loss * parallel.count() / target_tokens).backward()  # DDP averages gradients
             training.loss_sum += parallel.total(loss.detach())
@@ -221,11 +210,9 @@ def _stream(rows: Sequence[Row], training: Training) -> Iterator[Batch]:
         while training.position < len(batches):
             training.position += 1
             chosen = [rows[i] for i in batches[training.position - 1]]
-            rows_here = parallel.own_part(chosen)
-            batch = collate(
-                rows_here or chosen[:1], config.pad_token_id, config.decoder_start_token_id
-            )
-            if not rows_here:  # more processes than rows: a batch of padding
+            here = parallel.own_part(chosen)
+            batch = collate(here or chosen[:1], config.pad_token_id, config.decoder_start_token_id)
+            if not here:  # more processes than rows: a batch of padding
                 nothing = torch.full_like(batch.target, IGNORE)
                 batch = replace(batch, target=nothing, source_tokens=0, target_tokens=0)
             yield batch

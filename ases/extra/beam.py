@@ -12,16 +12,13 @@ from ases.tokenizer import Tokenizer
 class Beams:
     """One source's candidates: ``width`` running ones and the best ``width`` finished ones.
 
-    A finished candidate scores Σ log p / length ** length_penalty. The source is done when no
-    running candidate, ended here, would beat the worst of ``width`` finished ones: the usual
-    bound, exact for length_penalty = 0. A candidate equal to ``forbidden`` is dropped.
+    A candidate scores Σ log p / length. The source is done when no running candidate, ended here,
+    would beat the worst of ``width`` finished ones: the usual bound, although a longer one still
+    might. A candidate equal to ``forbidden`` is dropped.
     """
 
-    def __init__(
-        self, width: int, length_penalty: float, stops: set[int], forbidden: list[int] | None
-    ):
-        self.width, self.length_penalty = width, length_penalty
-        self.stops, self.forbidden = stops, forbidden
+    def __init__(self, width: int, stops: set[int], forbidden: list[int] | None):
+        self.width, self.stops, self.forbidden = width, stops, forbidden
         self.finished: list[tuple[float, list[int]]] = []
         # All beams start identical, so all but one start at −∞.
         self.running = [(0.0, []), *[(-torch.inf, [])] * (width - 1)]
@@ -36,23 +33,21 @@ class Beams:
                 kept.append((score, parent, ids))
             elif rank < self.width and not self.done and score > -torch.inf:
                 if ids[:-1] != self.forbidden:
-                    self.finished.append((self._final(score, ids), ids))
+                    self.finished.append((score / len(ids), ids))
         kept = (kept + [(-torch.inf, 0, [0])] * self.width)[: self.width]
 
         self.running = [(score, ids) for score, _, ids in kept]
         self.finished = sorted(self.finished, key=lambda candidate: -candidate[0])[: self.width]
         if len(self.finished) == self.width:
-            self.done |= self._final(*self.running[0]) <= self.finished[-1][0]
+            score, ids = self.running[0]
+            self.done |= score / len(ids) <= self.finished[-1][0]
         return [parent for _, parent, _ in kept]
 
     def best(self) -> tuple[float, list[int]]:
         """The best candidate; at the token limit, running ones compete too."""
         running = [] if self.done else self.running
-        ended = [(self._final(score, ids), ids) for score, ids in running if score > -torch.inf]
+        ended = [(score / len(ids), ids) for score, ids in running if score > -torch.inf]
         return max(self.finished + ended, key=lambda candidate: candidate[0])
-
-    def _final(self, score: float, ids: list[int]) -> float:
-        return score / len(ids) ** self.length_penalty
 
 
 @torch.inference_mode()
@@ -63,7 +58,6 @@ def beam_search(
     max_tokens: int,
     forbidden: Sequence[list[int] | None] | None = None,
     width: int = 4,
-    length_penalty: float = 1.0,
 ) -> list[Decoded]:
     """Write the best segment that ``width`` beams find; other arguments as for ``greedy``.
 
@@ -74,7 +68,7 @@ def beam_search(
     cache.select(torch.arange(n, device=device).repeat_interleave(width))
     token = torch.full((n * width, 1), model.config.decoder_start_token_id, device=device)
     stops = {tokenizer.eos_id, tokenizer.end_id}
-    searches = [Beams(width, length_penalty, stops, ids) for ids in forbidden or [None] * n]
+    searches = [Beams(width, stops, ids) for ids in forbidden or [None] * n]
 
     for _ in range(max_tokens):
         log_p = torch.log_softmax(model.decode(token, cache)[:, -1].float(), dim=-1)
@@ -95,5 +89,4 @@ def beam_search(
         newest = [ids[-1] for beams in searches for _, ids in beams.running]
         token = torch.tensor(newest, device=device)[:, None]
 
-    best = [beams.best() for beams in searches]
-    return [finished_segment(ids, tokenizer, score) for score, ids in best]
+    return [finished_segment(beams.best()[1], tokenizer) for beams in searches]

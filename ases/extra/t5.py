@@ -66,7 +66,7 @@ def load_t5(folder: str | Path) -> EncoderDecoder:
     try:
         config = ModelConfig(**settings, tie_word_embeddings=tied)
         with torch.device("meta"):  # shapes only
-            ours = EncoderDecoder(config, initialise=False).state_dict()
+            ours = EncoderDecoder(config).state_dict()
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from None
     problems = _misfits(state, {_t5_name(name, config): tensor for name, tensor in ours.items()})
@@ -254,10 +254,8 @@ class T5Tokenizer(Tokenizer):
     @classmethod
     def load(cls, path: str | Path) -> Self:
         if not Path(path).exists():
-            message = (
-                "no tokenizer.json; if there is only spiece.model, as for mT5, convert it first"
-            )
-            raise InputError(f"{path}: {message}")
+            hint = "if there is only spiece.model, as for mT5, convert it first"
+            raise InputError(f"{path}: no tokenizer.json; {hint}")
         return super().load(path)
 
     def set_rows(self, rows: int, path: Path) -> None:

@@ -189,42 +189,42 @@ def parse(command: str, about: str, epilog: str = "", text: str = "") -> Given:
     )
     if text:
         parser.add_argument("text", nargs="?", help=text)
-    declared: dict = {f.name: (cls, f) for cls in (Settings, Options) for f in fields(cls)}
+    declared: dict = {f.name: f for cls in (Settings, Options) for f in fields(cls)}
     for title, names in FLAGS[command].items():
         group = parser.add_argument_group(title)
         for name in names.split():
-            _add_flag(group, *declared[name])
+            _add_flag(group, declared[name])
     group.add_argument("-h", "--help", action="help", help="show this help and exit")
 
     given: Given = vars(parser.parse_args())
     for name in [name for name in declared if name in given]:
-        (cls, f), typed = declared[name], given[name]
-        if isinstance(typed, list) and kind(cls, name) is not list:
+        f, typed = declared[name], given[name]
+        if isinstance(typed, list) and kind(f) is not list:
             if len(typed) > 1:
                 raise InputError(f"{_flag(name)} is given twice")
             typed = typed[0]
-        given[name] = _checked(cls, f, _flag(name), typed)
+        given[name] = _checked(f, _flag(name), typed)
     for pair in given.pop("set", []):
         name, _, typed = pair.partition("=")
         if name not in UNFLAGGED:
             raise InputError(f"--set {pair!r}: expected NAME=VALUE with a name that --help lists")
         cls, f = UNFLAGGED[name]
         place = given if cls is Settings else given.setdefault("model", {})
-        place[name] = _checked(cls, f, f"--set {name}", typed)
+        place[name] = _checked(f, f"--set {name}", typed)
     check_flags(command, given)
     return given
 
 
-def _checked(cls: type, f: Any, name: str, typed: Any) -> Any:
+def _checked(f: Any, name: str, typed: Any) -> Any:
     """What was typed, as the field's type."""
-    wanted, value = kind(cls, f.name), typed
+    wanted, value = kind(f), typed
     if isinstance(typed, str) and wanted is bool:
         value = {"true": True, "false": False}.get(typed.lower(), typed)
     elif isinstance(typed, str):
         with suppress(ValueError):
             value = wanted(typed)
-    if not is_valid(cls, f, value):
-        raise InputError(f"{name} is {typed!r}; expected {expected(cls, f)}")
+    if not is_valid(f, value):
+        raise InputError(f"{name} is {typed!r}; expected {expected(f)}")
     return value
 
 
@@ -239,8 +239,8 @@ def _flag(name: str) -> str:
     return "--no-merge" if name == "merge" else f"--{name.replace('_', '-')}"
 
 
-def _add_flag(group: Any, cls: type, f: Any) -> None:
-    wanted, facts = kind(cls, f.name), f.metadata
+def _add_flag(group: Any, f: Any) -> None:
+    wanted, facts = kind(f), f.metadata
     text = facts["help"].replace("%", "%%")
     if wanted is bool:
         const = not f.default

@@ -1,6 +1,6 @@
 """The table of scores, and what each score means."""
 
-from ases.metrics import paired_difference, rouge_l
+from ases.metrics import mean_interval, rouge_l
 from ases.settings import STOPS
 
 #: Row → (number format, meaning).
@@ -72,7 +72,8 @@ def differences(predictions: dict[str, list[dict]]) -> list[str]:
         parts = []
         for score, values in (("accuracy", _correct), ("rougeL", _rouge_l)):
             if (ours := values(other_lines)) and (theirs := values(lines)):
-                mean, low, high = paired_difference(ours, theirs, questions)
+                gains = [a - b for a, b in zip(ours, theirs, strict=True)]
+                mean, low, high = mean_interval(gains, questions)
                 parts.append(f"{score} {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
         shown.append(f"{name} minus {first}, on the same questions: {', '.join(parts)}")
     return shown

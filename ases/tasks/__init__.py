@@ -51,8 +51,7 @@ def make_splits(
     sizes = {"train": n_train, "validation": n_validation, "test": n_test, "longer": n_test}
     splits: dict[str, list[Example]] = {name: [] for name in TASKS[task].splits}
     seen: set[str] = set()
-    total = sum(sizes[name] for name in splits)
-    bar = tqdm(desc="problems", total=total, delay=2, disable=None)
+    bar = tqdm(desc="problems", total=sum(map(sizes.get, splits)), delay=2, disable=None)
     for name, examples in reversed(splits.items()):  # training last: it takes what the rest leaves
         # One random stream per split: the others only remove questions they share.
         rng = random.Random(f"{task}-{name}-{seed}")
@@ -62,10 +61,8 @@ def make_splits(
                 if question not in seen:
                     break
             else:
-                message = f"only {len(examples)} different {name} questions"
-                raise InputError(
-                    f"{message} with numbers up to {max_number}; expected {sizes[name]}"
-                )
+                made = f"{len(examples)} different {name} questions with numbers up to {max_number}"
+                raise InputError(f"only {made}; expected {sizes[name]}")
             seen.add(question)
             answer = "".join(text for _, text in pieces)
             examples.append(Example(f"{name}-{len(examples)}", question, answer, tuple(pieces)))

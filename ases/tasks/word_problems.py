@@ -6,6 +6,7 @@ derivation (AS) and the new total.
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,10 +49,10 @@ class Step(NamedTuple):
 
 
 class Story:
-    """Shared by a problem's sentences: people, items, tense, the largest number allowed."""
+    """Shared by a problem's sentences: people, items, tense, the largest number."""
 
-    def __init__(self, rng: random.Random, max_number: int):
-        self.rng, self.max = rng, max_number
+    def __init__(self, rng: random.Random, steps: int, max_number: int):
+        self.rng, self.steps, self.max = rng, steps, max_number
         (name, he, his, him), (friend, *_), (other, *_) = rng.sample(_PEOPLE, 3)
         self.items, self.past = rng.choice(_ITEMS), rng.random() < 0.3
         self.boxes = rng.choice(_CONTAINERS)
@@ -103,7 +104,7 @@ def _dollars(n: int) -> str:
 
 
 # --- openings ------------------------------------------------------------------------------------
-def _has(s: Story, steps: int) -> Step:
+def _has(s: Story) -> Step:
     """ "Tom has 3 pens.": the first event computes with it."""
     value = s.rng.randint(1, s.max)
     present, past = (s.say(text, n=s.count(value)) for text in s.choose("has"))
@@ -111,9 +112,9 @@ def _has(s: Story, steps: int) -> Step:
     return Step(past if s.past else present, [fact], value=value, clause="has")
 
 
-def _groups(s: Story, steps: int) -> Step:
+def _groups(s: Story) -> Step:
     a, b = s.factors()
-    if steps == 1 and s.rng.random() < 0.4:  # later steps need to know whose they are
+    if s.steps == 1 and s.rng.random() < 0.4:  # later steps need to know whose they are
         [sentence], facts = s.choose("nobodys groups"), ["there are {a} {boxes}"]
         has, asks = "there are", "there"
     else:
@@ -124,14 +125,14 @@ def _groups(s: Story, steps: int) -> Step:
     return Step(sentence, facts, *s.derive(a, "*", b, has), asks)
 
 
-def _works(s: Story, steps: int) -> Step:
+def _works(s: Story) -> Step:
     a, b = s.factors()
     sentence = s.say(*s.choose("work"), a=a, b=b)
     facts = [s.say(f"{{name}} picks {a} {{items}} an hour"), s.say(f"{{he}} works {b} hours")]
     return Step(sentence, facts, *s.derive(a, "*", b), "gain")
 
 
-def _buys_with_change(s: Story, steps: int) -> Step:
+def _buys_with_change(s: Story) -> Step:
     price = s.rng.randint(1, s.max - 1)
     money = price + s.rng.randint(1, s.max - price)
     sentence = s.say(*s.choose("change"), money=_dollars(money), price=_dollars(price))
@@ -149,40 +150,33 @@ def _random_change(s: Story, value: int, sign: str) -> dict:
     return s.amounts(s.rng.randint(1, most)) if most >= 1 else {}
 
 
-def _change(sign: str, clauses: str, sentences: str) -> Event:
+def _change(s: Story, value: int, sign: str, clauses: str, sentences: str) -> Step | None:
     """Adds b things to the total (+) or takes them from it (-)."""
-
-    def event(s: Story, value: int) -> Step | None:
-        if not (said := _random_change(s, value, sign)):
-            return None
-        derivation, result = s.derive(value, sign, said["b"])
-        derivation += " left" if sign == "-" else ""
-        asks, clause = "gain" if sign == "+" else "loss", ""
-        if s.rng.random() < 0.7:
-            present, past = s.choose(clauses)
-            plain = said | dict(more=said["n"], some=said["n"])
-            fact = s.say(f"{{he}} {present}", **plain)
-            clause = s.say(past if s.past else present, **said)
-            sentence = s.say(s.rng.choice(["{He}", "{name}", "Then {he}"])) + f" {clause}."
-        else:
-            present, past, fact = (s.say(text, **said) for text in s.choose(sentences))
-            sentence = past if s.past else present
-        return Step(sentence, [fact], derivation, result, asks, s.refers(sentence), clause)
-
-    return event
+    if not (said := _random_change(s, value, sign)):
+        return None
+    derivation, result = s.derive(value, sign, said["b"])
+    derivation += " left" if sign == "-" else ""
+    asks, clause = "gain" if sign == "+" else "loss", ""
+    if s.rng.random() < 0.7:
+        present, past = s.choose(clauses)
+        plain = said | dict(more=said["n"], some=said["n"])
+        fact = s.say(f"{{he}} {present}", **plain)
+        clause = s.say(past if s.past else present, **said)
+        sentence = s.say(s.rng.choice(["{He}", "{name}", "Then {he}"])) + f" {clause}."
+    else:
+        present, past, fact = (s.say(text, **said) for text in s.choose(sentences))
+        sentence = past if s.past else present
+    return Step(sentence, [fact], derivation, result, asks, s.refers(sentence), clause)
 
 
-def _compared(sign: str, table: str, fact: str) -> Event:
+def _compared(s: Story, value: int, sign: str, more: str) -> Step | None:
     """ "By evening he has 3 more than before." """
-
-    def event(s: Story, value: int) -> Step | None:
-        if not (said := _random_change(s, value, sign)):
-            return None
-        present, past = (s.say(text, **said) for text in s.choose(table))
-        derived = s.derive(value, sign, said["b"])
-        return Step(past if s.past else present, [s.say(fact, **said)], *derived, "total", True)
-
-    return event
+    if not (said := _random_change(s, value, sign)):
+        return None
+    present, past = (s.say(text, **said) for text in s.choose(more))
+    fact = s.say(f"{{he}} has {{b}} {more} than before", **said)
+    derived = s.derive(value, sign, said["b"])
+    return Step(past if s.past else present, [fact], *derived, "total", True)
 
 
 def _halves(s: Story, value: int) -> Step | None:
@@ -229,23 +223,22 @@ def _together(s: Story, value: int) -> Step | None:
     return Step(sentence, [fact], *derived, "together", clause=sentence.rstrip("."))
 
 
-def _each(table: str, asks: str) -> Event:
-    def event(s: Story, value: int) -> Step | None:
-        if not (divisors := _divisors(value)):
-            return None
-        k = s.rng.choice(divisors)
-        sentence, fact, gets = (s.say(text, k=k, **s.amounts(k)) for text in s.choose(table))
-        return Step(sentence, [fact], *s.derive(value, "/", k, gets), asks, s.refers(sentence))
-
-    return event
+def _each(s: Story, value: int, receiver: str) -> Step | None:
+    if not (divisors := _divisors(value)):
+        return None
+    k = s.rng.choice(divisors)
+    sentence, fact, gets = (
+        s.say(text, k=k, **s.amounts(k)) for text in s.choose(f"each {receiver}")
+    )
+    return Step(sentence, [fact], *s.derive(value, "/", k, gets), receiver, s.refers(sentence))
 
 
 OPENINGS = [_has, _has, _has, _groups, _works, _buys_with_change]
-_GAIN, _LOSS = _change("+", "gains", "gain sentences"), _change("-", "losses", "loss sentences")
+_GAIN = partial(_change, sign="+", clauses="gains", sentences="gain sentences")
+_LOSS = partial(_change, sign="-", clauses="losses", sentences="loss sentences")
 EVENTS: list[Event] = [_GAIN, _GAIN, _LOSS, _LOSS, _halves, _times, _shares]
-EVENTS += [_compared("+", "more", "{he} has {b} more than before")]
-EVENTS += [_compared("-", "fewer", "{he} has {b} fewer than before")]
-LAST: list[Event] = [_together, _each("each friend", "friend"), _each("each box", "box")]
+EVENTS += [partial(_compared, sign="+", more="more"), partial(_compared, sign="-", more="fewer")]
+LAST: list[Event] = [_together, partial(_each, receiver="friend"), partial(_each, receiver="box")]
 
 
 # --- a problem -----------------------------------------------------------------------------------
@@ -253,8 +246,8 @@ def word_problem(
     rng: random.Random, steps: int, max_number: int
 ) -> tuple[str, list[tuple[str, str]]]:
     """A question with ``steps`` computations, and the pieces of its chain as (role, text)."""
-    s = Story(rng, max_number)
-    step = rng.choice(OPENINGS)(s, steps)
+    s = Story(rng, steps, max_number)
+    step = rng.choice(OPENINGS)(s)
     sentences, pieces, facts = [step.sentence], [], step.facts
     places = []  # where a distractor may go
     joins = bool(step.clause)  # may a clause join the last sentence?
