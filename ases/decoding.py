@@ -64,7 +64,7 @@ def generate_chains(
     tokenizer: Tokenizer,
     roles: Sequence[str],
     max_rounds: int,
-    finished: Callable[[int], object] = lambda n: None,
+    on_finished: Callable[[int], object] = lambda n: None,
 ) -> list[Chain]:
     """Generate all chains as a batch, segment by segment; finished ones leave it (paper).
 
@@ -72,7 +72,7 @@ def generate_chains(
         next_segments: (role, indices of chains, their contexts) → segments; a ``SegmentWriter``.
         questions: token ids of each question.
         roles: taken in turn; ("ES", "AS") for DSM and USM, ("CHAIN",) for direct.
-        finished: called after each round with the number of chains that finished in it.
+        on_finished: called after each round with the number of chains that finished in it.
     """
     chains = [Chain() for _ in questions]
     active = list(range(len(questions)))
@@ -95,9 +95,9 @@ def generate_chains(
                 chain.stop = "stuck"
             else:
                 remaining.append(i)
-        finished(len(active) - len(remaining))
+        on_finished(len(active) - len(remaining))
         active = remaining
-    finished(len(active))
+    on_finished(len(active))
     for chain in chains:
         # Decode the whole too: a character's bytes may span two segments.
         chain.text = tokenizer.decode([i for ids in chain.ids for i in ids])
@@ -158,7 +158,7 @@ class ContextEncoder:
     """
 
     def __init__(self, model: EncoderDecoder, encoder: str):
-        self.model, self.forgets = model, encoder == "bidirectional"
+        self.model, self.reencodes = model, encoder == "bidirectional"
         self.cache: Cache | None = None
         self.chains: list[int] = []  # the chain of each row
         self.n_blocks = 0  # encoded so far, the same for all chains
@@ -167,7 +167,7 @@ class ContextEncoder:
     def encode(self, chains: list[int], contexts: list[Context]) -> Cache:
         """Encode what is new, and drop chains that have finished."""
         config, device = self.model.config, self.model.embedding.weight.device
-        if self.cache is None or self.forgets:
+        if self.cache is None or self.reencodes:
             self.cache, self.n_blocks = Cache(len(chains), device), 0
         elif chains != self.chains:
             row = {chain: r for r, chain in enumerate(self.chains)}
@@ -175,7 +175,7 @@ class ContextEncoder:
         self.chains = list(chains)
 
         new = [context[self.n_blocks :] for context in contexts]
-        if self.forgets:
+        if self.reencodes:
             new = [[[i for block in blocks for i in block]] for blocks in new]
         self.n_blocks = len(contexts[0])
         lengths = [sum(map(len, blocks)) for blocks in new]

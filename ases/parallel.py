@@ -24,7 +24,7 @@ def several() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-def count() -> int:
+def world_size() -> int:
     return distributed.get_world_size() if several() else 1
 
 
@@ -32,12 +32,12 @@ def rank() -> int:
     return distributed.get_rank() if several() else 0
 
 
-def own_part(items: Sequence[T]) -> Sequence[T]:
+def shard(items: Sequence[T]) -> Sequence[T]:
     """This process's items, possibly none."""
-    return items[rank() :: count()]
+    return items[rank() :: world_size()]
 
 
-def total(value: Number) -> Number:
+def all_sum(value: Number) -> Number:
     """Sum over all processes."""
     if not several():
         return value
@@ -45,28 +45,28 @@ def total(value: Number) -> Number:
         tensor = value.clone()
         distributed.all_reduce(tensor)
         return tensor
-    return type(value)(total(torch.tensor(value, dtype=torch.float64)))
+    return type(value)(all_sum(torch.tensor(value, dtype=torch.float64)))
 
 
-def of_first(value: float) -> float:
+def value_of_rank_0(value: float) -> float:
     """The first process's value: clocks differ."""
-    return total(value if rank() == 0 else 0.0)
+    return all_sum(value if rank() == 0 else 0.0)
 
 
 def gather(items: Sequence[T], n: int) -> list[T]:
-    """All ``n`` items, from each process's ``own_part``."""
+    """All ``n`` items, from each process's ``shard``."""
     if not several():
         return list(items)
-    parts: list[Sequence[T]] = [()] * count()
+    parts: list[Sequence[T]] = [()] * world_size()
     distributed.all_gather_object(parts, items)
-    return [parts[i % count()][i // count()] for i in range(n)]
+    return [parts[i % world_size()][i // world_size()] for i in range(n)]
 
 
-def check_alike(name: str, data: object) -> None:
+def check_same_data(name: str, data: object) -> None:
     """Raises InputError: processes have different data."""
     if not several():
         return
-    digests = gather([hashlib.sha256(repr(data).encode()).hexdigest()], count())
+    digests = gather([hashlib.sha256(repr(data).encode()).hexdigest()], world_size())
     for other, digest in enumerate(digests):
         if digest != digests[0]:
             raise InputError(f"{name}: processes {other} and 0 have different data")

@@ -27,7 +27,7 @@ from ases.pairs import Row, Segmented, encode_question, rows_by_model
 from ases.segmentation import RULES, make_segments, piece_entropies, split_pieces
 from ases.settings import MODES, SIZES, STOPS, ModelConfig, Settings, complaints
 from ases.tokenizer import Tokenizer
-from ases.training import Training, Watcher, few_threads, fit, randomness, usable_device
+from ases.training import Training, Watcher, fit, one_thread_if_small, separate_rng, usable_device
 
 #: "train", "validation", "test", and for some tasks "longer"
 Splits = dict[str, list[Example]]
@@ -49,7 +49,7 @@ def segment(
             raise ValueError(f"{settings.segmentation!r} needs a scorer, a direct model")
         model, limit = scorer.models["direct"], scorer.settings.max_question
         questions, context = [e.question for e in examples], settings.entropy_context
-        with few_threads(model):
+        with one_thread_if_small(model):
             of_tokens = chain_entropies(model, scorer.tokenizer, questions, pieces, context, limit)
     segmented = []
     for example, cut, h in zip(examples, pieces, of_tokens):
@@ -152,9 +152,9 @@ def _fit_all(
     models, reports = {}, {}
     for name in rows:
         training = Training(name, initial(), settings, parts=len(rows))
-        check_fit(training.model, tokenizer, name)
+        check_same_eos(training.model, tokenizer, name)
         watcher.start(training)
-        with few_threads(training.model):
+        with one_thread_if_small(training.model):
             for report in fit(training, rows[name], validation[name]):
                 watcher.record(training, report)
         models[name] = training.model
@@ -196,7 +196,7 @@ def training_texts(splits: Splits) -> list[str]:
     return [text for example in splits["train"] for text in (example.question, example.answer)]
 
 
-def check_fit(model: EncoderDecoder, tokenizer: Tokenizer, name: str) -> None:
+def check_same_eos(model: EncoderDecoder, tokenizer: Tokenizer, name: str) -> None:
     """Raise InputError if a model ends its texts with another token than its tokenizer."""
     theirs, ours = model.config.eos_token_id, tokenizer.eos_id
     if theirs != ours:
@@ -216,7 +216,7 @@ def _random_model(settings: Settings, tokenizer: Tokenizer) -> Callable[[], Enco
         raise InputError(f"model: vocab_size is {config.vocab_size}; the tokenizer has {n} ids")
 
     def make() -> EncoderDecoder:
-        with randomness({"seed": settings.seed}):
+        with separate_rng({"seed": settings.seed}):
             return EncoderDecoder(config)
 
     return make
@@ -244,14 +244,14 @@ class Writer:
         questions: Sequence[str],
         beams: int = 1,
         second_try: bool = False,
-        finished: Callable[[int], object] = lambda n: None,
+        on_finished: Callable[[int], object] = lambda n: None,
     ) -> list[Chain]:
         """Write a chain for each question, in batches of similar length.
 
         Args:
             beams: for beam search; 1 decodes greedily.
             second_try: decode segments that failed again, with 4 beams; see ``SegmentWriter``.
-            finished: see ``generate_chains``.
+            on_finished: see ``generate_chains``.
         Raises ValueError: not a list of valid Unicode texts; no beams.
         """
         if not isinstance(questions, (list, tuple)):
@@ -278,8 +278,8 @@ class Writer:
             batch, order = order[-n:], order[:-n]
             write = SegmentWriter(models, tokenizer, s.encoder, s.max_tokens, search, retry)
             asked, turns = [ids[i] for i in batch], list(models)
-            with few_threads(models[turns[0]]):
-                written = generate_chains(write, asked, tokenizer, turns, s.max_rounds, finished)
+            with one_thread_if_small(models[turns[0]]):
+                written = generate_chains(write, asked, tokenizer, turns, s.max_rounds, on_finished)
             chains.update(zip(batch, written))
         return [chains[i] for i in range(len(ids))]
 

@@ -59,11 +59,11 @@ class Training(Counters):
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=settings.device)
         self.epochs = 0.0  # with the partial one; set at the end
         self.random: dict = {"seed": settings.seed}  # dropout's own random state
-        with randomness(self.random):  # turn the seed into a state
+        with separate_rng(self.random):  # turn the seed into a state
             pass
 
     @property
-    def share(self) -> float:
+    def budget_used(self) -> float:
         """Share of the budget used; training ends at 1."""
         return max(self.step / self.max_steps, self.seconds / self.max_seconds)
 
@@ -71,16 +71,17 @@ class Training(Counters):
     def validations_due(self) -> int:
         """How many validations should be done by now."""
         n = self.settings.validations
-        return min(n, int(n * self.share + 1e-9))  # so that 49/50 · 50 is not rounded down to 48
+        # The addend: 49/50 · 50 is not rounded down to 48.
+        return min(n, int(n * self.budget_used + 1e-9))
 
     def add_time(self, since: float) -> float:
         """Add the seconds since ``since``; returns the time now."""
         now = time.perf_counter()
-        self.seconds = parallel.of_first(self.seconds + now - since)
+        self.seconds = parallel.value_of_rank_0(self.seconds + now - since)
         self.report_seconds += now - since
         return now
 
-    def place(self) -> dict:
+    def progress(self) -> dict:
         return {"step": self.step, "epoch": self.epoch, "seconds": round(self.seconds, 2)}
 
     def report(self, gradient_norm: Tensor) -> dict:
@@ -96,7 +97,7 @@ class Training(Counters):
         self.target_tokens, self.tokens, self.report_seconds = 0, 0, 0.0
         row = {"tokens_per_second": speed, "gradient_norm": norm}
         row |= {"learning_rate": rates[0], "embedding_learning_rate": rates[-1]}
-        return self.place() | {"loss": loss} | row
+        return self.progress() | {"loss": loss} | row
 
     def keep_if_best(self, scores: dict) -> None:
         """Keep the weights with the most correct validation tokens; ties: lower loss (not in the
@@ -139,7 +140,7 @@ class Training(Counters):
         self.validations = min(self.validations, self.validations_due)
         self.best_weights = best_weights
         self.random = {name: state[name] for name in ("rng", "cuda_rng")}
-        with randomness(self.random):  # check them
+        with separate_rng(self.random):  # check them
             pass
 
 
@@ -154,33 +155,33 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
     """
     assert rows and validation, training.name
     settings, model = training.settings, training.model
-    parallel.check_alike(training.name, rows)
+    parallel.check_same_data(training.name, rows)
     loss_of = parallel.loss_function(model)
     if parallel.rank():  # dropout differs between processes
         training.random = {"seed": settings.seed + 1000 * training.step + parallel.rank()}
     batches = _stream(rows, training)
 
     clock = time.perf_counter()
-    while training.share < 1:
+    while training.budget_used < 1:
         chosen = [next(batches) for _ in range(settings.accumulate)]
-        # In one process, total(x) is x and count() is 1.
-        target_tokens = parallel.total(sum(batch.target_tokens for batch in chosen))
+        # In one process, all_sum(x) is x and world_size() is 1.
+        target_tokens = parallel.all_sum(sum(batch.target_tokens for batch in chosen))
         for batch in chosen:
             # Only dropout needs random numbers.
-            rng = randomness(training.random) if model.config.dropout_rate else nullcontext()
+            rng = separate_rng(training.random) if model.config.dropout_rate else nullcontext()
             with rng, autocast(settings):
                 loss = loss_of(batch.to(settings.device))
-            (loss * parallel.count() / target_tokens).backward()  # DDP averages gradients
-            training.loss_sum += parallel.total(loss.detach())
+            (loss * parallel.world_size() / target_tokens).backward()  # DDP averages gradients
+            training.loss_sum += parallel.all_sum(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
 
         for optimizer in training.optimizers:
-            optimizer.set_rates(training.share, settings.warmup)
+            optimizer.set_rates(training.budget_used, settings.warmup)
             optimizer.step()
             optimizer.zero_grad()
         training.step += 1
         training.target_tokens += target_tokens
-        training.tokens += parallel.total(sum(b.source_tokens + b.target_tokens for b in chosen))
+        training.tokens += parallel.all_sum(sum(b.source_tokens + b.target_tokens for b in chosen))
         clock = training.add_time(clock)
 
         report = {}
@@ -193,7 +194,7 @@ def fit(training: Training, rows: Sequence[Row], validation: Sequence[Row]) -> I
             training.keep_if_best(scores)
             clock = training.add_time(clock)
             training.report_seconds = 0.0  # validation is not part of training speed
-            report["validation"] = training.place() | scores
+            report["validation"] = training.progress() | scores
         yield report
 
     n_batches = len(make_batches(rows, settings.batch_tokens, settings.seed, training.epoch))
@@ -210,7 +211,7 @@ def _stream(rows: Sequence[Row], training: Training) -> Iterator[Batch]:
         while training.position < len(batches):
             training.position += 1
             chosen = [rows[i] for i in batches[training.position - 1]]
-            here = parallel.own_part(chosen)
+            here = parallel.shard(chosen)
             batch = collate(here or chosen[:1], config.pad_token_id, config.decoder_start_token_id)
             if not here:  # more processes than rows: a batch of padding
                 nothing = torch.full_like(batch.target, IGNORE)
@@ -225,8 +226,8 @@ def validate_on(model: EncoderDecoder, rows: Sequence[Row], settings: Settings) 
     training mode. Raises FloatingPointError: a loss that is not finite."""
     config, device = model.config, model.embedding.weight.device
     model.eval()
-    loss, right, count = 0.0, 0, 0
-    for indices in parallel.own_part(make_batches(rows, 2 * settings.batch_tokens, 0, epoch=0)):
+    loss = right = count = 0.0
+    for indices in parallel.shard(make_batches(rows, 2 * settings.batch_tokens, 0, epoch=0)):
         chosen = [rows[i] for i in indices]
         batch = collate(chosen, config.pad_token_id, config.decoder_start_token_id).to(device)
         with autocast(settings):
@@ -234,7 +235,7 @@ def validate_on(model: EncoderDecoder, rows: Sequence[Row], settings: Settings) 
         loss += float(token_losses(logits, batch.target))
         right += int((logits.argmax(-1) == batch.target).sum())
         count += batch.target_tokens
-    loss, right, count = parallel.total(loss), parallel.total(right), parallel.total(count)
+    loss, right, count = (parallel.all_sum(value) for value in (loss, right, count))
     model.train()
     if not math.isfinite(loss):
         raise FloatingPointError(f"the validation loss is {loss}; a lower --learning-rate may help")
@@ -253,7 +254,7 @@ class Watcher:
         self.bar.update()
         if "training" in report:
             self.bar.set_postfix(loss=f"{report['training']['loss']:.3f}")
-        if training.share >= 1:
+        if training.budget_used >= 1:
             self.bar.close()
 
 
@@ -267,7 +268,7 @@ def usable_device(device: str) -> str:
 
 
 @contextmanager
-def few_threads(model: EncoderDecoder) -> Iterator[None]:
+def one_thread_if_small(model: EncoderDecoder) -> Iterator[None]:
     """One thread for a small model on a CPU: several would wait for one another, and on a busy
     machine for other programs. ``OMP_NUM_THREADS`` takes precedence."""
     before, on_cpu = torch.get_num_threads(), model.embedding.weight.device.type == "cpu"
@@ -290,7 +291,7 @@ _RANDOM_LOCK = threading.RLock()
 
 
 @contextmanager
-def randomness(state: dict[str, Any]) -> Iterator[None]:
+def separate_rng(state: dict[str, Any]) -> Iterator[None]:
     """Use a separate random state inside, and restore the process's own afterwards. ``state`` is
     updated in place and starts as {"seed": n}. Threads take turns."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []

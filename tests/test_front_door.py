@@ -18,7 +18,7 @@ from ases.recipe import score_chains
 from ases.run.checkpoints import Recorder
 from ases.settings import STOPS
 from ases.tasks import make_splits
-from ases.training import few_threads
+from ases.training import one_thread_if_small
 
 SHAPE = dict(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2)
 SETTINGS = ases.Settings(mode="usm", max_steps=6, validations=2, model=SHAPE)
@@ -87,7 +87,7 @@ MISTAKES = [
     (lambda w: ases.segment([ases.TOY], "entropy"), "'entropy'; expected Settings"),
     (lambda w: train(max_question=-5), "max_question is -5"),
     (lambda w: train(model=SHAPE | {"vocab_size": 5}), "vocab_size is 5; the tokenizer has"),
-    (lambda w: train(model={"d_modle": 5}), "no field 'd_modle'"),
+    (lambda w: train(model={"d_modle": 5}), "unexpected keyword argument 'd_modle'"),
     (lambda w: train(model={"pad_token_id": 9999}), "model: pad_token_id is 9999; expected less"),
     (lambda w: train(device="gpu"), "device is 'gpu'"),
     (lambda w: train(scorer="runs/direct"), "runs/direct is not loaded; pass scorer="),
@@ -185,7 +185,7 @@ def test_small_models_take_one_thread(writer, monkeypatch, width, given, expecte
     monkeypatch.setattr(model, "config", replace(model.config, d_model=width))
     torch.set_num_threads(2)
     try:
-        with few_threads(model):
+        with one_thread_if_small(model):
             assert torch.get_num_threads() == expected
         assert torch.get_num_threads() == 2
     finally:

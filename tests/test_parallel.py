@@ -109,16 +109,16 @@ import torch
 from torch import distributed
 from ases import parallel
 distributed.init_process_group("gloo")
-rank, n = parallel.rank(), parallel.count()
-assert parallel.total(rank + 1) == 6 and type(parallel.total(2)) is int
-assert parallel.total(torch.tensor([0.5, rank])).tolist() == [1.5, 3.0]
-assert parallel.of_first(10.0 + rank) == 10.0
+rank, n = parallel.rank(), parallel.world_size()
+assert parallel.all_sum(rank + 1) == 6 and type(parallel.all_sum(2)) is int
+assert parallel.all_sum(torch.tensor([0.5, rank])).tolist() == [1.5, 3.0]
+assert parallel.value_of_rank_0(10.0 + rank) == 10.0
 for count in range(8):
-    part = parallel.own_part(list(range(count)))
+    part = parallel.shard(list(range(count)))
     assert parallel.gather([i * i for i in part], count) == [i * i for i in range(count)]
-parallel.check_alike("usm", [1])
+parallel.check_same_data("usm", [1])
 try:
-    parallel.check_alike("usm", [rank // 2])
+    parallel.check_same_data("usm", [rank // 2])
 except ValueError as error:
     assert "usm: processes 2 and 0 have different data" in str(error)
     print("noticed", flush=True)

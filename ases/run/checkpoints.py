@@ -113,15 +113,15 @@ class Recorder(Watcher):
         if self.config:
             replace(self.config, settings=training.settings).save(self.folder)
         if training.step:
-            what = "is trained already:" if training.share >= 1 else "continues after"
+            what = "is trained already:" if training.budget_used >= 1 else "continues after"
             print_note(f"{training.name} {what} {training.step:,} steps")
         if self.log.exists():  # drop rows that will be written again
             rows = read_log(self.folder)
             kept = [r for r in rows if r["model"] != training.name or r["step"] <= training.step]
             write_text(self.log, "".join(json.dumps(row) + "\n" for row in kept))
         self.latest: dict = {}  # entries of the log
-        if training.share < 1:
-            self.meter = Meter(training.name, 1.0, training.share)
+        if training.budget_used < 1:
+            self.meter = Meter(training.name, 1.0, training.budget_used)
             self.signals.held = True
 
     def _load(self, training: Training) -> None:
@@ -157,7 +157,7 @@ class Recorder(Watcher):
             path = self.folder / f"{training.name}.last.pt"
             save_checkpoint(path, self.run_id, training.state_dict())
             self.saved = f"{training.name} is saved as of step {training.step:,}"
-        share = min(1.0, training.share)
+        share = min(1.0, training.budget_used)
         parts = [text.format(self.latest[k]) for k, text in SHOWN.items() if k in self.latest]
         self.meter.update(share, ", ".join([f"step {training.step}", *parts]), now=validated)
         if stopping or share >= 1:

@@ -33,7 +33,7 @@ def evaluate(
     """Write and score chains: the contents of ``results.json`` and ``predictions.jsonl``."""
     writer, settings = run.writer, run.writer.settings
     started = time.perf_counter()
-    part = write_chains(writer, parallel.own_part(examples), options)
+    part = write_chains(writer, parallel.shard(examples), options)
     chains = parallel.gather(part, len(examples))
     seconds = time.perf_counter() - started
 

@@ -26,7 +26,7 @@ from ases.data import Example, InputError, refuse_if, split_examples
 from ases.extra.t5 import T5Tokenizer, load_t5, lost_characters
 from ases.metrics import words_of
 from ases.model import EncoderDecoder
-from ases.recipe import Splits, Writer, check_fit, training_texts
+from ases.recipe import Splits, Writer, check_same_eos, training_texts
 from ases.run.checkpoints import (
     FORMAT,
     Recorder,
@@ -367,7 +367,7 @@ def open_trained(folder: Path, device: str = "auto") -> Run:
         rows, ids = model.config.vocab_size, tokenizer.vocab_size
         message = f"a vocabulary of {rows}, but tokenizer.json has {ids}"
         refuse_if(settings.init is None and rows != ids, path, message)
-        check_fit(model, tokenizer, str(path))
+        check_same_eos(model, tokenizer, str(path))
     return Run(folder, config, writer)
 
 
