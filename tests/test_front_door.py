@@ -153,7 +153,7 @@ def test_what_python_trains_is_saved_loaded_and_scored(writer, tmp_path):
     assert loaded.write(QUESTIONS) == writer.write(QUESTIONS) and loaded.settings.mode == "usm"
     with pytest.raises(InputError, match="exists and is not empty"):
         writer.save(folder)
-    assert "say with --data what to score" in fail(f"evaluate.py --run {folder}")
+    assert "use --data to say what to score" in fail(f"evaluate.py --run {folder}")
     rows = [{"question": e.question, "answer": e.answer} for e in EXAMPLES]
     data = write_lines(tmp_path / "data.jsonl", rows)
     succeed(f"evaluate.py --run {folder} --data {data} --split all --beams 2")

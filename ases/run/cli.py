@@ -99,14 +99,8 @@ _RUN_FLAGS = set(" ".join(FLAGS["train"].values()).split()) - _ALLOWED_WITH_RESU
 
 
 def check_flags(command: str, given: Given) -> None:
-    """Raise InputError if flags conflict, are missing, or name unusable paths: no output overwrites
-    an input, a folder or, without --overwrite, a file."""
-
-    def refuse(names: str, why: str) -> None:
-        for name in names.split():
-            if name in given:
-                raise InputError(f"{_flag(name)} {why}")
-
+    """Raise InputError if flags conflict or are missing."""
+    refuse = partial(_refuse, given)
     if command != "train" and is_distributed():
         raise InputError("this command runs in one process; start it without torchrun")
     rule = given.get("segmentation", "interleave")
@@ -127,10 +121,8 @@ def check_flags(command: str, given: Given) -> None:
         refuse("scorer", "needs --segmentation entropy")
     elif command == "segment" and "scorer" not in given:
         refuse("segmentation", f"{rule} needs --scorer, the folder of a direct run")
-    if "init" in given:
-        refuse(
-            "size dropout model", "cannot be combined with --init, whose checkpoint fixes the shape"
-        )
+    if "init" in given:  # a checkpoint has its shape
+        refuse("size dropout model", "cannot be combined with --init")
     if "check" in given:
         refuse("split show report out", "cannot be combined with --check")
     if command == "segment" and "data" in given and given.get("split", "all") == "all":
@@ -152,6 +144,11 @@ def check_flags(command: str, given: Given) -> None:
     if len({run.name for run in runs}) < len(runs):
         refuse("out_dir", "cannot hold two runs of one name; omit it")
 
+
+def check_paths(command: str, given: Given) -> None:
+    """Raise InputError if an output cannot be written, or would overwrite an input, a folder or,
+    without --overwrite, a file."""
+    refuse = partial(_refuse, given)
     for name in [name for name in ("out", "report") if name in given]:
         path = Path(given[name])
         if path.is_dir():
@@ -165,6 +162,12 @@ def check_flags(command: str, given: Given) -> None:
         named = [name for name in together.split() if name in given]
         if len({Path(given[name]).resolve() for name in named}) < len(named):
             refuse(named[0], f"and {_flag(named[1])} name the same path; change one")
+
+
+def _refuse(given: Given, names: str, why: str) -> None:
+    for name in names.split():
+        if name in given:
+            raise InputError(f"{_flag(name)} {why}")
 
 
 # --- parsing -------------------------------------------------------------------------------------
@@ -212,6 +215,7 @@ def parse(command: str, about: str, epilog: str = "", text: str = "") -> Given:
         place = given if cls is Settings else given.setdefault("model", {})
         place[name] = _checked(f, f"--set {name}", typed)
     check_flags(command, given)
+    check_paths(command, given)
     return given
 
 
