@@ -90,13 +90,11 @@ def train(
         examples: the splits "train" and "validation", or a list to split by question.
         watcher: follows each sub-model's training; by default, shows a progress bar.
         tokenizer: by default, trained on the training split.
-        scorer: for labels by entropy; by default, a direct model, trained first with a full budget
-            of its own.
+        scorer: for labels by entropy; by default, a direct model, trained first on a full budget.
         initial: makes each sub-model's starting model; by default, with random weights.
         cut: replaces ``segment``.
     Raises:
-        ValueError: an invalid setting, too few questions, a chain too long, a sub-model without
-            pairs.
+        ValueError: an invalid setting, too few questions or pairs, a chain too long.
         FloatingPointError: a non-finite loss or gradient norm.
     """
     splits = _checked_splits(examples, settings)
@@ -127,11 +125,10 @@ def train(
     rows = rows_by_model(settings.mode, segmented, *encoding)
     validation_rows = rows_by_model(settings.mode, validation, *encoding)
     for name in rows:
-        n, n_validation = len(rows[name]), len(validation_rows[name])
-        if not n or not n_validation:
-            message = f"{n} training and {n_validation} validation rows; expected some of each"
-            hint = "try another --beta or --segmentation, or longer chains"
-            raise InputError(f"{name}: {message}: {hint}")
+        n, m = len(rows[name]), len(validation_rows[name])
+        if not n or not m:
+            message = f"{name}: {n} training and {m} validation rows; expected some of each"
+            raise InputError(f"{message}: try another --beta or --segmentation, or longer chains")
 
     # 3. Rows to models.
     settings = _with_limits(settings, rows, segmented)

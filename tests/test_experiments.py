@@ -210,9 +210,11 @@ def test_logs_of_a_language_model_become_json_lines(tmp_path):
 
 
 def test_figures_are_drawn(found, tmp_path):
-    figures.draw("words", found, tmp_path / "words.svg")
-    text = (tmp_path / "words.svg").read_text()
-    assert "direct, USM" in text and len(text) < 60_000  # text as text
+    for trial in EXPERIMENTS["curve"].trials:
+        found[trial] = {"tests": {"test": {"accuracy": 0.5}}, "session": "b", "seconds": 1.0}
+    figures.draw("curve", found, tmp_path / "curve.svg")
+    text = (tmp_path / "curve.svg").read_text()
+    assert "1,000 problems, DSM" in text and len(text) < 120_000  # text as text
     figures.draw("encoder", {}, tmp_path / "encoder.svg")
     assert not (tmp_path / "encoder.svg").exists()
 
