@@ -23,7 +23,7 @@ def main() -> None:
 
     device = given.get("device", "auto")
     runs = [open_trained(Path(folder), device) for folder in options.run]
-    for run in runs:  # what Python has saved knows of no data
+    for run in runs:  # runs saved from Python have no data file
         if run.config.data_digest and not (run.folder / "results.json").exists():
             print_note(f"note: {run.folder} has no results.json: train.py did not finish")
     if options.question is not None or options.questions is not None:

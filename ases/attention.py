@@ -68,7 +68,7 @@ class Mask:
     _parts: tuple[Tensor | None, Tensor | None] = None, None  # what ``matrix`` returned
 
     def matrix(self, q: Tensor, n_keys: int) -> tuple[Tensor | None, Tensor | None]:
-        """The addend of the scores, broadcastable to (B, H, Q, T), and which queries see no key,
+        """What is added to the scores, broadcastable to (B, H, Q, T), and which queries see no key,
         booleans (B, Q) or (1, Q). None: nothing to add, no such query."""
         wanted = (q.dtype, q.shape[2], n_keys)
         if self._made_for != wanted:
@@ -78,8 +78,8 @@ class Mask:
                 bias = self.rel_bias.to(q.dtype)
                 added = bias_matrix(bias, q.shape[2], n_keys, self.query_offset)[None]
             # Drop ends that mask nothing. On a GPU, checking would force a sync.
-            looking_is_free = not q.is_cuda and not torch.compiler.is_compiling()
-            if looking_is_free:
+            may_look = not q.is_cuda and not torch.compiler.is_compiling()
+            if may_look:
                 first = None if first is None or not first.any() else first
                 last = None if last is None or bool((last == n_keys).all()) else last
             seen = seen_keys(first, last, n_keys)
@@ -88,7 +88,7 @@ class Mask:
                 hidden = torch.where(seen, q.new_zeros(()), lowest)
                 added = hidden if added is None else hidden + added
                 empty = ~seen.any(-1)[:, 0]
-                empty = None if looking_is_free and not empty.any() else empty
+                empty = None if may_look and not empty.any() else empty
             self._made_for, self._parts = wanted, (added, empty)
         return self._parts
 

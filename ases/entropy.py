@@ -46,12 +46,12 @@ def chain_entropies(
 
     model.eval()
     device, config = model.embedding.weight.device, model.config
-    of_rows: list[list[float]] = [[] for _ in rows]
+    row_entropies: list[list[float]] = [[] for _ in rows]
     for indices in make_batches(rows, batch_tokens, seed=0, epoch=0):
         chosen = [rows[i] for i in indices]
         batch = collate(chosen, config.pad_token_id, config.decoder_start_token_id).to(device)
         for i, values in zip(indices, token_entropies(model(batch)).tolist()):
-            of_rows[i] = values[: target_length(rows[i])]
-    # Joined, the rows are the chains, token by token: deal their values out to the pieces.
-    flat = iter([value for row in of_rows for value in row])
+            row_entropies[i] = values[: target_length(rows[i])]
+    # Joined, the rows are the chains, token by token: split the flat list back into pieces.
+    flat = iter([value for row in row_entropies for value in row])
     return [[[next(flat) for _ in piece] for piece in ids] for ids in encoded]

@@ -313,7 +313,7 @@ class EncoderDecoder(nn.Module):
 
     def loss_sum(self, batch: Batch) -> Tensor:
         """−Σ log p over the target tokens of a batch."""
-        return token_losses(self(batch), batch.target)
+        return summed_loss(self(batch), batch.target)
 
     def encode(self, input_ids: Tensor, ends: Tensor, lengths: Tensor, cache: Cache) -> None:
         """Encode new source blocks into ``cache``: right-aligned ids (B, W); the end of each
@@ -379,7 +379,7 @@ def start_from(states: Tensor, x: Tensor, begins: tuple[Tensor, ...]) -> Tensor:
     return x.index_put((rows, places), states[rows, newest], accumulate=True)
 
 
-def token_losses(logits: Tensor, target: Tensor) -> Tensor:
+def summed_loss(logits: Tensor, target: Tensor) -> Tensor:
     """−Σ log p over the targets (B, T) except padding (−100), in float32 or wider."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return _CrossEntropy.apply(logits.flatten(0, 1), target.flatten())

@@ -1,10 +1,9 @@
 """The two optimizers and the learning-rate schedule.
 
 Muon orthogonalises the updates of matrices, so all directions move equally (Jordan et al.
-2024). AdamW updates the rest. Why not PyTorch's? Its optimizers import its compiler, which takes
-seconds. Its Muon takes one matrix at a time, always in bfloat16, which few CPUs multiply fast: this
-Muon batches matrices of one shape, in bfloat16 only on GPUs that support it. The tests compare
-ours with PyTorch's.
+2024). AdamW updates the rest. PyTorch's own import its compiler, which takes seconds, and its Muon
+handles one matrix at a time, always in bfloat16, which few CPUs multiply fast. This Muon batches
+matrices of one shape, in bfloat16 only on GPUs that support it. The tests compare both.
 """
 
 import math
@@ -41,9 +40,9 @@ def make_optimizers(model: nn.Module, settings: Settings) -> "list[Muon | AdamW]
 
     # AdamW alone needs a lower rate; embeddings tolerate a higher one than the blocks.
     rate = settings.learning_rate or (0.01 if with_muon else 0.003)
-    of_embeddings = (settings.embedding_learning_rate or 0.03) if with_muon else rate
+    embedding_rate = (settings.embedding_learning_rate or 0.03) if with_muon else rate
     decay = settings.weight_decay
-    others = AdamW([Group(adamw, of_embeddings, decay), Group(vectors, of_embeddings, 0.0)])
+    others = AdamW([Group(adamw, embedding_rate, decay), Group(vectors, embedding_rate, 0.0)])
     if not with_muon:
         return [others]
     return [Muon([Group(muon, rate, decay)], settings.momentum), others]
@@ -145,20 +144,20 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.groups:
-            alike = defaultdict(list)  # sorted shape → parameters
+            by_shape = defaultdict(list)  # sorted shape → parameters
             for p in group.params:
                 if p.grad is not None:
-                    alike[tuple(sorted(p.shape))].append(p)
-            for params in alike.values():
+                    by_shape[tuple(sorted(p.shape))].append(p)
+            for params in by_shape.values():
                 self._step(params, group.lr, group.weight_decay)
 
     def _step(self, params: list[Tensor], lr: float, weight_decay: float) -> None:
         grads = [p.grad for p in params]
         means = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
         torch._foreach_lerp_(means, grads, 1 - self.momentum)
-        ahead = torch._foreach_lerp(grads, means, self.momentum)
+        nesterov = torch._foreach_lerp(grads, means, self.momentum)
         # Transpose tall matrices: all are wide.
-        wide = [x if x.shape[0] <= x.shape[1] else x.T for x in ahead]
+        wide = [x if x.shape[0] <= x.shape[1] else x.T for x in nesterov]
         torch._foreach_mul_(params, 1 - lr * weight_decay)
         for p, update in zip(params, orthogonalise(torch.stack(wide))):
             rows, columns = p.shape

@@ -210,7 +210,7 @@ def collate(rows: Sequence[Row], pad_id: int, start_id: int = 0) -> Batch:
     target_lengths = [len(p.targets) for p in packed]
     S, T = max(source_lengths), max(target_lengths)
     begins = [(b, *begin) for b, p in enumerate(packed) for begin in p.begins]
-    # Padding points behind the last key: spans may not decrease along a row.
+    # Padding gets the largest end, so that span ends never decrease along a row.
     ends = pad_rows([p.ends for p in packed], S)
     reads = pad_rows([p.reads for p in packed], S)
     return Batch(

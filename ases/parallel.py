@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ases.data import InputError
-from ases.model import EncoderDecoder, token_losses
+from ases.model import EncoderDecoder, summed_loss
 from ases.pairs import Batch
 
 T = TypeVar("T")
@@ -78,4 +78,4 @@ def loss_function(model: EncoderDecoder) -> Callable[[Batch], Tensor]:
     if not several():
         return model.loss_sum
     replica = nn.parallel.DistributedDataParallel(model)
-    return lambda batch: token_losses(replica(batch), batch.target)
+    return lambda batch: summed_loss(replica(batch), batch.target)

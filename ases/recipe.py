@@ -202,7 +202,7 @@ def check_same_eos(model: EncoderDecoder, tokenizer: Tokenizer, name: str) -> No
 
 def _random_model(settings: Settings, tokenizer: Tokenizer) -> Callable[[], EncoderDecoder]:
     n = tokenizer.vocab_size
-    # A bidirectional encoder, the paper's and T5's, can tell where a context ends.
+    # The tokens of a bidirectional encoder, the paper's and T5's, see where a context ends.
     given: dict = dict(vocab_size=n, start_from_state=settings.encoder == "block-causal")
     given |= SIZES[settings.size] | dict(dropout_rate=settings.dropout) | settings.model
     try:
@@ -285,7 +285,7 @@ class Writer:
 
         Raises InputError: the folder holds something, or cannot be written.
         """
-        from ases import save_run  # files are no part of the method
+        from ases import save_run  # imported here, to keep files out of this module
 
         save_run(self, Path(folder))
 

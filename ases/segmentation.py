@@ -77,9 +77,9 @@ _STOP = (
 )
 _CLOSERS = "\"')]}”’）】」』》»｣"
 
-# URLs and formulas match first, which skips the marks inside them. Money is no formula: a formula's
-# "$" stands before and behind no white space, the first not behind a digit, the last not before one
-# ("pays $5, then $6", "5$, then 6$"). A missing end is looked for as far as the next beginning.
+# URLs and formulas match first, which skips the marks inside them. $…$ is a formula, and not money
+# ("pays $5, then $6", "5$, then 6$"), if no space follows the first "$" or precedes the last, no
+# digit precedes the first, and none follows the last. An unclosed formula ends at the next opening.
 _URL = r"https?://[!-~]*[A-Za-z0-9/_=&#%-]"
 _FORMULA = (
     r"\$\$(?:(?!\$\$)[\s\S])+\$\$|(?<![\d\\$])\$(?![\s$<])(?:\\.|[^$\\]|\\\n)*?(?<![\s=+*/(-])\$(?!\.?[\d<])"

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ases import parallel
 from ases.data import InputError
-from ases.model import EncoderDecoder, token_losses
+from ases.model import EncoderDecoder, summed_loss
 from ases.optim import make_optimizers
 from ases.pairs import IGNORE, Batch, Row, collate, make_batches
 from ases.settings import Settings
@@ -232,7 +232,7 @@ def validate_on(model: EncoderDecoder, rows: Sequence[Row], settings: Settings) 
         batch = collate(chosen, config.pad_token_id, config.decoder_start_token_id).to(device)
         with autocast(settings):
             logits = model(batch)
-        loss += float(token_losses(logits, batch.target))
+        loss += float(summed_loss(logits, batch.target))
         right += int((logits.argmax(-1) == batch.target).sum())
         count += batch.target_tokens
     loss, right, count = (parallel.all_sum(value) for value in (loss, right, count))

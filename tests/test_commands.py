@@ -228,6 +228,7 @@ train.py --seed 1 --seed 2 → --seed is given twice
 train.py --frobnicate --max_steps 3 → unrecognized arguments: --frobnicate --max_steps 3; see --help
 train.py --set clip=0 → --set clip is '0'; expected a number above 0
 train.py --set colour=3 → --set 'colour=3': expected NAME=VALUE
+train.py --optimizer adamw --set momentum=0.9 → --momentum needs --optimizer muon
 train.py --set d_model=abc → --set d_model is 'abc'
 train.py --set relative_attention_num_buckets=30 --out-dir a SMALL → model: relative_attention_num_buckets is 30; expected a multiple of 4
 train.py --set pad_token_id=99999 --out-dir a SMALL → model: pad_token_id is 99999; expected less than vocab_size

@@ -195,7 +195,7 @@ def test_with_all_the_time_the_budget_is_chosen_on_validation(found):
             found[trial] = {"tests": {name: {"accuracy": a} for name, a in tests.items()}}
             found[trial] |= {"seconds": 1.0, "session": "a"}
     text = tables.TABLES["all the time"](found)
-    assert "| 500 problems, USM | 1,000 | 0.500 ± 0.000 | 0.100 ± 0.000 |" in text
+    assert "| 500 problems, USM (3 seeds) | 1,000 | 0.500 ± 0.000 | 0.100 ± 0.000 |" in text
 
 
 def test_logs_of_a_language_model_become_json_lines(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import logits_of, read_whole
 
-from ases.model import EncoderDecoder, RMSNorm, relative_position_bucket, token_losses
+from ases.model import EncoderDecoder, RMSNorm, relative_position_bucket, summed_loss
 from ases.pairs import Pair, collate
 from ases.settings import ModelConfig
 
@@ -48,9 +48,9 @@ def test_gradients_written_out_are_those_of_the_definitions():
     losses = -x.log_softmax(-1)
     by_hand = sum(losses[b, t, i] for b, t, i in ((0, 0, 0), (0, 1, 4), (1, 1, 2), (1, 2, 2)))
     expected = torch.autograd.grad(3 * by_hand, x)
-    assert torch.allclose(token_losses(x, target), by_hand)
-    assert torch.allclose(*torch.autograd.grad(3 * token_losses(x, target), x), *expected)
-    large = token_losses(torch.tensor([[[0.0, 1e4]]]), torch.tensor([[0]]))
+    assert torch.allclose(summed_loss(x, target), by_hand)
+    assert torch.allclose(*torch.autograd.grad(3 * summed_loss(x, target), x), *expected)
+    large = summed_loss(torch.tensor([[[0.0, 1e4]]]), torch.tensor([[0]]))
     assert large == 1e4  # no probability is too small
 
 
@@ -96,9 +96,9 @@ def test_bfloat16_is_widened_where_sums_are_long():
     norm = RMSNorm(512, 1e-6)
     exact = norm(x.double())
     assert ((norm(x) - exact) / exact).abs().max() < 2**-8  # one rounding, at the end
-    losses = token_losses(x[None], torch.zeros(1, 40, dtype=torch.long))
+    losses = summed_loss(x[None], torch.zeros(1, 40, dtype=torch.long))
     assert losses.dtype == torch.float32
-    exact = token_losses(x[None].double(), torch.zeros(1, 40, dtype=torch.long))
+    exact = summed_loss(x[None].double(), torch.zeros(1, 40, dtype=torch.long))
     assert torch.allclose(losses.double(), exact, rtol=1e-6)
 
 

@@ -121,6 +121,8 @@ def check_flags(command: str, given: Given) -> None:
         refuse("scorer", "needs --segmentation entropy")
     elif command == "segment" and "scorer" not in given:
         refuse("segmentation", f"{rule} needs --scorer, the folder of a direct run")
+    if given.get("optimizer", "adamw" if "init" in given else "muon") == "adamw":
+        refuse("embedding_learning_rate momentum", "needs --optimizer muon")
     if "init" in given:  # a checkpoint has its shape
         refuse("size dropout model", "cannot be combined with --init")
     if "check" in given:

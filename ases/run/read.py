@@ -206,7 +206,7 @@ def read_json(path: Path, wanted: str) -> Any:
 
 
 def read_log(folder: Path) -> list[dict]:
-    """Rows of a run's ``metrics.jsonl``, less a torn last line."""
+    """Rows of a run's ``metrics.jsonl``, without an incomplete last line."""
     path, rows = folder / "metrics.jsonl", []
     text = read_bytes(path, "a run's log").decode("utf-8", "surrogateescape")
     lines = [line for line in text.split("\n") if line]

@@ -85,8 +85,9 @@ def _all_the_time(results: Results) -> str:
         if means:
             best = max(means, key=means.get)
             tests = [find(f"{best:,} updates", test) for test in ("test", "longer")]
-            lines.append([row, f"{best:,}", *(_interval(c.values) if c else "" for c in tests)])
-    return _markdown(["", "updates", "accuracy (3 seeds)", "on longer problems"], lines)
+            name = f"{row} ({len(tests[0].values)} seeds)"
+            lines.append([name, f"{best:,}", *(_interval(c.values) if c else "" for c in tests)])
+    return _markdown(["", "updates", "accuracy", "on longer problems"], lines)
 
 
 def _scorers(results: Results) -> str:

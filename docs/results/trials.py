@@ -89,7 +89,7 @@ MODES = {
     "DSM, equal epochs": DSM | EPOCHS,
 }
 
-# Direct takes about 1,040 updates for up to 1,000 problems, 1,460 for more.
+# Direct takes about 1,100 updates for up to 1,000 problems, 1,400 for more.
 PROBLEMS = {
     "250": {"problems": 250, "epochs": 80, "seeds": 5},
     "500": {"problems": 500, "epochs": 40, "seeds": 5},
