@@ -229,11 +229,14 @@ class Cache:
         kept = min(n_all, int(lengths.max()))
         self.last = torch.full_like(lengths, kept)
         self.first = self.last - lengths
+        self._mask, self.places = None, None
+        if not self.layers or (kept == n_all and int(new_lengths.min()) == n_new):  # no gaps
+            return kept
         column = torch.arange(n_all - kept, n_all, device=lengths.device)
         moved = (column - (n_new - new_lengths)[:, None]).clamp(min=0)
         column = torch.where(column >= n_all - new_lengths[:, None], column, moved)
         row = n_all * torch.arange(len(lengths), device=lengths.device)[:, None]
-        self._mask, self.places = None, row + column  # in the flattened rows
+        self.places = row + column  # in the flattened rows
         return kept
 
     def cross_mask(self, n_queries: int) -> Mask:
