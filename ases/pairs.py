@@ -37,13 +37,22 @@ IGNORE = -100  # target value of padding; PyTorch's default ignore_index
 
 
 # --- pairs ---------------------------------------------------------------------------------------
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair:
     """Context blocks → ids of the next segment, all with </s>."""
 
     role: str
-    context: list[list[int]]
+    blocks: list[list[int]]  # of the context; of the whole chain if ``n_blocks`` is given
     target: list[int]
+    n_blocks: int | None = None  # the pairs of a long chain share one list
+
+    @property
+    def context(self) -> list[list[int]]:
+        return self.blocks[: self.n_blocks]
+
+    def __eq__(self, other: object) -> bool:
+        parts = (self.role, self.context, self.target)
+        return isinstance(other, Pair) and parts == (other.role, other.context, other.target)
 
     @property
     def source(self) -> list[int]:
@@ -97,7 +106,7 @@ def make_pairs(
     ids = [[i for _ in s.pieces for i in next(of_pieces)] for s in segments]
     blocks = join_context(question_ids, ids, tokenizer)
     targets = [*blocks[1:-1], [*ids[-1], tokenizer.end_id, tokenizer.eos_id]]
-    return [Pair(s.label, blocks[: j + 1], targets[j]) for j, s in enumerate(segments)]
+    return [Pair(s.label, blocks, targets[j], j + 1) for j, s in enumerate(segments)]
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -186,7 +195,7 @@ class PackedRow:
 
 
 def pack(row: Row, start_id: int) -> PackedRow:
-    """Lay a row's pairs one behind the other."""
+    """Concatenate a row's pairs."""
     packed, lengths = PackedRow(), []  # lengths: of the source up to each block
     for block in row[-1].context:  # the last context contains the others
         packed.source += block
@@ -194,7 +203,7 @@ def pack(row: Row, start_id: int) -> PackedRow:
         packed.ends += [len(packed.source)] * len(block)
     for pair in row:
         n, first = len(pair.target), len(packed.targets)
-        n_read = lengths[len(pair.context) - 1]
+        n_read = lengths[(pair.n_blocks or len(pair.blocks)) - 1]
         packed.begins.append((first, n_read - 1))
         packed.inputs += [start_id, *pair.target[:-1]]  # shifted right
         packed.targets += pair.target

@@ -228,11 +228,13 @@ train.py --seed 1 --seed 2 → --seed is given twice
 train.py --frobnicate --max_steps 3 → unrecognized arguments: --frobnicate --max_steps 3; see --help
 train.py --set clip=0 → --set clip is '0'; expected a number above 0
 train.py --set colour=3 → --set 'colour=3': expected NAME=VALUE
-train.py --optimizer adamw --set momentum=0.9 → --momentum needs --optimizer muon
+train.py --optimizer adamw --set momentum=0.9 → --set momentum needs --optimizer muon
 train.py --set d_model=abc → --set d_model is 'abc'
 train.py --set relative_attention_num_buckets=30 --out-dir a SMALL → model: relative_attention_num_buckets is 30; expected a multiple of 4
 train.py --set pad_token_id=99999 --out-dir a SMALL → model: pad_token_id is 99999; expected less than vocab_size
-train.py --set clip=1 --resume nowhere → --clip cannot be combined with --resume
+train.py --set clip=1 --resume nowhere → --set clip cannot be combined with --resume
+train.py --set d_model=16 --resume nowhere → --set of a model's shape cannot be combined with --resume
+segment.py --data d --out x --report x → --out and --report name the same path
 train.py --max-steps 10000000000000000000000 → --max-steps is
 train.py --batch-tokens 100000000000 → --batch-tokens is
 train.py --seed -1 → --seed is '-1'; expected a whole number of at least 0

@@ -132,7 +132,7 @@ def test_bad_files_are_described_in_one_line(read, content, message):
 def test_if_every_row_lacks_a_field_names_can_be_given(read):
     with pytest.raises(InputError) as error:
         read([{"query": "1?", "response": "2"}, {"query": "2?", "response": "2"}])
-    hint = "the fields are 'query, response'; name others with --question-field and --answer-field"
+    hint = "the fields are 'query, response'; name others with --question-field, --answer-field or --label-field"
     assert hint in str(error.value) and "--check" not in str(error.value)
     rows = [{"problem": "1 + 1?", "solution": "so 2\n#### 2", "answer": "2"}]
     data = read(rows, question_field="problem", answer_field="solution")

@@ -43,11 +43,11 @@ class Beams:
             self.done |= score / len(ids) <= self.finished[-1][0]
         return [parent for _, parent, _ in kept]
 
-    def best(self) -> tuple[float, list[int]]:
+    def best(self) -> list[int]:
         """The best candidate; at the token limit, running ones compete too."""
         running = [] if self.done else self.running
         ended = [(score / len(ids), ids) for score, ids in running if score > -torch.inf]
-        return max(self.finished + ended, key=lambda candidate: candidate[0])
+        return max(self.finished + ended, key=lambda candidate: candidate[0])[1]
 
 
 @torch.inference_mode()
@@ -89,4 +89,4 @@ def beam_search(
         newest = [ids[-1] for beams in searches for _, ids in beams.running]
         token = torch.tensor(newest, device=device)[:, None]
 
-    return [finished_segment(beams.best()[1], tokenizer) for beams in searches]
+    return [finished_segment(beams.best(), tokenizer) for beams in searches]

@@ -95,7 +95,8 @@ def settings_help() -> str:
 # --- conflicting flags ---------------------------------------------------------------------------
 _SCORING_FLAGS = "data split answer_field label_field skip_bad_rows show_wrong report"
 _ALLOWED_WITH_RESUME = {"resume", "device", "data", "max_steps", "max_minutes"}
-_RUN_FLAGS = set(" ".join(FLAGS["train"].values()).split()) - _ALLOWED_WITH_RESUME | set(UNFLAGGED)
+_RUN_FLAGS = set(" ".join(FLAGS["train"].values()).split()) - _ALLOWED_WITH_RESUME
+_RUN_FLAGS |= {*UNFLAGGED, "model"}
 
 
 def check_flags(command: str, given: Given) -> None:
@@ -138,7 +139,7 @@ def check_flags(command: str, given: Given) -> None:
     question = given.get("question", "?")
     if not question.strip() or any("\ud800" <= c <= "\udfff" for c in question):
         refuse("question", "is empty or not valid Unicode")
-    runs = [Path(run).resolve() for run in given.get("run", [])]
+    runs = [Path(os.path.realpath(run)) for run in given.get("run", [])]
     if command == "evaluate" and not runs:
         raise InputError("--run is missing; expected the folder of a run")
     if len(set(runs)) < len(runs):
@@ -161,9 +162,11 @@ def check_paths(command: str, given: Given) -> None:
     if command == "evaluate" and not given.get("report", ".html").endswith(".html"):
         refuse("report", f"is {given['report']!r}; expected a name that ends in .html")
     for together in ("data out report", "out_dir scorer", "out_dir init"):
-        named = [name for name in together.split() if name in given]
-        if len({Path(given[name]).resolve() for name in named}) < len(named):
-            refuse(named[0], f"and {_flag(named[1])} name the same path; change one")
+        flags: dict[str, str] = {}  # path → first flag
+        for flag in [flag for flag in together.split() if flag in given]:
+            first = flags.setdefault(os.path.realpath(given[flag]), flag)
+            if first != flag:
+                refuse(first, f"and {_flag(flag)} name the same path; change one")
 
 
 def _refuse(given: Given, names: str, why: str) -> None:
@@ -241,6 +244,8 @@ def from_flags(cls: type[T], given: Given) -> T:
 
 
 def _flag(name: str) -> str:
+    if name == "model" or name in UNFLAGGED:
+        return f"--set {name}".replace("model", "of a model's shape")
     # The only flag that is on by default.
     return "--no-merge" if name == "merge" else f"--{name.replace('_', '-')}"
 

@@ -11,6 +11,7 @@ runs/mwp-usm/
 
 import hashlib
 import json
+import os
 import secrets
 import shlex
 from collections.abc import Callable, Iterator
@@ -240,7 +241,7 @@ def _old_config(folder: Path, given: Given) -> tuple[RunConfig, Lock | None]:
             wanted = "this run has no such limit" if had is None else f"expected at least its {had}"
             raise InputError(f"--{name.replace('_', '-')} is {value} with --resume; {wanted}")
     if "data" in given:
-        changes["data"] = str(Path(given["data"]).resolve())
+        changes["data"] = os.path.realpath(given["data"])
     return replace(config, settings=replace(config.settings, **changes)), lock
 
 
@@ -253,7 +254,7 @@ def _new_settings(given: Given, device: str) -> Settings:
     if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         new["dtype"] = "bfloat16"
     # Absolute paths make --resume work from any folder.
-    paths = {n: str(Path(given[n]).resolve()) for n in ("data", "scorer", "init") if n in given}
+    paths = {n: os.path.realpath(given[n]) for n in ("data", "scorer", "init") if n in given}
     return from_flags(Settings, new | given | paths)
 
 
@@ -339,7 +340,8 @@ def _files_of_a_run(folder: Path) -> list[Path]:
 
 # --- trained runs --------------------------------------------------------------------------------
 def save_run(writer: Writer, folder: Path) -> None:
-    """Write what Python has trained, as a run whose data is not known: evaluate.py needs --data."""
+    """Write what Python has trained, as a run whose data and words are not known: evaluate.py needs
+    --data."""
     config = RunConfig(replace(writer.settings, data=None))
     check_new(folder)
     config.save(folder)

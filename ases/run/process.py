@@ -61,7 +61,7 @@ class Lock:
 # --- several processes ---------------------------------------------------------------------------
 def is_distributed() -> bool:
     """Whether torchrun started more than one."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1
 
 
 @contextmanager

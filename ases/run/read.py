@@ -129,8 +129,10 @@ def read_examples(settings: Settings) -> Dataset:
         more = f" ({len(bad) - 1} more)" if len(bad) > 1 else ""
         how = "; fix these rows (segment.py --check lists them), or pass --skip-bad-rows"
         raise InputError(bad[0] + more + (how if usable else ""))
-    message = f"no usable row ({len(data.empty)} without question or answer)"
-    refuse_if(not usable, settings.data, message)
+    left_out = (
+        f"{len(data.empty)} without question or answer, {len(data.contradicted)} contradicted"
+    )
+    refuse_if(not usable, settings.data, f"no usable row ({left_out})")
     return data
 
 
@@ -333,7 +335,7 @@ def _check_header(header: list[str], columns: list[str], place: str) -> None:
         refuse_if(header.count(name) > 1, place, f"column {name!r} appears twice; expected once")
 
 
-_NAMING = "--question-field and --answer-field"
+_NAMING = "--question-field, --answer-field or --label-field"
 
 
 def _missing_field(row: dict, name: str) -> str:

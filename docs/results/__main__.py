@@ -1,8 +1,15 @@
 """`python docs/results NAME`: run missing trials, then write tables, figures and numbers."""
 
-from runner import RESULTS, read_results, run_missing
-from tables import PAGES, TABLES, filled, long_tables
-from trials import EXPERIMENTS
+import sys
+
+try:
+    from figures import draw
+    from runner import RESULTS, read_results, run_missing
+    from tables import PAGES, TABLES, filled, long_tables
+    from trials import EXPERIMENTS
+except ModuleNotFoundError as error:
+    print(f"error: {error}; pip install -r tests/requirements.txt", file=sys.stderr)
+    sys.exit(2)
 
 from ases.data import InputError
 from ases.run.cli import Parser, run_command
@@ -19,8 +26,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.processes < 1:
         raise InputError(f"--processes is {options.processes}; expected at least 1")
-    from figures import draw
-
     for name in EXPERIMENTS if options.name == "all" else [options.name]:
         trials = EXPERIMENTS[name].trials
         if not options.only_report:

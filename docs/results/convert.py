@@ -1,10 +1,12 @@
 """Turn the logs of zero-shot chains of thought (github.com/kojima-takeshi188/zero_shot_cot) into
 JSON Lines: `python docs/results/convert.py LOG … --out llm_cot.jsonl`."""
 
-import argparse
 import re
 from pathlib import Path
 
+from ases.data import refuse_if
+from ases.run.cli import Parser, run_command
+from ases.run.read import read_bytes
 from ases.run.write import json_lines, write_text
 
 ENTRY = re.compile(
@@ -18,7 +20,7 @@ ENTRY = re.compile(
 def rows_of(log: Path) -> list[dict]:
     """The chains whose number was right."""
     rows, name = [], log.name.split("_")[0]
-    for entry in ENTRY.finditer(log.read_text(encoding="utf-8")):
+    for entry in ENTRY.finditer(read_bytes(log, "a log").decode("utf-8", "replace")):
         if entry["predicted"] == entry["gold"]:
             chain = f"{entry['chain'].strip(' ').lstrip()}The answer is {entry['answer'].strip()}"
             row = {"id": f"{name}-{int(entry['n']) - 1}", "question": entry["question"].strip()}
@@ -26,9 +28,15 @@ def rows_of(log: Path) -> list[dict]:
     return rows
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> None:
+    parser = Parser(prog="python docs/results/convert.py", description=__doc__)
     parser.add_argument("logs", nargs="+", type=Path, help="log/*_zero_shot_cot.log")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    write_text(options.out, json_lines(row for log in options.logs for row in rows_of(log)))
+    rows = [row for log in options.logs for row in rows_of(log)]
+    refuse_if(not rows, options.logs[0], "no right chain; expected logs of zero_shot_cot")
+    write_text(options.out, json_lines(rows))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -81,8 +81,8 @@ def _all_the_time(results: Results) -> str:
     for row in EXPERIMENTS["curve"].rows:
         find = partial(find_cell, results, "curve", row)
         cells = {n: find(f"{n:,} updates", "validation") for n in BUDGETS}
-        means = {n: fmean(cell.values) for n, cell in cells.items() if cell}
-        if means:
+        if all(cell and len(cell.values) >= 3 for cell in cells.values()):
+            means = {n: fmean(cell.values) for n, cell in cells.items()}
             best = max(means, key=means.get)
             tests = [find(f"{best:,} updates", test) for test in ("test", "longer")]
             name = f"{row} ({len(tests[0].values)} seeds)"

@@ -49,7 +49,10 @@ class Trial:
 
     @property
     def rival(self) -> "Trial":
-        """What it is compared with: direct given as much time, else the baseline."""
+        """What it is compared with: direct given as many updates or as much time, else the
+        baseline."""
+        if self.mode != "direct" and self.equal.isdigit():
+            return replace(self.baseline, equal=self.equal)
         if (self.mode, self.equal, self.encoder) == ("usm", "epochs", "block-causal"):
             return replace(self.baseline, equal="time")
         return self.baseline
@@ -102,7 +105,7 @@ LLM_COT = {"data": "llm_cot.jsonl", "problems": None, "epochs": 18}
 UNTUNED = {"rate": 0.01}  # no sweep: reports and GSM8K keep the package's default
 REPORTS = {"task": "pet", "data": "cpet_part.csv"} | UNTUNED
 DATASETS = {
-    "generated reports": {"task": "pet", "problems": 250, "epochs": 40},
+    "generated reports": UNTUNED | {"task": "pet", "problems": 250, "epochs": 40},
     "cPET, 500 reports": REPORTS | {"problems": 500, "epochs": 14},
     "cPET, all reports": REPORTS | {"problems": None, "epochs": 2},
     "cPET, 500 reports, pretrained": REPORTS | {"problems": 500, "epochs": 14, "pretrained": True},
