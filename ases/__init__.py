@@ -18,7 +18,7 @@ docs/minimal.py has the method on one page. The modules, in reading order:
 14. answers       parsing numbers in text; skip it at first
 
 ``parallel`` trains in several processes. ``kernels``: fused attention; ``tasks``: generated
-examples; ``extra``: beam search and T5 checkpoints; ``run``: commands and files.
+examples; ``extra``: beam search and T5 checkpoints; ``run``: commands and files, JSON among them.
 
 Terms: a *chain* (of thought) is an answer with its reasoning; a *piece* is one of its clauses; a
 *segment* is a run of pieces with the same label. *ES* (extractive) restates the context; *AS*

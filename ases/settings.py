@@ -30,7 +30,7 @@ STOPS = {
     "stuck": "wrote a segment twice in a row, or two empty ones",
 }
 
-#: "small" and "base" are T5 v1.1's; the others are for teaching.
+#: "small" and "base" are T5 v1.1's; the others are small enough for a CPU.
 _SHAPE = "d_model d_kv d_ff num_layers num_decoder_layers num_heads".split()
 SIZES = {
     "micro": dict(zip(_SHAPE, (32, 16, 64, 1, 1, 2))),
