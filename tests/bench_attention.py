@@ -102,8 +102,8 @@ def contenders(kind: str, B: int, n: int, first, last):
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             return scaled_dot_product_attention(q, k, v, is_causal=kind == "causal")
 
-    found = {"ours": ours, "SDPA with bias (efficient)": sdpa_with_bias, "FlexAttention": flex}
-    return found | ({"SDPA, no bias (flash)": flash} if kind in ("dense", "causal") else {})
+    backends = {"ours": ours, "SDPA with bias (efficient)": sdpa_with_bias, "FlexAttention": flex}
+    return backends | ({"SDPA, no bias (flash)": flash} if kind in ("dense", "causal") else {})
 
 
 def job(kind: str, n: int, repeats: int):

@@ -88,15 +88,15 @@ CONFIGURATIONS += [("forward", 64, 1, True, True)]
 
 def main() -> None:
     for number, (name, width, n_queries, *parts) in enumerate(CONFIGURATIONS):
-        found = machine_code(compile_kernel(name, width, n_queries, *parts))
+        facts = machine_code(compile_kernel(name, width, n_queries, *parts))
         if number == 0:
-            print("kernel", "width", "queries", "bias", "spans", *found, sep="\t")
-        print(name, width, n_queries, *parts, *found.values(), sep="\t", flush=True)
-        assert found["spills"] == found["stack"] == 0, "registers are spilled"
-        assert found["shared"] <= SHARED_LIMIT, "too much shared memory"
-        assert found["warps"] == (8 if name == "keys" and width > 64 else 4)
+            print("kernel", "width", "queries", "bias", "spans", *facts, sep="\t")
+        print(name, width, n_queries, *parts, *facts.values(), sep="\t", flush=True)
+        assert facts["spills"] == facts["stack"] == 0, "registers are spilled"
+        assert facts["shared"] <= SHARED_LIMIT, "too much shared memory"
+        assert facts["warps"] == (8 if name == "keys" and width > 64 else 4)
         if n_queries > 16:
-            assert found["wgmma"] > 0 and found["mma"] == 0, "not the instruction of 9.0"
+            assert facts["wgmma"] > 0 and facts["mma"] == 0, "not the instruction of 9.0"
 
 
 if __name__ == "__main__":

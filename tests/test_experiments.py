@@ -50,9 +50,13 @@ def test_trials_have_baselines_and_are_shared():
 def test_other_cuts_lose_nothing(name):
     examples = make_splits("mwp", 30, 3, 3, seed=0, max_number=20)["train"]
     cut = cuts.cut_by(name, examples)
-    for example, own in zip(examples, cut, strict=True):
-        assert "".join(s.text for s in own.segments) == "".join(own.pieces) == example.answer
-        assert name != "true roles" or own.labels == [role for role, _ in example.gold]
+    for example, segmented in zip(examples, cut, strict=True):
+        assert (
+            "".join(s.text for s in segmented.segments)
+            == "".join(segmented.pieces)
+            == example.answer
+        )
+        assert name != "true roles" or segmented.labels == [role for role, _ in example.gold]
     assert cuts.cut_by(name, examples) == cut
 
 
@@ -69,9 +73,9 @@ SMALL = Trial(problems=80, size="micro", epochs=2)
 def test_trials_are_run_once(results, monkeypatch):
     chosen = [SMALL.baseline, SMALL, replace(SMALL, labels="entropy", equal="updates")]
     runner.run_missing(chosen, "nowhere", processes=2)
-    found = runner.read_results()
-    assert set(found) == set(chosen)
-    direct, usm, by_entropy = (found[trial] for trial in chosen)
+    finished = runner.read_results()
+    assert set(finished) == set(chosen)
+    direct, usm, by_entropy = (finished[trial] for trial in chosen)
     assert usm["epochs_done"] == {"usm": 2} and usm["updates"] > direct["updates"]
     assert by_entropy["updates"] == direct["updates"]
     assert all(0 < direct["by_role"][kind] < 6 for kind in ("ES", "AS", "computed"))
@@ -79,7 +83,7 @@ def test_trials_are_run_once(results, monkeypatch):
     assert {"test", "longer", "1 steps", "8 steps"} <= set(usm["tests"])
     monkeypatch.setattr(runner, "run_trial", pytest.fail)
     runner.run_missing([*chosen, replace(SMALL, data="none.jsonl")], "nowhere", processes=1)
-    assert runner.read_results() == found
+    assert runner.read_results() == finished
 
 
 @pytest.mark.slow
@@ -139,9 +143,9 @@ ACCURACIES = {
 
 
 @pytest.fixture
-def found():
+def finished():
     """Trials of five seeds that had about these accuracies."""
-    found, rng = {}, np.random.default_rng(0)
+    finished, rng = {}, np.random.default_rng(0)
     same = dict(session="a", segments=5.0, updates=100)
     same |= dict(by_role=dict.fromkeys(("ES", "AS", "computed"), 0.1))
     rules = "mean", "sum", "first token", "highest", "position"
@@ -150,51 +154,51 @@ def found():
         for trial in EXPERIMENTS["words"].cell(row, column)[0][:5]:
             accuracy = ACCURACIES[column][row] + rng.normal(0, 0.01)
             scores = {"accuracy": accuracy, "bleu": 50.0, "end": 1.0}
-            own = {"tests": {"test": scores, "longer": scores}, "epochs_done": {trial.mode: 2.0}}
-            own["seconds"] = 10.0 if trial.mode == "direct" else 15.0
-            found[trial] = asdict(trial) | same | own
-    return found
+            result = {"tests": {"test": scores, "longer": scores}, "epochs_done": {trial.mode: 2.0}}
+            result["seconds"] = 10.0 if trial.mode == "direct" else 15.0
+            finished[trial] = asdict(trial) | same | result
+    return finished
 
 
-def test_cells_are_compared_with_direct(found):
-    cell = intervals.find_cell(found, "words", "500", "USM, equal updates")
+def test_cells_are_compared_with_direct(finished):
+    cell = intervals.find_cell(finished, "words", "500", "USM, equal updates")
     assert np.mean(cell.differences) == pytest.approx(0.2, abs=0.03)
     assert cell.time == 1.5
-    assert intervals.find_cell(found, "words", "500", "DSM, equal epochs") is None
-    direct = intervals.find_cell(found, "words", "500", "direct")
+    assert intervals.find_cell(finished, "words", "500", "DSM, equal epochs") is None
+    direct = intervals.find_cell(finished, "words", "500", "direct")
     assert not direct.differences and np.isnan(direct.time)
-    rows = {row for row, _ in intervals.significant(found, "words")}
+    rows = {row for row, _ in intervals.significant(finished, "words")}
     assert rows == set(PROBLEMS) - {"4,000"}  # where both modes are level
-    text = tables.TABLES["words"](found)
+    text = tables.TABLES["words"](finished)
     assert text.count("**") == 8 and text.count("× 1.50") == 5 and "500 (5 seeds)" in text
-    assert "500" in tables.long_tables(found)
+    assert "500" in tables.long_tables(finished)
 
 
-def test_many_comparisons_need_stronger_evidence(found):
+def test_many_comparisons_need_stronger_evidence(finished):
     """Holm: what one test alone would call different need not be so among twenty."""
     for column, row in itertools.product(list(MODES)[4:], PROBLEMS):  # level with direct
         for n, trial in enumerate(EXPERIMENTS["words"].cell(row, column)[0][:5]):
-            like = dict(found[trial.baseline])
+            like = dict(finished[trial.baseline])
             like["tests"] = {"test": {"accuracy": 0.5 + 0.01 * n, "bleu": 1.0, "end": 1.0}}
-            found[trial] = like
+            finished[trial] = like
     place = "250", "USM, equal updates"
     trials, _ = EXPERIMENTS["words"].cell(*place)
     gains = 0.002, 0.01, 0.012, 0.02, 0.03  # p = 0.03
     for trial, gain in zip(trials, gains, strict=True):
-        score = found[trial.baseline]["tests"]["test"]["accuracy"] + gain
-        found[trial]["tests"] = {"test": {"accuracy": score, "bleu": 1.0, "end": 1.0}}
+        score = finished[trial.baseline]["tests"]["test"]["accuracy"] + gain
+        finished[trial]["tests"] = {"test": {"accuracy": score, "bleu": 1.0, "end": 1.0}}
     assert intervals.stats.ttest_1samp(gains, 0).pvalue < 0.05
-    assert place not in intervals.significant(found, "words")
+    assert place not in intervals.significant(finished, "words")
 
 
-def test_with_all_the_time_the_budget_is_chosen_on_validation(found):
+def test_with_all_the_time_the_budget_is_chosen_on_validation(finished):
     for n, validation in zip(BUDGETS, (0.1, 0.3, 0.5, 0.4, 0.2)):
         trials, _ = EXPERIMENTS["curve"].cell("500 problems, USM", f"{n:,} updates")
         tests = {"validation": validation, "test": 1 - validation, "longer": 0.1}
         for trial in trials:
-            found[trial] = {"tests": {name: {"accuracy": a} for name, a in tests.items()}}
-            found[trial] |= {"seconds": 1.0, "session": "a"}
-    text = tables.TABLES["all the time"](found)
+            finished[trial] = {"tests": {name: {"accuracy": a} for name, a in tests.items()}}
+            finished[trial] |= {"seconds": 1.0, "session": "a"}
+    text = tables.TABLES["all the time"](finished)
     assert "| 500 problems, USM (3 seeds) | 1,000 | 0.500 ± 0.000 | 0.100 ± 0.000 |" in text
 
 
@@ -209,22 +213,22 @@ def test_logs_of_a_language_model_become_json_lines(tmp_path):
     assert row == {"id": "addsub-0", "question": "a ?", "answer": answer, "gold": "2"}
 
 
-def test_figures_are_drawn(found, tmp_path):
+def test_figures_are_drawn(finished, tmp_path):
     for trial in EXPERIMENTS["curve"].trials:
-        found[trial] = {"tests": {"test": {"accuracy": 0.5}}, "session": "b", "seconds": 1.0}
-    figures.draw("curve", found, tmp_path / "curve.svg")
+        finished[trial] = {"tests": {"test": {"accuracy": 0.5}}, "session": "b", "seconds": 1.0}
+    figures.draw("curve", finished, tmp_path / "curve.svg")
     text = (tmp_path / "curve.svg").read_text()
     assert "1,000 problems, DSM" in text and len(text) < 120_000  # text as text
     figures.draw("encoder", {}, tmp_path / "encoder.svg")
     assert not (tmp_path / "encoder.svg").exists()
 
 
-def test_numbers_find_their_places(found):
+def test_numbers_find_their_places(finished):
     text = "a <!-- words/500/direct/cell -->?<!-- end --> b\n<!-- words -->\nold\n<!-- end -->\nc"
-    filled = tables.filled(text, found)
+    filled = tables.filled(text, finished)
     assert "<!-- words/500/direct/cell -->0.4" in filled and filled.endswith("<!-- end -->\nc")
     assert "old" not in filled and "| 4,000 (5 seeds) |" in filled
-    assert tables.filled(filled, found) == filled
+    assert tables.filled(filled, finished) == filled
 
 
 def test_intervals():
@@ -236,11 +240,11 @@ def test_intervals():
 
 def test_pages_show_what_the_trials_found():
     """README, results.md and tables.md are what --only-report makes of trials.jsonl."""
-    found = runner.read_results()
+    finished = runner.read_results()
     for page in tables.PAGES:
-        assert tables.filled(page.read_text(), found) == page.read_text()
-    assert tables.long_tables(found) == (FOLDER / "tables.md").read_text()
-    drawn = {name for name in figures.FIGURES if set(EXPERIMENTS[name].trials) & set(found)}
+        assert tables.filled(page.read_text(), finished) == page.read_text()
+    assert tables.long_tables(finished) == (FOLDER / "tables.md").read_text()
+    drawn = {name for name in figures.FIGURES if set(EXPERIMENTS[name].trials) & set(finished)}
     assert {path.stem for path in FOLDER.glob("*.svg")} == drawn
 
 

@@ -5,7 +5,7 @@ import json
 import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,6 +18,9 @@ from ases.run.read import read_log
 from ases.run.write import whole_file, write_text, writing
 from ases.settings import ModelConfig
 from ases.training import Training, Watcher, usable_device
+
+if TYPE_CHECKING:  # it imports this module
+    from ases.run.folder import RunConfig
 
 #: Version of config.json, results.json and checkpoints. Bump it on incompatible changes.
 FORMAT = 5
@@ -94,7 +97,7 @@ class Recorder(Watcher):
     ``resume`` needs. Only rank 0 writes.
     """
 
-    def __init__(self, folder: Path, resume: bool = False, config: Any = None):
+    def __init__(self, folder: Path, resume: bool = False, config: "RunConfig | None" = None):
         """``config``: the run's ``RunConfig``, to be completed by training's settings."""
         self.folder, self.resume, self.config = Path(folder), resume, config
         self.run_id = config.run_id if config else ""

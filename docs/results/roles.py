@@ -26,8 +26,8 @@ def compare_roles(writer: Writer, examples: Sequence[Example]) -> tuple[dict, di
     gold = [[role for role, _ in e.gold] for e in examples]
 
     values: dict[str, list[float]] = {ES: [], AS: [], "computed": []}
-    for roles, own, of_pieces in zip(gold, pieces, entropies):
-        for role, piece, tokens in zip(roles, writer.tokenizer.encode_pieces(own), of_pieces):
+    for roles, texts, of_pieces in zip(gold, pieces, entropies):
+        for role, piece, tokens in zip(roles, writer.tokenizer.encode_pieces(texts), of_pieces):
             behind_equals = False
             for token, entropy in zip(piece, tokens):
                 text = writer.tokenizer.decode([token])
@@ -36,9 +36,11 @@ def compare_roles(writer: Writer, examples: Sequence[Example]) -> tuple[dict, di
                 # The result ends at the first word after it.
                 behind_equals = "=" in text or (behind_equals and not text.strip("$ ").isalpha())
 
-    labels = {"position": [interleaved_labels(len(own)) for own in pieces]}
+    labels = {"position": [interleaved_labels(len(texts)) for texts in pieces]}
     for name, rule in RULES.items():
-        labels[name] = [entropy_labels([rule(p) for p in own], 1.0) for own in entropies]
-    found = {name: role_agreement(gold, own) for name, own in labels.items()}
-    by_rule = {name: {role: own[role]["f1"] for role in (ES, AS)} for name, own in found.items()}
-    return {name: sum(own) / len(own) for name, own in values.items()}, by_rule
+        labels[name] = [
+            entropy_labels([rule(p) for p in of_pieces], 1.0) for of_pieces in entropies
+        ]
+    scores = {name: role_agreement(gold, of_rule) for name, of_rule in labels.items()}
+    by_rule = {name: {role: of[role]["f1"] for role in (ES, AS)} for name, of in scores.items()}
+    return {kind: sum(nats) / len(nats) for kind, nats in values.items()}, by_rule

@@ -21,7 +21,6 @@ SUMMARY = {
     "1,000 word problems, accuracy": ("words", "1,000"),
     "2,000, longer problems": ("longer", "2,000"),
     "500 PET reports, ROUGE-L": ("data", "cPET, 500 reports"),
-    "language model's chains": ("data", "LLM CoT"),
 }
 
 
