@@ -7,7 +7,7 @@ from pathlib import Path
 if __name__ == "__main__":  # no traceback on Ctrl-C during imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from ases.run.cli import Options, from_flags, parse, run_command
+from ases.run.cli import Options, catch_ctrl_c, from_flags, parse, run_command
 from ases.run.scores import score_help
 
 ABOUT = "Score trained runs on a test set, or ask them questions."
@@ -21,6 +21,7 @@ def main() -> None:
     from ases.run.folder import open_trained
     from ases.run.progress import print_note
 
+    catch_ctrl_c()
     device = given.get("device", "auto")
     runs = [open_trained(Path(folder), device) for folder in options.run]
     for run in runs:  # runs saved from Python have no data file

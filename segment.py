@@ -11,7 +11,7 @@ if __name__ == "__main__":  # no traceback on Ctrl-C during imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from ases.data import Example, InputError, printable
-from ases.run.cli import Options, colours_wanted, from_flags, parse, run_command
+from ases.run.cli import Options, catch_ctrl_c, colours_wanted, from_flags, parse, run_command
 from ases.run.read import data_notes, scan_examples
 from ases.run.write import json_lines, plural, write_text
 from ases.settings import Settings
@@ -47,6 +47,7 @@ def main() -> None:
     from ases.run.progress import print_line
     from ases.run.show import segmented_row, segmented_summary, show_segmented
 
+    catch_ctrl_c()
     files = [path for path in (options.out, options.report) if path]
     if "text" in given:
         examples, description = [Example("text", "", given["text"])], "one chain"

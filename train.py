@@ -6,7 +6,7 @@ import signal
 if __name__ == "__main__":  # no traceback on Ctrl-C during imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from ases.run.cli import parse, run_command, settings_help
+from ases.run.cli import catch_ctrl_c, parse, run_command, settings_help
 from ases.run.process import distributed_session
 
 ABOUT = "Train on chains of thought, write chains for the test questions, score them."
@@ -23,6 +23,7 @@ def main() -> None:
     from ases.run.scores import table
     from ases.run.write import plural
 
+    catch_ctrl_c()
     run = open_run(given)
     print_line(f"run folder: {run.folder}")
     with orderly_exit(run):

@@ -235,7 +235,7 @@ def test_results_of_older_weights_go(trained, tmp_path):
 
 def interrupt(child, number=signal.SIGINT):
     child.send_signal(number)
-    message = child.communicate()[1]
+    message = child.communicate(timeout=120)[1]
     assert "Traceback" not in message
     return child.returncode, message
 

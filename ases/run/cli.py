@@ -270,7 +270,6 @@ def _add_flag(group: Any, f: Any) -> None:
 # --- ending --------------------------------------------------------------------------------------
 def run_command(main: Callable[[], None]) -> None:
     """Call ``main``; print an error as one line on stderr."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # raises KeyboardInterrupt
     streams: list[Any] = [sys.stdout, sys.stderr]
     for stream in streams:
         # Files and pipes get UTF-8; a terminal gets escapes for characters it lacks.
@@ -296,6 +295,12 @@ def run_command(main: Callable[[], None]) -> None:
         code = 128 + number
     print(printable(message), file=sys.stderr)
     sys.exit(code)
+
+
+def catch_ctrl_c() -> None:
+    """From now on, Ctrl-C raises KeyboardInterrupt. Before, it ends the process at once: libraries
+    may swallow an exception that is raised while they are imported."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def colours_wanted() -> bool:
