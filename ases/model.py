@@ -21,15 +21,28 @@ from ases.settings import ModelConfig
 
 
 # --- layers --------------------------------------------------------------------------------------
-# Layers without first weights: ``EncoderDecoder`` draws them. The default device may be "meta".
-def linear(n_in: int, n_out: int) -> nn.Linear:
-    device = torch.get_default_device()
-    return nn.utils.skip_init(nn.Linear, n_in, n_out, bias=False, device=device)
+# PyTorch's layers draw their first weights, which imports its compiler where weights have no values
+# yet. Here ``EncoderDecoder`` draws them, if they are needed.
+class Linear(nn.Module):
+    """x Wᵀ."""
+
+    def __init__(self, n_in: int, n_out: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_out, n_in))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
 
 
-def embedding(n_rows: int, width: int) -> nn.Embedding:
-    device = torch.get_default_device()
-    return nn.utils.skip_init(nn.Embedding, n_rows, width, device=device)
+class Embedding(nn.Module):
+    """A row of W for each id."""
+
+    def __init__(self, n_rows: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_rows, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
 
 
 class RMSNorm(nn.Module):
@@ -98,7 +111,7 @@ class RelativeBias(nn.Module):
     def __init__(self, config: ModelConfig, bidirectional: bool):
         super().__init__()
         n, reach = config.relative_attention_num_buckets, config.relative_attention_max_distance
-        self.table = embedding(n, config.num_heads)
+        self.table = Embedding(n, config.num_heads)
         difference = torch.arange(-reach, reach + 1, device="cpu")  # also under a "meta" device
         buckets = relative_position_bucket(difference, bidirectional, n, reach)
         self.register_buffer("buckets", buckets, persistent=False)
@@ -116,10 +129,10 @@ class Attention(nn.Module):
         inner = config.num_heads * config.d_kv  # may differ from D
         self.heads, self.width = config.num_heads, config.d_kv
         self.scale = config.d_kv**-0.5 if config.scale_scores else 1.0
-        self.q = linear(config.d_model, inner)
-        self.k = linear(config.d_model, inner)
-        self.v = linear(config.d_model, inner)
-        self.o = linear(inner, config.d_model)
+        self.q = Linear(config.d_model, inner)
+        self.k = Linear(config.d_model, inner)
+        self.v = Linear(config.d_model, inner)
+        self.o = Linear(inner, config.d_model)
 
     def keys_and_values(self, x: Tensor) -> Tensor:
         """x (B, T, D) → (B, T, 2, H, K), in one matmul."""
@@ -141,9 +154,9 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         gated = config.feed_forward == "gated-gelu"
-        self.gate = linear(config.d_model, config.d_ff) if gated else None
-        self.up = linear(config.d_model, config.d_ff)
-        self.down = linear(config.d_ff, config.d_model)
+        self.gate = Linear(config.d_model, config.d_ff) if gated else None
+        self.up = Linear(config.d_model, config.d_ff)
+        self.down = Linear(config.d_ff, config.d_model)
         self.dropout = nn.Dropout(config.dropout_rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -267,10 +280,10 @@ class Cache:
 class EncoderDecoder(nn.Module):
     """The model. Training calls it with a batch; generation calls ``encode`` and ``decode``."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, initialise: bool = True):
         super().__init__()
         self.config = config
-        self.embedding = embedding(config.vocab_size, config.d_model)
+        self.embedding = Embedding(config.vocab_size, config.d_model)
         self.encoder_bias = RelativeBias(config, bidirectional=True)
         self.encoder = nn.ModuleList(Block(config, False) for _ in range(config.num_layers))
         self.encoder_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
@@ -278,18 +291,19 @@ class EncoderDecoder(nn.Module):
         self.decoder = nn.ModuleList(Block(config, True) for _ in range(config.num_decoder_layers))
         self.decoder_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         tied = config.tie_word_embeddings
-        self.head = None if tied else linear(config.d_model, config.vocab_size)
+        self.head = None if tied else Linear(config.d_model, config.vocab_size)
         self.dropout = nn.Dropout(config.dropout_rate)
-        self._initialise()
+        if initialise:
+            self._initialise()
 
     @classmethod
     def with_weights(cls, config: ModelConfig, weights: dict[str, Tensor]) -> "EncoderDecoder":
-        """A model with these ``weights`` in float32; draws no random numbers.
+        """A model with these ``weights`` in float32; skips initialisation.
 
         Raises ValueError: the weights do not fit the model.
         """
         with torch.device("meta"):  # shapes without storage
-            model = cls(config)
+            model = cls(config, initialise=False)
         try:
             if any(v.is_meta or v.layout != torch.strided for v in weights.values()):
                 raise ValueError("weights without values, or sparse ones")

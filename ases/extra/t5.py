@@ -66,7 +66,7 @@ def load_t5(folder: str | Path) -> EncoderDecoder:
     try:
         config = ModelConfig(**settings, tie_word_embeddings=tied)
         with torch.device("meta"):  # shapes only
-            ours = EncoderDecoder(config).state_dict()
+            ours = EncoderDecoder(config, initialise=False).state_dict()
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from None
     problems = _misfits(state, {_t5_name(name, config): tensor for name, tensor in ours.items()})
