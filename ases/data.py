@@ -15,6 +15,11 @@ def printable(text: object) -> str:
     return _UNSAFE.sub(lambda c: ascii(c[0])[1:-1], str(text))
 
 
+def has_surrogate(text: str) -> bool:
+    """Whether a text holds half a character, which is no valid Unicode and cannot be encoded."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
 class InputError(ValueError):
     """A user error, reported in one line; commands exit with code 2."""
 

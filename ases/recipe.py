@@ -8,7 +8,6 @@
 Read this file after docs/minimal.py: it is the method from end to end.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ases.data import Example, InputError, rough_length, split_examples
+from ases.data import Example, InputError, has_surrogate, rough_length, split_examples
 from ases.decoding import Chain, SegmentWriter, generate_chains
 from ases.entropy import chain_entropies
 from ases.extra.beam import beam_search
@@ -220,9 +219,6 @@ def _random_model(settings: Settings, tokenizer: Tokenizer) -> Callable[[], Enco
 
 
 # --- write and score -----------------------------------------------------------------------------
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no encoding can hold
-
-
 @dataclass
 class Writer:
     """The trained sub-models of a mode, ready to write chains of thought."""
@@ -254,7 +250,7 @@ class Writer:
         if not isinstance(questions, (list, tuple)):
             raise ValueError("expected a list of questions")
         for q in questions:
-            if not isinstance(q, str) or not q.strip() or _SURROGATE.search(q):
+            if not isinstance(q, str) or not q.strip() or has_surrogate(q):
                 raise ValueError(f"expected a question, a text in valid Unicode; got {q!a:.80}")
         if type(beams) is not int or beams < 1:
             raise ValueError(f"beams is {beams!r}; expected a whole number of at least 1")

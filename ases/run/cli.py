@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ases.data import InputError, printable
-from ases.run.process import is_distributed
+from ases.data import InputError, has_surrogate, printable
+from ases.run.process import check_alone
 from ases.run.write import check_place
 from ases.segmentation import RULES
 from ases.settings import ModelConfig, Settings, expected, is_valid, kind, setting
@@ -102,8 +102,8 @@ _RUN_FLAGS |= {*UNFLAGGED, "model"}
 def check_flags(command: str, given: Given) -> None:
     """Raise InputError if flags conflict or are missing."""
     refuse = partial(_refuse, given)
-    if command != "train" and is_distributed():
-        raise InputError("this command runs in one process; start it without torchrun")
+    if command != "train":
+        check_alone()
     rule = given.get("segmentation", "interleave")
     if "resume" in given:
         refuse(" ".join(sorted(_RUN_FLAGS)), "cannot be combined with --resume")
@@ -137,7 +137,7 @@ def check_flags(command: str, given: Given) -> None:
     if "://" in given.get("data", ""):
         refuse("data", "is a web address; download the file first")
     question = given.get("question", "?")
-    if not question.strip() or any("\ud800" <= c <= "\udfff" for c in question):
+    if not question.strip() or has_surrogate(question):
         refuse("question", "is empty or not valid Unicode")
     runs = [Path(os.path.realpath(run)) for run in given.get("run", [])]
     if command == "evaluate" and not runs:
@@ -244,8 +244,10 @@ def from_flags(cls: type[T], given: Given) -> T:
 
 
 def _flag(name: str) -> str:
-    if name == "model" or name in UNFLAGGED:
-        return f"--set {name}".replace("model", "of a model's shape")
+    if name == "model":
+        return "--set of a model's shape"
+    if name in UNFLAGGED:
+        return f"--set {name}"
     # The only flag that is on by default.
     return "--no-merge" if name == "merge" else f"--{name.replace('_', '-')}"
 

@@ -64,6 +64,12 @@ def is_distributed() -> bool:
     return int(os.environ.get("WORLD_SIZE") or 1) > 1
 
 
+def check_alone() -> None:
+    """Raises InputError: torchrun started several processes."""
+    if is_distributed():
+        raise InputError("this command runs in one process; start it without torchrun")
+
+
 @contextmanager
 def distributed_session() -> Iterator[None]:
     """Join torchrun's processes, if any, and leave them at the end.

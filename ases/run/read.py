@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ases.answers import find_answer, plain_number
-from ases.data import Example, InputError, check_regular, refuse_if, rough_length
+from ases.data import Example, InputError, check_regular, has_surrogate, refuse_if, rough_length
 from ases.run.write import plural
 from ases.segmentation import split_pieces
 from ases.settings import Settings
@@ -359,7 +359,7 @@ def _text(row: dict, name: str, number: bool = False) -> str:
     if isinstance(value, float) and math.isfinite(value):
         value = plain_number(Fraction(repr(value)))
     text = str(value).strip()
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if has_surrogate(text):
         raise InputError(f"field {name!r} contains a lone surrogate; expected valid Unicode")
     return text
 

@@ -8,9 +8,8 @@ Flan's own checkpoints, too.
 import json
 from pathlib import Path
 
-from ases.data import InputError
 from ases.run.cli import Parser, run_command
-from ases.run.process import is_distributed
+from ases.run.process import check_alone
 from ases.run.progress import print_line
 from ases.run.write import check_new, check_place, write_text
 
@@ -55,8 +54,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder that train.py wrote")
     parser.add_argument("folder", type=Path, help="a new folder")
     options = parser.parse_args()
-    if is_distributed():
-        raise InputError("this command runs in one process; start it without torchrun")
+    check_alone()
     for place in export(options.run, options.folder):
         print_line(f"written: {place}")
 

@@ -22,7 +22,7 @@ def rows_of(log: Path) -> list[dict]:
     rows, name = [], log.name.split("_")[0]
     for entry in ENTRY.finditer(read_bytes(log, "a log").decode("utf-8", "replace")):
         if entry["predicted"] == entry["gold"]:
-            chain = f"{entry['chain'].strip(' ').lstrip()}The answer is {entry['answer'].strip()}"
+            chain = f"{entry['chain'].lstrip()}The answer is {entry['answer'].strip()}"
             row = {"id": f"{name}-{int(entry['n']) - 1}", "question": entry["question"].strip()}
             rows.append(row | {"answer": chain, "gold": entry["gold"]})
     return rows

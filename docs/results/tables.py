@@ -29,13 +29,11 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join([lines[0], "|" + "---|" * len(header) + "\n", *lines[1:]])
 
 
-def _shown(results: Results, experiment: str, row: str, column: str) -> str:
-    """ "**0.722** ± 0.030, × 1.46": bold if significant; time last."""
-    cell = find_cell(results, experiment, row, column)
+def _shown(cell: Cell | None, bold: bool) -> str:
+    """ "**0.722** ± 0.030, × 1.46": time last."""
     if cell is None:
         return ""
     score, *reach = _interval(cell.values).split(" ")
-    bold = (row, column) in significant(results, experiment)
     text = " ".join([f"**{score}**" if bold else score, *reach])
     return text if math.isnan(cell.time) else f"{text}, × {cell.time:.2f}"
 
@@ -63,13 +61,14 @@ def _mean(cell: Cell, *keys: str, digits: int = 2) -> str:
 def _scores(rows: dict[str, tuple], columns: Sequence[str], results: Results) -> str:
     """Cells of rows, each a name and its experiment and row; with the number of seeds."""
     lines = []
-    for name, place in rows.items():
-        cells = [cell for column in columns if (cell := find_cell(results, *place, column))]
-        if cells:
-            seeds = sorted({len(cell.values) for cell in cells})
+    bold = {experiment: significant(results, experiment) for experiment, _ in set(rows.values())}
+    for name, (experiment, row) in rows.items():
+        cells = {column: find_cell(results, experiment, row, column) for column in columns}
+        seeds = sorted({len(cell.values) for cell in cells.values() if cell})
+        if seeds:
             counts = " to ".join(map(str, seeds[:1] + seeds[-1:] if seeds[1:] else seeds))
             plural = "seed" if counts == "1" else "seeds"
-            texts = [_shown(results, *place, column) for column in columns]
+            texts = [_shown(cell, (row, c) in bold[experiment]) for c, cell in cells.items()]
             lines.append([f"{name} ({counts} {plural})", *texts])
     return _markdown(["", *columns], lines)
 
@@ -157,9 +156,10 @@ def filled(text: str, results: Results) -> str:
         if place in TABLES:
             content = f"\n\n{TABLES[place](results)}\n"
         else:
-            *where, what = place.split("/")
-            gain = _difference(find_cell(results, *where))
-            content = (_shown(results, *where) if what == "cell" else gain) or "not run"
+            experiment, row, column, what = place.split("/")
+            cell = find_cell(results, experiment, row, column)
+            bold = (row, column) in significant(results, experiment)
+            content = (_shown(cell, bold) if what == "cell" else _difference(cell)) or "not run"
         return f"<!-- {place} -->{content}<!-- end -->"
 
     places = "|".join([*TABLES, "[^<>]*/[^<>]*"])
